@@ -1,0 +1,42 @@
+"""Which images, and how they are split."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from tnt_exp.config.options import option
+
+
+class Source(Enum):
+    """Where images come from."""
+
+    digits = "digits"  # scikit-learn's bundled 8x8 handwritten digits
+    cifar10 = "cifar10"
+    cifar100 = "cifar100"
+    mnist = "mnist"
+    fashion_mnist = "fashion_mnist"
+    image_folder = "image_folder"
+    npz = "npz"
+
+
+class OnError(Enum):
+    """What an unreadable image does."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+@dataclass
+class DatasetConfig:
+    """Images uint8 (height, width, channels) and their class numbers."""
+
+    name: Source = option(Source.digits, "where images come from")
+    path: str | None = option(None, "archive, folder or file on disk; null: bundled, or downloaded by Keras")
+    image_size: int | None = option(None, "image_folder: side to which images are cropped and resized, pixels", least=1)
+    channels: int = option(3, "image_folder: 1 (grey) or 3 (RGB)", least=1, most=3)
+    validation_fraction: float = option(
+        0.1, "part of the training images kept for choosing the epoch", least=0, below=1
+    )
+    test_fraction: float = option(0.2, "digits, image_folder, npz without a test part: part kept for the test", above=0, below=1)
+    split_seed: int = option(0, "seed of the splits, apart from the training seed", least=0)
+    train_limit: int | None = option(None, "use only this many training images (stratified); null: all", least=1)
+    on_error: OnError = option(OnError.stop, "image_folder: an unreadable image stops the run or is skipped and counted")

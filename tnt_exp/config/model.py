@@ -1,0 +1,88 @@
+"""The network: every argument of `tnt_exp.model.TNT` and what goes before it."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from tnt_exp.config.options import option
+
+
+class Stem(Enum):
+    """Where the 7x7 convolution runs and how it pads."""
+
+    image = "image"  # whole image, 3 zeros on every side (timm legacy)
+    image_same = "image_same"  # whole image, Keras "same" padding (the keras.io example)
+    patch = "patch"  # inside each patch, 3 zeros on every side (the paper)
+
+
+class Fusion(Enum):
+    """How the pixels of a patch become one vector to add to the patch token."""
+
+    norm_dense = "norm_dense"  # LN(m*c) -> Dense with bias (the keras.io example)
+    norm_dense_norm = "norm_dense_norm"  # LN(m*c) -> Dense without bias -> LN(d) (the paper)
+    pixel_norm_dense = "pixel_norm_dense"  # LN(c) a pixel -> Dense with bias (timm legacy)
+
+
+class HeadWidth(Enum):
+    """The width of one attention head."""
+
+    split = "split"  # dim / heads (the paper)
+    full = "full"  # dim (the keras.io example)
+
+
+class Pool(Enum):
+    """How the patch tokens become one vector."""
+
+    class_token = "class_token"
+    average = "average"
+    sequence = "sequence"  # softmax-weighted average, weights learnt (arXiv 2104.05704)
+
+
+class Initialization(Enum):
+    """How weights start."""
+
+    truncated_normal = "truncated_normal"  # deviation 0.02 (the paper)
+    keras = "keras"  # Glorot uniform; positions uniform in +-0.05 (the keras.io example)
+
+
+class Interpolation(Enum):
+    """How an image is resized to the model's input size."""
+
+    bilinear = "bilinear"
+    bicubic = "bicubic"
+
+
+@dataclass
+class ModelConfig:
+    """Transformer in Transformer (arXiv 2103.00112) and its preprocessing. Defaults are the paper's."""
+
+    name: str = option("tnt", "preset name, a tag of the run")
+    image_size: int = option(32, "side of the square input, pixels; images are resized to it", least=1)
+    patch_size: int = option(8, "side of a patch, pixels", least=1)
+    stride: int = option(4, "stride of the stem, pixels: a patch holds (patch_size / stride)^2 pixel tokens", least=1)
+    depth: int = option(12, "number of TNT blocks", least=1)
+    embed_dim: int = option(192, "width of a patch token (outer)", least=1)
+    inner_dim: int = option(12, "width of a pixel token (inner)", least=1)
+    num_heads: int = option(3, "attention heads of the outer transformer", least=1)
+    inner_num_heads: int = option(2, "attention heads of the inner transformer", least=1)
+    head_width: HeadWidth = option(HeadWidth.split, "width of one head: split (dim / heads) or full (dim)")
+    mlp_ratio: float = option(4.0, "hidden width of an MLP / its width", above=0)
+    qkv_bias: bool = option(False, "bias on query, key and value")
+    inner_blocks: list[int] | None = option(None, "blocks that keep the inner transformer, from 1; null: all", least=1)
+    stem: Stem = option(Stem.patch, "where the 7x7 convolution runs and how it pads")
+    pixel_projection: bool = option(False, "extra Dense on pixel tokens (the keras.io example)")
+    patch_projection: bool = option(False, "extra Dense on patch tokens (the keras.io example)")
+    pixel_position: bool = option(True, "learnt position of a pixel in its patch")
+    patch_position: bool = option(True, "learnt position of a patch in the image")
+    fusion: Fusion = option(Fusion.norm_dense_norm, "how pixels of a patch are added to its token")
+    pool: Pool = option(Pool.class_token, "how patch tokens become one vector")
+    representation_size: int | None = option(None, "width of a tanh layer before the head; null: none", least=1)
+    drop_path: float = option(0.0, "stochastic depth of the last block, linear from 0", least=0, below=1)
+    embedding_dropout: float = option(0.0, "dropout of patch tokens after the positions", least=0, below=1)
+    attention_dropout: float = option(0.0, "dropout of attention weights", least=0, below=1)
+    mlp_dropout: float = option(0.0, "dropout after each Dense of an MLP", least=0, below=1)
+    initialization: Initialization = option(Initialization.truncated_normal, "how weights start")
+    mean: list[float] = option([0.5], "subtracted from pixels in [0, 1]; one number or one a channel")
+    std: list[float] = option([0.5], "divides pixels after the mean; one number or one a channel", above=0)
+    interpolation: Interpolation = option(Interpolation.bilinear, "how evaluation images are resized")
+    crop_fraction: float = option(1.0, "evaluation keeps this central part of the side", above=0, most=1)
+    weights: str | None = option(None, "weights to start from: .safetensors or .pth, names of timm or huawei-noah")

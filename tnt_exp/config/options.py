@@ -1,0 +1,50 @@
+"""How a field of the schema carries its documentation and its bounds."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+
+def option(
+    default: Any,
+    doc: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """A dataclass field with a default, a line of documentation and optional bounds.
+
+    Args:
+        default: The default; a list is copied for each instance.
+        doc: One line, with the unit where there is one.
+        above, below: Exclusive bounds of a number (or of each number of a list).
+        least, most: Inclusive bounds.
+    """
+    bounds = {"above": above, "least": least, "below": below, "most": most}
+    metadata = {"doc": doc, "bounds": {k: v for k, v in bounds.items() if v is not None}}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_COMPARE = {
+    "above": (">", lambda value, bound: value > bound),
+    "least": (">=", lambda value, bound: value >= bound),
+    "below": ("<", lambda value, bound: value < bound),
+    "most": ("<=", lambda value, bound: value <= bound),
+}
+
+
+def out_of_bounds(section: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield (field, expectation, value) for each value of a dataclass instance outside its bounds."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        bounds = field.metadata.get("bounds", {})
+        numbers = value if isinstance(value, list) else [value]
+        for kind, bound in bounds.items():
+            sign, holds = _COMPARE[kind]
+            # `not holds` rather than the opposite comparison: NaN satisfies no bound.
+            if any(number is not None and not holds(number, bound) for number in numbers):
+                yield field.name, f"{sign} {bound:g}", value

@@ -1,0 +1,36 @@
+"""The whole experiment, typed: the only list of keys there is."""
+
+from dataclasses import dataclass, field
+
+from tnt_exp.config.augmentation import AugmentationConfig
+from tnt_exp.config.dataset import DatasetConfig
+from tnt_exp.config.model import ModelConfig
+from tnt_exp.config.optimizer import OptimizerConfig, ScheduleConfig
+from tnt_exp.config.options import option
+from tnt_exp.config.tracking import TrackingConfig
+from tnt_exp.config.trainer import TrainerConfig
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = option(0, "seed of weights, batch order, dropout and augmentation", least=0)
+
+
+GROUPS: dict[str, type] = {
+    "model": ModelConfig,
+    "augmentation": AugmentationConfig,
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
+    "dataset": DatasetConfig,
+    "trainer": TrainerConfig,
+    "tracking": TrackingConfig,
+}
