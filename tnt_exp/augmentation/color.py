@@ -1,0 +1,78 @@
+"""Colour changes of float32 images valued 0..255, with one factor (B,) an image; the laws are Pillow's."""
+
+import numpy as np
+from keras import ops
+
+from tnt_exp.augmentation.randomness import Draws, Tensor
+from tnt_exp.config.augmentation import AugmentationConfig
+
+LUMA = np.array([0.299, 0.587, 0.114], "float32")  # ITU-R 601
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """Return the brightness (B, h, w, 1)."""
+    if pixels.shape[-1] == 1:
+        return pixels
+    return ops.sum(pixels * LUMA, axis=-1, keepdims=True)
+
+
+def blend(other: Tensor, pixels: Tensor, factor: Tensor) -> Tensor:
+    """Return `other` where the factor is 0, `pixels` where it is 1, and beyond, kept within 0..255."""
+    return ops.clip(other + factor[:, None, None, None] * (pixels - other), 0.0, 255.0)
+
+
+def brightness(pixels: Tensor, factor: Tensor) -> Tensor:
+    """Scale towards or away from black."""
+    return ops.clip(pixels * factor[:, None, None, None], 0.0, 255.0)
+
+
+def contrast(pixels: Tensor, factor: Tensor) -> Tensor:
+    """Scale towards or away from the image's mean brightness."""
+    return blend(ops.mean(grey(pixels), axis=(1, 2), keepdims=True), pixels, factor)
+
+
+def saturation(pixels: Tensor, factor: Tensor) -> Tensor:
+    """Scale towards or away from grey; a grey image stays as it is."""
+    return pixels if pixels.shape[-1] == 1 else blend(grey(pixels), pixels, factor)
+
+
+def hue(pixels: Tensor, turn: Tensor) -> Tensor:
+    """Turn the colour circle of hue, saturation, value by `turn` (B,), part of the circle; grey stays as it is."""
+    if pixels.shape[-1] == 1:
+        return pixels
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    value, least = ops.max(pixels, axis=-1), ops.min(pixels, axis=-1)
+    chroma = value - least
+    divisor = ops.where(chroma > 0, chroma, 1.0)
+    sixth = ops.where(
+        value == red,
+        (green - blue) / divisor,
+        ops.where(value == green, (blue - red) / divisor + 2.0, (red - green) / divisor + 4.0),
+    )
+    sixth = sixth + 6.0 * turn[:, None, None]
+
+    def channel(offset: float) -> Tensor:
+        place = sixth + offset
+        place = place - 6.0 * ops.floor(place / 6.0)
+        return value - chroma * ops.clip(ops.minimum(place, 4.0 - place), 0.0, 1.0)
+
+    return ops.stack([channel(5.0), channel(3.0), channel(1.0)], axis=-1)
+
+
+def jitter(pixels: Tensor, config: AugmentationConfig, draws: Draws) -> Tensor:
+    """Change brightness, contrast, saturation and hue by random factors.
+
+    torchvision's ColorJitter in a fixed order (there it is random).
+    """
+    batch = pixels.shape[0]
+    changes = (
+        ("brightness", config.brightness, brightness),
+        ("contrast", config.contrast, contrast),
+        ("saturation", config.saturation, saturation),
+    )
+    for salt, strength, change in changes:
+        if strength:
+            pixels = change(pixels, draws.uniform(salt, (batch,), max(0.0, 1 - strength), 1 + strength))
+    if config.hue:
+        pixels = hue(pixels, draws.uniform("hue", (batch,), -config.hue, config.hue))
+    return pixels

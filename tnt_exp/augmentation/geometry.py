@@ -1,0 +1,127 @@
+"""Where each output pixel looks: one affine map an image, composed of all geometric changes.
+
+A map is a float32 (B, 2, 3) that takes a point of the output to a point of the input, both in frame units: the
+image spans [-0.5, 0.5] in x (to the right) and in y (down). Changes compose in the order in which a picture would
+undergo them: crop, flips, policy, rotation, shear, zoom, translation.
+
+Departure from a chain of separate operations: what an earlier one would have cut away is not lost, a later one may
+bring it back into view; and there is one interpolation instead of several.
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from tnt_exp.augmentation.randomness import Draws, Tensor
+from tnt_exp.config.augmentation import AugmentationConfig
+
+CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+
+
+def affine(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) -> Tensor:
+    """Return the map x' = a x + b y + c, y' = d x + e y + f; each argument a number or (B,), at least one (B,)."""
+    rows = [ops.cast(value, "float32") for value in (a, b, c, d, e, f)]
+    batch = max((ops.shape(row)[0] for row in rows if len(row.shape)), default=1)
+    return ops.reshape(ops.stack([ops.broadcast_to(row, (batch,)) for row in rows], axis=-1), (-1, 2, 3))
+
+
+def compose(first: Tensor, later: Tensor) -> Tensor:
+    """Return the map of a picture that undergoes `first` and then `later`."""
+    # Written out rather than a matmul: reduced matmul precision on a GPU would move pixels.
+    linear = ops.sum(first[:, :, :2, None] * later[:, None, :, :], axis=2)
+    return ops.concatenate([linear[:, :, :2], linear[:, :, 2:] + first[:, :, 2:]], axis=-1)
+
+
+def rotation(angle: Tensor) -> Tensor:
+    """Return the map of a picture turned counter-clockwise by `angle` (B,), radians."""
+    cos, sin = ops.cos(angle), ops.sin(angle)
+    return affine(cos, -sin, 0.0, sin, cos, 0.0)
+
+
+def random_geometry(
+    config: AugmentationConfig, draws: Draws, batch: int, source: tuple[int, int], policy: Tensor | None = None
+) -> Tensor | None:
+    """Draw the map of each image.
+
+    Args:
+        config: Which changes, how large.
+        draws: Random numbers of the step.
+        batch: Images in the batch.
+        source: Height and width of the source, pixels.
+        policy: The policy's part of the map, where it has one.
+
+    Returns:
+        A map (batch, 2, 3), or None where nothing moves.
+    """
+    maps: list[Tensor] = []
+    if config.crop_scale is not None:
+        maps.append(_random_resized_crop(config.crop_scale, config.crop_ratio, draws, batch, source))
+    if config.crop_padding:
+        maps.append(_padded_crop(config.crop_padding, draws, batch, source))
+    if config.horizontal_flip or config.vertical_flip:
+        maps.append(_flips(config, draws, batch))
+    if policy is not None:
+        maps.append(policy)
+    if config.rotation:
+        largest = math.radians(config.rotation)
+        maps.append(rotation(draws.uniform("rotation", (batch,), -largest, largest)))
+    if config.shear:
+        largest = math.radians(config.shear)
+        tangents = ops.tan(draws.uniform("shear", (batch, 2), -largest, largest))
+        maps.append(affine(1.0, tangents[:, 0], 0.0, tangents[:, 1], 1.0, 0.0))
+    if config.zoom:
+        scale = draws.uniform("zoom", (batch, 2), 1 - config.zoom, 1 + config.zoom)
+        maps.append(affine(scale[:, 0], 0.0, 0.0, 0.0, scale[:, 1], 0.0))
+    if config.translation:
+        shift = draws.uniform("translation", (batch, 2), -config.translation, config.translation)
+        maps.append(affine(1.0, 0.0, shift[:, 0], 0.0, 1.0, shift[:, 1]))
+    if not maps:
+        return None
+    result = maps[0]
+    for later in maps[1:]:
+        result = compose(result, later)
+    return result
+
+
+def _flips(config: AugmentationConfig, draws: Draws, batch: int) -> Tensor:
+    chance = np.array([config.horizontal_flip, config.vertical_flip], "float32")
+    sign = 1.0 - 2.0 * ops.cast(draws.uniform("flip", (batch, 2)) < chance, "float32")
+    return affine(sign[:, 0], 0.0, 0.0, 0.0, sign[:, 1], 0.0)
+
+
+def _padded_crop(padding: int, draws: Draws, batch: int, source: tuple[int, int]) -> Tensor:
+    height, width = source
+    shift = ops.floor(draws.uniform("crop_padding", (batch, 2), -padding, padding + 1))
+    return affine(1.0, 0.0, shift[:, 0] / width, 0.0, 1.0, shift[:, 1] / height)
+
+
+def _random_resized_crop(
+    scale: list[float], ratio: list[float], draws: Draws, batch: int, source: tuple[int, int]
+) -> Tensor:
+    """As torchvision: the first of ten boxes that fits; else the largest central box of an allowed ratio."""
+    height, width = source
+    shape = (batch, CROP_ATTEMPTS)
+    area = draws.uniform("crop_area", shape, scale[0], scale[1]) * (height * width)
+    aspect = ops.exp(draws.uniform("crop_aspect", shape, math.log(ratio[0]), math.log(ratio[1])))
+    box_width = ops.round(ops.sqrt(area * aspect))
+    box_height = ops.round(ops.sqrt(area / aspect))
+    fits = (box_width > 0) & (box_width <= width) & (box_height > 0) & (box_height <= height)
+    chosen = keras.ops.one_hot(ops.argmax(fits, axis=-1), CROP_ATTEMPTS, dtype="float32")
+    found = ops.any(fits, axis=-1)
+    central_width = float(round(min(width, height * ratio[1])))
+    central_height = float(round(min(height, width / ratio[0])))
+    box_width = ops.where(found, ops.sum(box_width * chosen, axis=-1), central_width)
+    box_height = ops.where(found, ops.sum(box_height * chosen, axis=-1), central_height)
+    place = draws.uniform("crop_place", (batch, 2))
+    left = ops.where(found, ops.floor(place[:, 0] * (width - box_width + 1)), (width - box_width) / 2)
+    top = ops.where(found, ops.floor(place[:, 1] * (height - box_height + 1)), (height - box_height) / 2)
+    return affine(
+        box_width / width,
+        0.0,
+        (left + box_width / 2) / width - 0.5,
+        0.0,
+        box_height / height,
+        (top + box_height / 2) / height - 0.5,
+    )

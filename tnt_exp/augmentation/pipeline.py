@@ -1,0 +1,70 @@
+"""From a batch of source images to the network's input and soft labels, inside the compiled step."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from keras import ops
+
+from tnt_exp.augmentation.color import jitter
+from tnt_exp.augmentation.geometry import random_geometry
+from tnt_exp.augmentation.randomness import Draws, Tensor
+from tnt_exp.augmentation.sampling import sample
+from tnt_exp.config.augmentation import AugmentationConfig
+
+
+class Augmentation:
+    """Augment a batch: a pure function of (config, seed, step, images, labels).
+
+    Order: policy, colour, geometry and resize in one sample, normalisation, erasing, mixing. Compiles under XLA on
+    TensorFlow and JAX.
+
+    Args:
+        config: What happens, how strongly.
+        image_size: Height and width of the network's input, pixels (S).
+        mean: Mean of each channel, of images scaled to 0..1 (one number, or one a channel).
+        std: Standard deviation of each channel, likewise.
+        num_classes: Number of classes (K).
+        label_smoothing: Part of the label spread over all classes.
+        seed: Seed of the run.
+
+    Call arguments:
+        images: uint8 (B, h, w, C); C is 1 or 3; a static shape.
+        labels: int (B,).
+        step: Integer scalar, the number of the step.
+        mixing: Float scalar in [0, 1], multiplies `mix_probability`.
+
+    Returns:
+        inputs float32 (B, S, S, C), normalised; targets float32 (B, K), each row sums to 1.
+    """
+
+    def __init__(
+        self,
+        config: AugmentationConfig,
+        *,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        num_classes: int,
+        label_smoothing: float = 0.0,
+        seed: int,
+    ) -> None:
+        self.config = config
+        self.image_size = image_size
+        self.mean = np.asarray(mean, "float32")
+        self.std = np.asarray(std, "float32")
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.seed = seed
+
+    def __call__(self, images: Tensor, labels: Tensor, step: Tensor, mixing: Tensor = 1.0) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets (see the class)."""
+        config, draws = self.config, Draws(self.seed, step)
+        batch, *source = images.shape[:3]
+        pixels = jitter(ops.cast(images, "float32"), config, draws)
+        maps = random_geometry(config, draws, batch, tuple(source))
+        axis_aligned = not (config.rotation or config.shear)
+        pixels = sample(pixels, maps, self.image_size, config.fill, axis_aligned)
+        inputs = (pixels / 255.0 - self.mean) / self.std
+        targets = ops.one_hot(labels, self.num_classes, dtype="float32")
+        targets = targets * (1.0 - self.label_smoothing) + self.label_smoothing / self.num_classes
+        return inputs, targets
