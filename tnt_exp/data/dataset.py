@@ -1,0 +1,100 @@
+"""Images and labels in memory."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tnt_exp.config.errors import InputError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their class numbers.
+
+    Attributes:
+        images: uint8 (images, height, width, channels).
+        labels: int32 (images,), from 0.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def labelled(images: np.ndarray, labels: np.ndarray, classes: int, source: object) -> Split:
+    """A split of what was read from `source`, its labels checked.
+
+    Raises:
+        InputError: No images, or not one label from 0 to classes-1 for each.
+    """
+    if len(images) == 0:
+        raise InputError(f"{source}: expected at least one image, received none; give another file")
+    if len(labels) != len(images):
+        raise InputError(
+            f"{source}: expected one label an image, received {len(images)} images and {len(labels)} labels; "
+            "fetch or write the file again"
+        )
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(outside):
+        raise InputError(
+            f"{source}: expected labels from 0 to {classes - 1}, received {labels[outside[0]]} "
+            f"at image {outside[0]} ({len(outside)} labels outside); is this the data set that dataset.name says?"
+        )
+    return Split(images, labels.astype(np.int32))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a source gives, before limits and splits. A part that it does not have is None."""
+
+    train: Split
+    test: Split | None
+    class_names: tuple[str, ...]
+    validation: Split | None = None
+    skipped: int = 0  # unreadable images left out
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, divided. The test part is for the end."""
+
+    name: str
+    train: Split
+    validation: Split | None
+    test: Split
+    class_names: tuple[str, ...]
+    digest: str  # 16 hexadecimal digits over everything above but the name
+    skipped: int  # unreadable images left out
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+        return self.image_shape[2]
+
+
+def digest(splits: Iterable[Split | None], class_names: Iterable[str]) -> str:
+    """16 hexadecimal digits of SHA-256 over pixels, labels and class names, in order."""
+    sha = hashlib.sha256("\0".join(class_names).encode())
+    for split in splits:
+        if split is None:
+            sha.update(b"none")
+            continue
+        sha.update(repr(split.images.shape).encode())
+        sha.update(np.ascontiguousarray(split.images).data)
+        sha.update(split.labels.astype("<i4").tobytes())
+    return sha.hexdigest()[:16]
