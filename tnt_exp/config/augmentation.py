@@ -42,9 +42,7 @@ class AugmentationConfig:
     crop_scale: list[float] | None = option(
         None, "random resized crop: smallest and largest part of the area; null: off", above=0, most=1
     )
-    crop_ratio: list[float] = option(
-        [0.75, 4 / 3], "random resized crop: smallest and largest width / height", above=0
-    )
+    crop_ratio: list[float] = option([0.75, 4 / 3], "random resized crop: smallest and largest width / height", above=0)
     brightness: float = option(0.0, "factor within 1 +- this", least=0)
     contrast: float = option(0.0, "factor within 1 +- this", least=0)
     saturation: float = option(0.0, "factor within 1 +- this", least=0)

@@ -36,7 +36,11 @@ class DatasetConfig:
     validation_fraction: float = option(
         0.1, "part of the training images kept for choosing the epoch", least=0, below=1
     )
-    test_fraction: float = option(0.2, "digits, image_folder, npz without a test part: part kept for the test", above=0, below=1)
+    test_fraction: float = option(
+        0.2, "digits, image_folder, npz without a test part: part kept for the test", above=0, below=1
+    )
     split_seed: int = option(0, "seed of the splits, apart from the training seed", least=0)
     train_limit: int | None = option(None, "use only this many training images (stratified); null: all", least=1)
-    on_error: OnError = option(OnError.stop, "image_folder: an unreadable image stops the run or is skipped and counted")
+    on_error: OnError = option(
+        OnError.stop, "image_folder: an unreadable image stops the run or is skipped and counted"
+    )

@@ -36,7 +36,9 @@ class OptimizerConfig:
     momentum: float = option(0.9, "sgd, muon: momentum", least=0, below=1)
     nesterov: bool = option(False, "sgd, muon: Nesterov's momentum")
     clip_norm: float | None = option(None, "largest global norm of the gradient; null: no clipping", above=0)
-    ema: float | None = option(None, "momentum of the average of weights, evaluated beside them; null: none", above=0, below=1)
+    ema: float | None = option(
+        None, "momentum of the average of weights, evaluated beside them; null: none", above=0, below=1
+    )
     accumulation: int = option(1, "batches whose gradients are averaged for one update", least=1)
 
 

@@ -1,0 +1,53 @@
+# tnt-exp. Every target sets up what it needs. ARGS reaches the command: make train ARGS='model.depth=8'
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help train sweep ui test check format lock clean
+
+help:  ## Show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+# One stamp a set of packages; made anew when the project's files change.
+$(VENV)/.%-installed: pyproject.toml requirements.lock
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing tnt-exp[$*] into $(VENV) (once; a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.run-installed: pyproject.toml requirements.lock
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing tnt-exp into $(VENV) (once; a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
+	@touch $@
+
+train: $(VENV)/.run-installed  ## Train on handwritten digits (no download); ARGS='experiment=...' for anything else
+	@$(BIN)/tnt-exp train $(ARGS)
+
+sweep: $(VENV)/.run-installed  ## One run for each of three embedding widths
+	@$(BIN)/tnt-exp train -m model.embed_dim=32,48,64 $(ARGS)
+
+ui: $(VENV)/.run-installed  ## Compare the runs in the MLflow UI (http://localhost:5000)
+	@$(BIN)/tnt-exp ui $(ARGS)
+
+test: $(VENV)/.test-installed  ## Run the tests; says what it leaves out
+	@$(BIN)/python tests/run.py $(ARGS)
+
+check: $(VENV)/.check-installed  ## Format, lint and types, changing nothing
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+
+format: $(VENV)/.check-installed  ## Format and mend what the linter can
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+lock: $(VENV)/.check-installed  ## Resolve the newest versions that pyproject.toml allows
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+		--extra jax --extra test --extra check --upgrade pyproject.toml --output-file requirements.lock
+
+clean:  ## Remove caches and the virtual environment; runs and mlflow.db stay
+	@rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,59 @@
+"""Run the tests: all of them on TensorFlow, those marked `backend` again on JAX and PyTorch where they are installed.
+
+python tests/run.py            what can be run here; says what was left out
+python tests/run.py --all      the same, but leaving something out is a failure (CI)
+python tests/run.py ARGS       pytest arguments, on TensorFlow only
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def _installed(*modules: str) -> bool:
+    return all(importlib.util.find_spec(module) for module in modules)
+
+
+def _missing() -> dict[str, str]:
+    """Marker: what it needs and lacks."""
+    needs = {
+        "peers": (_installed("torch", "timm"), "PyTorch and timm (pip install -e '.[peers]')"),
+        "jax": (_installed("jax"), "JAX (pip install -e '.[jax]')"),
+        "browser": (shutil.which("chromium") is not None and _installed("selenium"), "Chromium and selenium"),
+    }
+    return {marker: what for marker, (there, what) in needs.items() if not there}
+
+
+def _pytest(backend: str, arguments: list[str]) -> int:
+    print(f"\n== tests on {backend}", flush=True)
+    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=_ROOT, env=environment).returncode
+
+
+def main(arguments: list[str]) -> int:
+    """Run, and say what was left out."""
+    everything = arguments == ["--all"]
+    if arguments and not everything:
+        return _pytest("tensorflow", arguments)
+    missing = _missing()
+    chosen = " and ".join(f"not {marker}" for marker in missing)
+    codes = [_pytest("tensorflow", ["-m", chosen] if chosen else [])]
+    for backend, module in (("jax", "jax"), ("torch", "torch")):
+        if _installed(module):
+            marked = f"backend and {chosen}" if chosen else "backend"
+            codes.append(_pytest(backend, ["-m", marked]))
+        else:
+            missing[f"backend {backend}"] = f"the package {module}"
+    for marker, what in missing.items():
+        print(f"left out: tests of `{marker}`, which need {what}")
+    failed = any(codes) or (everything and bool(missing))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

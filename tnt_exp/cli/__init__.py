@@ -1,0 +1,65 @@
+"""The command line: `tnt-exp VERB ...`.
+
+Exit codes: 0 done, 1 a run failed, 2 the input cannot be used, 130 and 143 stopped by SIGINT and SIGTERM.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from tnt_exp import __version__
+from tnt_exp.config.errors import InputError
+
+# Verb: (module with `main(arguments) -> exit code`, one line of help). A module is imported when its verb is called.
+VERBS = {
+    "train": ("tnt_exp.cli.train", "compose an experiment, train it, log it (-m: sweep)"),
+    "models": ("tnt_exp.cli.models", "table of model presets: parameters, MACs, memory"),
+    "export": ("tnt_exp.cli.export", "write a run's model in another format"),
+    "ui": ("tnt_exp.cli.ui", "open the MLflow UI on this folder's runs"),
+}
+
+_HELP = f"""\
+tnt-exp {__version__}: compose an experiment from YAML groups, train a TNT, find every run in MLflow.
+
+usage: tnt-exp VERB ...
+
+{chr(10).join(f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items())}
+
+  tnt-exp VERB --help          more on a verb; `tnt-exp train --help` lists groups and keys
+
+first steps:
+  tnt-exp train                                     train on handwritten digits (no download)
+  tnt-exp train model.depth=8 optimizer=sgd         change a value, choose another option of a group
+  tnt-exp train -m model.embed_dim=48,64,96         one run a value
+  tnt-exp ui                                        compare the runs
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb == "--version":
+        print(__version__)
+        return 0
+    try:
+        if verb not in VERBS:
+            raise InputError(_unknown(verb))
+        code: int = importlib.import_module(VERBS[verb][0]).main(rest)
+        return code
+    except InputError as error:
+        print(f"tnt-exp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _unknown(verb: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f" Did you mean {close[0]}?" if close else f" Did you mean: tnt-exp train {verb}?" if "=" in verb else ""
+    return f"{verb}: expected one of {', '.join(VERBS)}, received an unknown verb.{hint}"

@@ -1,0 +1,19 @@
+"""`tnt-exp ui`: the MLflow UI on this folder's runs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from tnt_exp.tracking.store import tracking_uri
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Become `mlflow ui` with the store that `tnt-exp train` writes to; serves on localhost only."""
+    parser = argparse.ArgumentParser(prog="tnt-exp ui", description="Open the MLflow UI on this folder's runs.")
+    parser.add_argument("--port", type=int, default=5000, help="port on localhost (default 5000)")
+    parser.add_argument("--uri", help="tracking store (default: mlflow.db in this folder)")
+    options = parser.parse_args(list(arguments))
+    uri = tracking_uri(options.uri)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    os.execv(sys.executable, [*command, "--port", str(options.port)])

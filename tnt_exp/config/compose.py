@@ -1,0 +1,173 @@
+"""From YAML groups and overrides to a typed, checked `Config`."""
+
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tnt_exp.config.errors import InputError
+from tnt_exp.config.fields import did_you_mean, fields, find
+from tnt_exp.config.schema import GROUPS, Config
+
+CONFIG_NAME = "train"
+
+
+def conf_dir() -> Path:
+    """The shipped configuration: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def register() -> None:
+    """Make the schema known to Hydra, as `base_config` and `base_<group>`, and the resolver of run folder names."""
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=Config)
+    for group, section in GROUPS.items():
+        store.store(group=group, name=f"base_{group}", node=section)
+    # Cached by Hydra's configuration, so that one command has one id; random, because time stamps collide.
+    OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+
+
+def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config:
+    """Compose, convert and type-check; cross-field rules are in `tnt_exp.config.rules`.
+
+    Args:
+        overrides: Hydra overrides, `model.depth=8`.
+        config_dir: A folder of the user's own groups, in front of the shipped ones.
+
+    Raises:
+        InputError: A key, a group, an option or a value is wrong.
+    """
+    register()
+    parsed = [parse(override) for override in overrides]
+    for override in parsed:
+        check_name(override, config_dir)
+    # hydra.* decides where a job runs and is Hydra's to read; compose() itself would refuse it.
+    own = [text for text, override in zip(overrides, parsed, strict=True) if not _hydras_own(override)]
+    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = hydra.compose(CONFIG_NAME, overrides=search + own)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
+    return to_config(cfg)
+
+
+def to_config(cfg: DictConfig) -> Config:
+    """The typed configuration of what Hydra composed.
+
+    Raises:
+        InputError: A mandatory value is missing, or a value has the wrong type.
+    """
+    missing = OmegaConf.missing_keys(cfg)
+    if missing:
+        raise InputError(f"{min(missing)}: expected a value, received none (???). Give it as {min(missing)}=VALUE.")
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), cfg))
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    if not isinstance(config, Config):
+        raise TypeError(f"Expected a Config, received: {type(config)}")
+    return config
+
+
+def parse(text: str) -> Override:
+    """One override.
+
+    Raises:
+        InputError: It is not of the form KEY=VALUE.
+    """
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(
+            f"{text!r}: expected KEY=VALUE, as in model.depth=8, received something else ({reason})."
+        ) from error
+
+
+def _hydras_own(override: Override) -> bool:
+    return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
+
+
+def options(group: str, config_dir: str | None = None) -> list[str]:
+    """The names a group offers, from the shipped folder and the user's."""
+    folders = [conf_dir()] + ([Path(config_dir)] if config_dir else [])
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def check_name(override: Override, config_dir: str | None = None) -> None:
+    """Raise `InputError` when the override's key, group or option does not exist."""
+    name = override.key_or_group
+    if _hydras_own(override):
+        return
+    if override.is_delete():
+        raise InputError(f"~{name}: expected KEY=VALUE, received a deletion; every key has a value here.")
+    groups = [*GROUPS, "experiment"]
+    if name in groups:
+        offered = options(name, config_dir)
+        for value in _chosen(override):
+            if value is not None and value not in offered:
+                raise InputError(
+                    f"{name}={value}: expected one of {', '.join(offered)}; received {value}."
+                    f"{did_you_mean(str(value), offered)}"
+                )
+        return
+    if find(name) is None:
+        known = [field.key for field in fields()]
+        raise InputError(
+            f"{name}: expected a key of the configuration, received an unknown one."
+            f"{did_you_mean(name, known + groups)} (`tnt-exp train --cfg job` shows every key.)"
+        )
+    if override.is_add():
+        raise InputError(f"+{name}: expected a new key, but this one exists. Write {name}=VALUE without the +.")
+
+
+def _chosen(override: Override) -> list[Any]:
+    if override.is_sweep_override():
+        values = [str(value) for value in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
+    else:
+        value = override.value()
+        values = list(value) if isinstance(value, list) else [value]
+    return values
+
+
+_FULL_KEY = re.compile(r"full_key: (\S+)")
+
+
+def explain(error: Exception) -> InputError:
+    """The one line that a composition error comes down to: key, expected, received, what to do."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and isinstance(cause, ConfigCompositionException):
+        cause = cause.__cause__
+    text = str(cause)
+    first = text.splitlines()[0] if text else type(cause).__name__
+    ambiguous = re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", first)
+    if ambiguous:
+        return InputError(
+            f"{ambiguous[1]}: expected one value, received {ambiguous[2]}. Add -m to run every value, or write "
+            f"[{ambiguous[2]}] for a list."
+        )
+    full_key = _FULL_KEY.search(text)
+    key = full_key[1] if full_key else (getattr(cause, "full_key", None) or "")
+    field = find(re.sub(r"\[\d+\]$", "", key))
+    if field is not None:
+        quoted = re.search(r"[Vv]alue '([^']*)'", first)
+        received = repr(quoted[1]) if quoted else "null" if "not Optional" in first else first
+        return InputError(f"{key}: expected {field.expects} ({field.doc}), received {received}.")
+    if key:
+        known = [field.key for field in fields()]
+        return InputError(
+            f"{key}: expected a key of the configuration, received an unknown one.{did_you_mean(key, known)}"
+        )
+    return InputError(first)

@@ -1,0 +1,121 @@
+"""What must hold between keys. Everything here is found before anything slow is imported."""
+
+from collections.abc import Iterator
+
+from tnt_exp.config.dataset import Source
+from tnt_exp.config.errors import InputError
+from tnt_exp.config.model import HeadWidth
+from tnt_exp.config.optimizer import Shape
+from tnt_exp.config.options import out_of_bounds
+from tnt_exp.config.schema import GROUPS, Config
+from tnt_exp.config.trainer import Compile
+
+
+def check(config: Config, *, channels: int | None = None, train_images: int | None = None) -> None:
+    """Check bounds of every value and the rules between values.
+
+    Args:
+        config: The composed configuration.
+        channels: Channels of the dataset's images; None where not known yet.
+        train_images: Images to train on; None where not known yet.
+
+    Raises:
+        InputError: Each broken rule on a line of its own.
+    """
+    problems = [*_bounds(config)]
+    # The rules divide by these values, so they can only be asked once the bounds hold.
+    problems = problems or [
+        *_model(config),
+        *_augmentation(config),
+        *_channels(config, channels),
+        *_training(config, train_images),
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _bounds(config: Config) -> Iterator[str]:
+    for name in GROUPS:
+        for field, expected, value in out_of_bounds(getattr(config, name)):
+            yield f"{name}.{field}: expected {expected}, received {value}."
+    for field, expected, value in out_of_bounds(config):
+        yield f"{field}: expected {expected}, received {value}."
+
+
+def _model(config: Config) -> Iterator[str]:
+    model = config.model
+    if model.image_size % model.patch_size:
+        yield (
+            f"model.patch_size: expected a divisor of model.image_size={model.image_size}, "
+            f"received {model.patch_size}.{_divisors(model.image_size)}"
+        )
+    elif model.patch_size % model.stride:
+        yield (
+            f"model.stride: expected a divisor of model.patch_size={model.patch_size}, "
+            f"received {model.stride}.{_divisors(model.patch_size)}"
+        )
+    if model.head_width is HeadWidth.split:
+        for width, heads in (("embed_dim", "num_heads"), ("inner_dim", "inner_num_heads")):
+            if getattr(model, width) % getattr(model, heads):
+                yield (
+                    f"model.{width}: expected a multiple of model.{heads}={getattr(model, heads)} "
+                    f"(model.head_width=split), received {getattr(model, width)}."
+                )
+    beyond = [block for block in model.inner_blocks or [] if block > model.depth]
+    if beyond:
+        yield f"model.inner_blocks: expected blocks from 1 to model.depth={model.depth}, received {beyond[0]}."
+    if model.inner_blocks is not None and len(set(model.inner_blocks)) != len(model.inner_blocks):
+        yield f"model.inner_blocks: expected each block once, received {model.inner_blocks}."
+    if model.inner_blocks == []:
+        yield "model.inner_blocks: expected at least one block (null: all), received []."
+    if config.trainer.layer_decay < 1 and model.weights is None:
+        yield "trainer.layer_decay: expected 1 without model.weights (it is for fine-tuning), received less."
+
+
+def _divisors(number: int) -> str:
+    return f" Divisors: {', '.join(str(k) for k in range(1, number + 1) if number % k == 0)}."
+
+
+def _augmentation(config: Config) -> Iterator[str]:
+    for key in ("crop_scale", "crop_ratio"):
+        pair = getattr(config.augmentation, key)
+        if pair is not None and (len(pair) != 2 or pair[0] > pair[1]):
+            yield f"augmentation.{key}: expected [smallest, largest], received {pair}."
+    if config.augmentation.mix_off_epochs > config.trainer.epochs:
+        yield (
+            f"augmentation.mix_off_epochs: expected at most trainer.epochs={config.trainer.epochs}, "
+            f"received {config.augmentation.mix_off_epochs}."
+        )
+
+
+def _channels(config: Config, channels: int | None) -> Iterator[str]:
+    for key in ("mean", "std"):
+        numbers = getattr(config.model, key)
+        if len(numbers) == 1 or len(numbers) == channels:
+            continue
+        if channels is None and len(numbers) == 3:
+            continue
+        what = "one a channel" if channels is None else f"{channels}, one a channel"
+        yield f"model.{key}: expected one number or {what}, received {len(numbers)}."
+    if channels == 1 and (config.augmentation.saturation or config.augmentation.hue):
+        yield "augmentation.saturation, augmentation.hue: expected 0 for grey images, received more."
+
+
+def _training(config: Config, train_images: int | None) -> Iterator[str]:
+    trainer, schedule = config.trainer, config.schedule
+    if train_images is not None and trainer.batch_size > train_images:
+        yield (
+            f"trainer.batch_size: expected at most the {train_images} training images of "
+            f"dataset={config.dataset.name.value}, received {trainer.batch_size}."
+        )
+    if schedule.warmup_epochs >= trainer.epochs:
+        yield (
+            f"schedule.warmup_epochs: expected less than trainer.epochs={trainer.epochs}, "
+            f"received {schedule.warmup_epochs:g}. For few epochs: schedule.warmup_epochs=0."
+        )
+    if schedule.name is Shape.step and not schedule.step_epochs:
+        yield "schedule.step_epochs: expected at least one epoch for schedule=step, received []."
+    if trainer.deterministic and trainer.xla is Compile.always and trainer.backend.value == "tensorflow":
+        yield "trainer.deterministic: expected trainer.xla=never or auto with it on TensorFlow, received always."
+    if config.dataset.name in (Source.image_folder, Source.npz) and config.dataset.path is None:
+        yield f"dataset.path: expected a folder or file for dataset={config.dataset.name.value}, received null."

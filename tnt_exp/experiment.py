@@ -1,0 +1,287 @@
+"""The way through: data, model, training, evaluation, pictures, tracking.
+
+What is slow to import (the backend, Keras, MLflow) is imported where it is first needed, after all that can fail
+without it.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tnt_exp import data, provenance
+from tnt_exp.config import Config, rules
+from tnt_exp.run_folder import RunFolder, flat
+
+if TYPE_CHECKING:
+    from tnt_exp.augmentation import Augmentation
+    from tnt_exp.evaluation import Evaluation
+    from tnt_exp.tracking import Tracker
+    from tnt_exp.training.choice import Choice
+    from tnt_exp.training.device import Device
+    from tnt_exp.training.loop import Loop
+    from tnt_exp.training.progress import Progress
+
+log = logging.getLogger("tnt_exp")
+
+
+@dataclass
+class Experiment:
+    """One experiment.
+
+    Args:
+        config: Composed and checked.
+        folder: Where everything goes.
+        result: What `result.json` will say; filled as things become known.
+        sweep_folder: The sweep's folder, where this is one of many.
+    """
+
+    config: Config
+    folder: RunFolder
+    result: dict[str, Any]
+    sweep_folder: str | None = None
+    tracker: "Tracker | None" = None
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def train(self) -> None:
+        """From the configuration to a complete run folder."""
+        dataset = data.load(self.config.dataset)
+        rules.check(self.config, channels=dataset.channels, train_images=len(dataset.train))
+        device = self._prepare()
+        self._begin_tracking(dataset, device)
+        classifier = self._build(dataset, device)
+        choice = self._fit(classifier, dataset, device)
+        self._test(classifier, dataset, choice)
+        self._keep(classifier, dataset)
+
+    def close(self) -> None:
+        """Tell MLflow how the run ended; `result.json` is written."""
+        if self.tracker:
+            self.tracker.artifacts(
+                self.folder.path,
+                ["config.yaml", "overrides.yaml", "result.json", "metrics.csv", "train.log", "plots"],
+            )
+            self.tracker.finish(self.result["status"])
+
+    def _prepare(self) -> "Device":
+        from tnt_exp.training.device import prepare
+
+        device = prepare(self.config.trainer)
+        self.result["versions"] = provenance.versions()
+        self.result["hardware"] = {
+            "device": device.kind,
+            "name": device.name,
+            "backend": device.backend,
+            "precision": self.config.trainer.precision.value,
+            "xla": device.xla,
+        }
+        xla = "compiled by XLA" if device.xla else "without XLA"
+        log.info("device    %s (%s), %s, %s", device.name, device.kind, device.backend, xla)
+        return device
+
+    def _begin_tracking(self, dataset: data.Dataset, device: "Device") -> None:
+        tracking = self.config.tracking
+        if not tracking.enabled:
+            return
+        from tnt_exp.tracking import Tracker, tracking_uri
+
+        tags = {
+            "dataset": dataset.name,
+            "dataset_digest": dataset.digest,
+            "model": self.config.model.name,
+            "hardware": device.name,
+            "backend": device.backend,
+            "run_folder": str(self.folder.path),
+            **provenance.git(),
+        }
+        if self.sweep_folder:
+            tags["sweep_id"] = self.folder.path.parent.name
+        name = tracking.run_name or "_".join(self.folder.path.parts[-2 if self.sweep_folder else -1 :])
+        self.tracker = Tracker(tracking_uri(tracking.uri), tracking.experiment, name, tags)
+        self.result["mlflow_run_id"] = self.tracker.run_id
+        self.tracker.params(flat(self.config))
+        for context, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
+            if split is not None:
+                source = self.config.dataset.path or dataset.name
+                self.tracker.dataset(dataset.name, dataset.digest, source, context, split.images, split.labels)
+        if tracking.system_metrics:
+            self.tracker.watch_system()
+
+    def _build(self, dataset: data.Dataset, device: "Device") -> Any:
+        from tnt_exp import model
+        from tnt_exp.model import counts
+
+        classifier = model.build(
+            self.config.model,
+            dataset.num_classes,
+            dataset.channels,
+            class_names=dataset.class_names,
+            seed=self.config.seed,
+            remat=self.config.trainer.remat,
+        )
+        classifier.compile(jit_compile=device.xla)  # how evaluation runs; training has a step of its own
+        self.result["parameters"] = classifier.count_params()
+        self.result["macs"] = counts.macs(self.config.model, dataset.num_classes, dataset.channels)
+        if self.tracker:
+            self.tracker.metrics({key: self.result[key] for key in ("parameters", "macs")}, step=0)
+        parameters, macs = self.result["parameters"], self.result["macs"] / 1e6
+        log.info("model     %s: %s parameters, %.4g M MACs an image", self.config.model.name, f"{parameters:,}", macs)
+        log.info(
+            "data      %s: %s images of %s in %d classes",
+            dataset.name,
+            ", ".join(
+                f"{len(split):,} {name}"
+                for name, split in (
+                    ("train", dataset.train),
+                    ("validation", dataset.validation),
+                    ("test", dataset.test),
+                )
+                if split is not None
+            ),
+            "x".join(map(str, dataset.image_shape)),
+            dataset.num_classes,
+        )
+        return classifier
+
+    def _fit(self, classifier: Any, dataset: data.Dataset, device: "Device") -> "Choice":
+        from tnt_exp.training.choice import Choice
+        from tnt_exp.training.progress import Progress
+
+        trainer = self.config.trainer
+        augmentation = self._augmentation(dataset)
+        self._draw_samples(augmentation, dataset)
+        batches = data.Batches(dataset.train, trainer.batch_size, self.config.seed)
+        choice = Choice(trainer.select, trainer.patience)
+        train_seconds = 0.0
+        with Progress(trainer.epochs, trainer.epochs * batches.steps_per_epoch) as progress:
+            loop, optimizer = self._loop(classifier, augmentation, batches, device, progress)
+            for epoch in loop:
+                metrics, stop = self._validate(epoch.number, epoch.metrics, classifier, optimizer, dataset, choice)
+                if epoch.first_step_seconds is not None:
+                    self.result["first_step_seconds"] = round(epoch.first_step_seconds, 3)
+                train_seconds += epoch.seconds
+                self.result["train_seconds"] = round(train_seconds, 3)
+                self.rows.append({"epoch": epoch.number, "step": epoch.step, **metrics, "seconds": epoch.seconds})
+                self.folder.append_metrics(self.rows[-1])
+                if self.tracker:
+                    self.tracker.metrics(metrics, step=epoch.number)
+                progress.epoch(epoch.number, metrics)
+                if stop:
+                    log.info("no better epoch for %d epochs: stopped early", trainer.patience)
+                    break
+        choice.restore(classifier)
+        rates = sorted(row["train/images_per_second"] for row in self.rows)
+        self.result["images_per_second"] = round(rates[len(rates) // 2], 2)
+        return choice
+
+    def _augmentation(self, dataset: data.Dataset) -> "Augmentation":
+        from tnt_exp.augmentation import Augmentation
+
+        return Augmentation(
+            self.config.augmentation,
+            image_size=self.config.model.image_size,
+            mean=self.config.model.mean,
+            std=self.config.model.std,
+            num_classes=dataset.num_classes,
+            label_smoothing=self.config.trainer.label_smoothing,
+            seed=self.config.seed,
+        )
+
+    def _loop(
+        self,
+        classifier: Any,
+        augmentation: "Augmentation",
+        batches: data.Batches,
+        device: "Device",
+        progress: "Progress",
+    ) -> "tuple[Loop, Any]":
+        from tnt_exp import model
+        from tnt_exp.training import optimizer as optimizers
+        from tnt_exp.training.loop import Loop
+        from tnt_exp.training.schedule import Schedule
+        from tnt_exp.training.step import Work, compile_step
+
+        trainer, optimizing = self.config.trainer, self.config.optimizer
+        optimizer = optimizers.build(
+            optimizing,
+            classifier.trainable_variables,
+            model.decays,
+            scale_loss=trainer.precision.value == "mixed_float16",
+        )
+        loop = Loop(
+            step=compile_step(Work(classifier.network, augmentation, optimizer), xla=device.xla),
+            batches=batches,
+            rate=Schedule(self.config.schedule, optimizing.learning_rate, batches.steps_per_epoch, trainer.epochs),
+            epochs=trainer.epochs,
+            mix_off_epochs=self.config.augmentation.mix_off_epochs,
+            steps_per_dispatch=device.steps_per_dispatch,
+            progress=progress,
+        )
+        return loop, optimizer
+
+    def _validate(
+        self,
+        number: int,
+        metrics: dict[str, float],
+        classifier: Any,
+        optimizer: Any,
+        dataset: data.Dataset,
+        choice: "Choice",
+    ) -> tuple[dict[str, float], bool]:
+        """The epoch's metrics with `val/...`, and whether to stop early."""
+        from tnt_exp.evaluation import evaluate
+        from tnt_exp.training.averaging import averaged
+
+        metrics = dict(metrics)
+        if dataset.validation is not None and self.config.optimizer.ema is not None:
+            metrics |= evaluate(classifier, dataset.validation, self.config.trainer.batch_size).metrics("val/raw")
+        # Where weights are averaged, the average is what is validated, chosen and kept.
+        with averaged(classifier.network, optimizer):
+            if dataset.validation is not None:
+                metrics |= evaluate(classifier, dataset.validation, self.config.trainer.batch_size).metrics("val")
+            return metrics, choice.offer(number, metrics, classifier)
+
+    def _test(self, classifier: Any, dataset: data.Dataset, choice: "Choice") -> None:
+        from tnt_exp.evaluation import evaluate
+        from tnt_exp.reports import plots
+
+        test = evaluate(classifier, dataset.test, self.config.trainer.batch_size)
+        self.result["epoch"] = choice.epoch
+        self.result["metrics"] = {**choice.metrics, **dict(test.metrics("test"))}
+        self.result["class_accuracy"] = _class_accuracy(dataset, test)
+        if self.tracker:
+            self.tracker.metrics(dict(test.metrics("test")), step=choice.epoch)
+        plots.curves(self.rows, choice.epoch, self.folder.plots / "curves.png")
+        title = f"{dataset.name} test: accuracy {test.accuracy:.4f}"
+        plots.confusion(test.confusion, dataset.class_names, title, self.folder.plots / "confusion_matrix.png")
+        log.info(
+            "test      accuracy %.4f, top-5 %.4f, loss %.4f (weights of epoch %d)",
+            test.accuracy,
+            test.top5_accuracy,
+            test.loss,
+            choice.epoch,
+        )
+
+    def _draw_samples(self, augmentation: "Augmentation", dataset: data.Dataset) -> None:
+        import numpy as np
+
+        from tnt_exp.reports import plots
+
+        count = min(32, len(dataset.train))
+        images, labels = dataset.train.images[:count], dataset.train.labels[:count]
+        seen, _ = augmentation(images, labels, 0, 0.0)
+        pixels = np.asarray(seen, np.float32) * np.asarray(self.config.model.std) + np.asarray(self.config.model.mean)
+        titles = [dataset.class_names[label] for label in labels]
+        plots.samples(pixels, titles, self.folder.plots / "samples.png")
+
+    def _keep(self, classifier: Any, dataset: data.Dataset) -> None:
+        self.folder.save_model(classifier)
+        if self.tracker and self.config.tracking.log_model:
+            requirements = [f"{name}=={self.result['versions'][name]}" for name in ("keras", "tensorflow")]
+            self.tracker.model(classifier, dataset.image_shape, dataset.num_classes, requirements)
+
+
+def _class_accuracy(dataset: data.Dataset, test: "Evaluation") -> dict[str, float | None]:
+    return {
+        name: None if accuracy != accuracy else float(accuracy)
+        for name, accuracy in zip(dataset.class_names, test.class_accuracy, strict=True)
+    }

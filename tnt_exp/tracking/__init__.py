@@ -1,0 +1,6 @@
+"""What MLflow is told. The only room that imports mlflow."""
+
+from tnt_exp.tracking.store import tracking_uri, ui_command
+from tnt_exp.tracking.tracker import Tracker
+
+__all__ = ["Tracker", "tracking_uri", "ui_command"]

@@ -1,0 +1,155 @@
+"""One run in MLflow.
+
+Only the client is used, never the fluent `mlflow.start_run`: that one marks every exception FAILED and a crash
+FINISHED, and here a run's state is said by whoever knows it.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+from tnt_exp.config import InputError
+from tnt_exp.tracking.store import artifact_location
+
+log = logging.getLogger("tnt_exp")
+T = TypeVar("T")
+
+_LONGEST_PARAM = 6000
+
+
+class Tracker:
+    """Tells MLflow of one run. A store that fails is warned about and never stops the run.
+
+    Args:
+        uri: Tracking store.
+        experiment: Name; created when new.
+        run_name: Name of the run.
+        tags: Tags of the run.
+
+    Attributes:
+        run_id: MLflow's id of the run.
+
+    Raises:
+        InputError: The store cannot be reached or the experiment was deleted: found before training begins.
+    """
+
+    def __init__(self, uri: str, experiment: str, run_name: str, tags: Mapping[str, str]) -> None:
+        mlflow.set_tracking_uri(uri)
+        self._uri = uri
+        self._client = mlflow.MlflowClient(uri)
+        try:
+            self._experiment_id = self._find(experiment)
+            run = self._client.create_run(self._experiment_id, run_name=run_name, tags=dict(tags))
+        except (MlflowException, OSError) as error:
+            raise InputError(
+                f"tracking.uri: expected a tracking store, received {uri}: {str(error).splitlines()[0]} "
+                "(tracking=off trains without)."
+            ) from error
+        self.run_id: str = run.info.run_id
+        self._monitor: Any = None
+        self._failed = 0
+
+    def _find(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name, artifact_location=artifact_location(self._uri)))
+            except MlflowException as error:
+                if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                    raise
+                found = self._client.get_experiment_by_name(name)  # another process was first
+        if found is None or found.lifecycle_stage != "active":
+            raise InputError(
+                f"tracking.experiment: expected an active experiment, received the deleted {name}. "
+                f"Restore it (mlflow experiments restore) or choose another name."
+            )
+        return str(found.experiment_id)
+
+    def watch_system(self) -> None:
+        """Begin to log CPU, memory and GPU every few seconds, as `system/...`."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+        self._monitor = SystemMetricsMonitor(self.run_id, sampling_interval=5, tracking_uri=self._uri)
+        self._monitor.start()
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log the flattened configuration. A value too long for MLflow is kept whole in `config.yaml`."""
+        params = [Param(key, str(value)) for key, value in values.items() if len(str(value)) <= _LONGEST_PARAM]
+        self._tell(lambda: self._client.log_batch(self.run_id, params=params))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._tell(lambda: self._client.log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in values.items()]))
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log values at a step."""
+        now = int(time.time() * 1000)
+        batch = [Metric(key, float(value), now, step) for key, value in values.items()]
+        self._tell(lambda: self._client.log_batch(self.run_id, metrics=batch))
+
+    def dataset(self, name: str, digest: str, source: str, context: str, images: Any, labels: Any) -> None:
+        """Log a split as an MLflow dataset (its shape and digest, not its pixels)."""
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+
+        dataset = mlflow.data.from_numpy(  # type: ignore[attr-defined]
+            images, CodeDatasetSource({"source": source}), targets=labels, name=name, digest=digest
+        )
+        entity = mlflow.entities.DatasetInput(
+            dataset._to_mlflow_entity(), [mlflow.entities.InputTag("mlflow.data.context", context)]
+        )
+        self._tell(lambda: self._client.log_inputs(self.run_id, [entity]))
+
+    def artifacts(self, folder: Path, names: list[str]) -> None:
+        """Log files and folders of the run folder, those that exist."""
+        for name in names:
+            path = folder / name
+            if path.is_dir():
+                self._tell(lambda path=path, name=name: self._client.log_artifacts(self.run_id, str(path), name))  # type: ignore[misc]
+            elif path.exists():
+                self._tell(lambda path=path: self._client.log_artifact(self.run_id, str(path)))  # type: ignore[misc]
+
+    def model(self, classifier: Any, input_shape: tuple[int, ...], classes: int, requirements: list[str]) -> None:
+        """Log the classifier as an MLflow model: uint8 images in, logits out."""
+        import numpy as np
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        signature = ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *input_shape))]),
+            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, classes))]),
+        )
+        self._tell(
+            lambda: Model.log(
+                artifact_path=None,
+                flavor=mlflow.keras,
+                name="model",
+                run_id=self.run_id,
+                model=classifier,
+                signature=signature,
+                pip_requirements=requirements,
+            )
+        )
+
+    def finish(self, status: str) -> None:
+        """Say how the run ended: FINISHED, FAILED or KILLED."""
+        if self._monitor is not None:
+            self._monitor.finish()
+        self._tell(lambda: self._client.set_terminated(self.run_id, status))
+        if self._failed:
+            log.warning("MLflow missed %d messages of this run; the run folder has everything.", self._failed)
+
+    def _tell(self, message: Callable[[], T]) -> T | None:
+        try:
+            return message()
+        except Exception as error:  # whatever a store does, training goes on
+            self._failed += 1
+            log.warning("MLflow: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
+            return None

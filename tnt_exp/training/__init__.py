@@ -1,0 +1,1 @@
+"""The compiled training step, the loop around it, and what they need."""

@@ -1,0 +1,46 @@
+"""Which epoch's weights are kept, and when to stop early."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tnt_exp.config.trainer import Select
+
+
+@dataclass
+class Choice:
+    """Keeps the weights of the best epoch on validation, or of the last.
+
+    Args:
+        select: Best or last.
+        patience: Stop after this many epochs without a better one; None: never.
+
+    Attributes:
+        epoch: The epoch whose weights are kept, from 1.
+        metrics: Its metrics.
+    """
+
+    select: Select
+    patience: int | None
+    epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    _best: float = -1.0
+    _best_epoch: int = 0
+    _weights: list[np.ndarray] = field(default_factory=list)
+
+    def offer(self, epoch: int, metrics: dict[str, float], classifier: Any) -> bool:
+        """Consider an epoch; returns whether to stop early. Without validation the last epoch is kept."""
+        accuracy = metrics.get("val/accuracy", float("nan"))
+        better = not accuracy <= self._best
+        if better:
+            self._best, self._best_epoch = accuracy, epoch
+        if better or self.select is Select.last:
+            self.epoch, self.metrics = epoch, metrics
+            self._weights = [np.array(variable) for variable in classifier.variables]
+        return self.patience is not None and epoch - self._best_epoch >= self.patience
+
+    def restore(self, classifier: Any) -> None:
+        """Give the classifier the kept weights."""
+        for variable, value in zip(classifier.variables, self._weights, strict=True):
+            variable.assign(value)

@@ -1,0 +1,126 @@
+"""Choose the backend and the device before Keras is imported."""
+
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tnt_exp.config import InputError
+from tnt_exp.config.trainer import Backend, Compile, TrainerConfig
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a run computes on.
+
+    Attributes:
+        backend: Keras backend.
+        kind: "gpu" or "cpu".
+        name: Name of the GPUs, or of the processor.
+        xla: Whether XLA compiles the training step.
+        steps_per_dispatch: Training steps a call of the device.
+    """
+
+    backend: str
+    kind: str
+    name: str
+    xla: bool
+    steps_per_dispatch: int
+
+
+def prepare(trainer: TrainerConfig) -> Device:
+    """Select backend, precision, memory growth and determinism; imports the backend and Keras.
+
+    Raises:
+        InputError: The backend is not installed, or Keras already runs on another one.
+    """
+    backend = trainer.backend.value
+    if importlib.util.find_spec(backend) is None:
+        raise InputError(
+            f"trainer.backend: expected an installed backend, received {backend}. "
+            f"Install it with: pip install 'tnt-exp[{backend}]'"
+        )
+    os.environ["KERAS_BACKEND"] = backend
+    with _quiet():
+        import keras
+
+    if keras.config.backend() != backend:
+        raise InputError(
+            f"trainer.backend: expected {keras.config.backend()}, with which this process began, received {backend}. "
+            "Run each backend by a command of its own."
+        )
+    keras.config.set_dtype_policy(trainer.precision.value)
+    gpus = _START[trainer.backend](trainer.deterministic)
+    on_gpu = bool(gpus)
+    xla = {Compile.always: True, Compile.never: False}.get(trainer.xla, backend == "jax" or on_gpu)
+    if backend == "tensorflow" and trainer.deterministic and trainer.xla is Compile.auto:
+        xla = False
+    if backend == "torch":
+        xla = False
+    return Device(
+        backend=backend,
+        kind="gpu" if on_gpu else "cpu",
+        name=", ".join(gpus) or _processor(),
+        xla=xla,
+        # A dispatch costs the same whatever it does: on a GPU a step is short, on a CPU it is not.
+        steps_per_dispatch=trainer.steps_per_dispatch or (32 if on_gpu and backend != "torch" else 1),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """TensorFlow's libraries write a page to standard error while they load, whatever one asks of them."""
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:  # the user wants to decide
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _tensorflow(deterministic: bool) -> list[str]:
+    import tensorflow as tf  # already loaded, by Keras
+
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
+
+
+def _jax(deterministic: bool) -> list[str]:
+    import jax
+
+    if deterministic:
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    return [device.device_kind for device in jax.devices() if device.platform in ("gpu", "cuda", "rocm")]
+
+
+def _torch(deterministic: bool) -> list[str]:
+    import torch
+
+    torch.use_deterministic_algorithms(deterministic)
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+_START = {Backend.tensorflow: _tensorflow, Backend.jax: _jax, Backend.torch: _torch}
+
+
+def _processor() -> str:
+    name = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        with Path("/proc/cpuinfo").open() as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores"

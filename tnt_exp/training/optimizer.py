@@ -1,0 +1,60 @@
+"""The optimizer of Keras that the configuration asks for."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from tnt_exp.config.optimizer import Algorithm, Decay, OptimizerConfig
+
+
+def build(config: OptimizerConfig, variables: Sequence[Any], decays: Callable[[Any], bool], *, scale_loss: bool) -> Any:
+    """An optimizer built for `variables`.
+
+    Args:
+        config: What to build.
+        variables: Trainable variables.
+        decays: Whether a variable decays where `config.decay` is `matrices`.
+        scale_loss: Scale the loss, as float16 needs.
+    """
+    optimizer = _ALGORITHMS[config.name](
+        config,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        global_clipnorm=config.clip_norm,
+        use_ema=config.ema is not None,
+        ema_momentum=config.ema or 0.99,
+        gradient_accumulation_steps=config.accumulation if config.accumulation > 1 else None,
+    )
+    if config.decay is Decay.matrices and config.weight_decay:
+        optimizer.exclude_from_weight_decay(var_list=[variable for variable in variables if not decays(variable)])
+    if scale_loss:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(list(variables))
+    return optimizer
+
+
+def _adamw(config: OptimizerConfig, **common: Any) -> Any:
+    return keras.optimizers.AdamW(beta_1=config.beta_1, beta_2=config.beta_2, epsilon=config.epsilon, **common)
+
+
+def _sgd(config: OptimizerConfig, **common: Any) -> Any:
+    return keras.optimizers.SGD(momentum=config.momentum, nesterov=config.nesterov, **common)
+
+
+def _lion(config: OptimizerConfig, **common: Any) -> Any:
+    return keras.optimizers.Lion(beta_1=config.beta_1, beta_2=config.beta_2, **common)
+
+
+def _muon(config: OptimizerConfig, **common: Any) -> Any:
+    return keras.optimizers.Muon(
+        adam_beta_1=config.beta_1,
+        adam_beta_2=config.beta_2,
+        epsilon=config.epsilon,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        **common,
+    )
+
+
+_ALGORITHMS = {Algorithm.adamw: _adamw, Algorithm.sgd: _sgd, Algorithm.lion: _lion, Algorithm.muon: _muon}

@@ -1,0 +1,82 @@
+"""What a person sees while a run trains."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+log = logging.getLogger("tnt_exp")
+
+
+class Progress:
+    """A bar with step, rate and time left on a terminal; one plain line an epoch everywhere.
+
+    Args:
+        epochs: Epochs of the run.
+        steps: Steps of the run.
+    """
+
+    def __init__(self, epochs: int, steps: int) -> None:
+        self._epochs = epochs
+        self._begin = time.perf_counter()
+        self._bar: Bar | None = None
+        if sys.stdout.isatty():
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]:>8,.0f} images/s"),
+                TextColumn("left"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=Console(),
+                transient=True,
+            )
+            self._task = self._bar.add_task("compiling", total=steps, rate=0.0)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def step(self, epoch: int, done: int, of: int, images: int) -> None:
+        """`done` of an epoch's `of` steps of `images` images each were handed to the device."""
+        if not self._bar:
+            return
+        task = self._bar.tasks[0]
+        rate = (task.speed or 0.0) * images
+        self._bar.update(
+            self._task, completed=(epoch - 1) * of + done, rate=rate, description=f"epoch {epoch}/{self._epochs}"
+        )
+
+    def epoch(self, number: int, metrics: dict[str, float]) -> None:
+        """Print the epoch's line."""
+        parts = [f"epoch {number:>{len(str(self._epochs))}}/{self._epochs}"]
+        parts += [f"loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.4f}"]
+        if "val/loss" in metrics:
+            parts += [f"val loss {metrics['val/loss']:.4f}  accuracy {metrics['val/accuracy']:.4f}"]
+        parts += [f"lr {metrics['train/learning_rate']:.2e}", f"{metrics['train/images_per_second']:,.0f} images/s"]
+        elapsed = time.perf_counter() - self._begin
+        parts += [f"left {_clock(elapsed / number * (self._epochs - number))}"]
+        line = " | ".join(parts)
+        if self._bar:
+            self._bar.console.print(line, highlight=False, soft_wrap=True)
+            log.debug(line)
+        else:
+            log.info(line)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

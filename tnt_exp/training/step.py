@@ -1,0 +1,98 @@
+"""One compiled training step: augmentation, network, loss, gradient, update; the same on every backend.
+
+A step is handed a chunk of k batches and makes k updates in one call of the device. It returns sums over the chunk
+that stay on the device, so that the host waits for it only when it reads them.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+from keras import ops
+
+# What a step sums, in this order.
+SUMS = ("loss", "correct", "top5_correct", "images")
+
+
+class Step(Protocol):
+    """A compiled training step."""
+
+    def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
+        """Make k updates.
+
+        Args:
+            images: uint8 (k, B, H, W, C).
+            labels: int32 (k, B).
+            first: Number of the first step, from 0; with the seed it determines all randomness.
+            rates: Learning rate of each of the k steps.
+            mixing: Multiplies the probability of mixing images, in [0, 1].
+
+        Returns:
+            float32 (4,): `SUMS` over the chunk, on the device.
+        """
+        ...
+
+    def pull(self) -> None:
+        """Bring the variables of network and optimizer up to date, before they are read."""
+        ...
+
+    def push(self) -> None:
+        """Take over variables that were assigned from outside."""
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step does, whatever the backend.
+
+    Attributes:
+        network: Normalised float images -> logits.
+        augmentation: (uint8 images, labels, step, mixing) -> (normalised images, soft targets).
+        optimizer: Built for the network's trainable variables.
+        rate_factors: For each trainable variable, what its learning rate is multiplied by; None: 1 for all.
+    """
+
+    network: Any
+    augmentation: Callable[..., tuple[Any, Any]]
+    optimizer: Any
+    rate_factors: Sequence[float] | None = None
+
+    def forward(self, images: Any, labels: Any, step: Any, mixing: Any) -> tuple[Any, Any]:
+        """The mean loss (scalar) and `SUMS` (4,) of one batch."""
+        inputs, targets = self.augmentation(images, labels, step, mixing)
+        logits = ops.cast(self.network(inputs, training=True), "float32")
+        loss = -ops.mean(ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1))
+        own = ops.sum(logits * ops.one_hot(labels, logits.shape[-1], dtype="float32"), axis=-1, keepdims=True)
+        rank = ops.sum(ops.cast(logits > own, "float32"), axis=-1)
+        count = float(logits.shape[0])
+        correct = ops.sum(ops.cast(rank < 1, "float32"))
+        top5 = ops.sum(ops.cast(rank < 5, "float32"))
+        return loss, ops.stack([loss * count, correct, top5, ops.full_like(loss, count)])
+
+    def update(self, gradients: Sequence[Any], rate: Any) -> None:
+        """Move the trainable variables."""
+        variables = self.network.trainable_variables
+        rate_variable(self.optimizer).assign(rate)
+        if self.rate_factors is None:
+            self.optimizer.apply(gradients, variables)
+            return
+        # Scaling the update scales the learning rate of every optimizer, decay included; scaling a gradient would not.
+        before = [ops.copy(variable) for variable in variables]
+        self.optimizer.apply(gradients, variables)
+        for variable, old, factor in zip(variables, before, self.rate_factors, strict=True):
+            if factor != 1:
+                variable.assign(old + factor * (variable - old))
+
+
+def rate_variable(optimizer: Any) -> Any:
+    """The variable that holds the learning rate."""
+    return getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+
+
+def compile_step(work: Work, *, xla: bool) -> Step:
+    """The step for the backend that runs."""
+    module = importlib.import_module(f"tnt_exp.training.step_{keras.config.backend()}")
+    step: Step = module.compile_step(work, xla=xla)
+    return step

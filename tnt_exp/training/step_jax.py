@@ -1,0 +1,84 @@
+"""The training step as one JAX computation, its state donated from call to call."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from tnt_exp.training.step import Work
+
+# Values of: trainable variables, other variables of the network, variables of the optimizer.
+State = tuple[list[Any], list[Any], list[Any]]
+
+
+def compile_step(work: Work, *, xla: bool) -> "JaxStep":
+    """A step compiled once per shape of a chunk; XLA is all that JAX has."""
+    del xla
+    return JaxStep(work)
+
+
+class JaxStep:
+    """See `tnt_exp.training.step.Step`."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._variables = (
+            work.network.trainable_variables,
+            work.network.non_trainable_variables,
+            work.optimizer.variables,
+        )
+        self._chunk = jax.jit(self._steps, donate_argnums=0)
+        self.push()
+
+    def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
+        """Make the updates of a chunk."""
+        self._state, sums = self._chunk(
+            self._state, images, labels, np.int32(first), np.asarray(rates, np.float32), np.float32(mixing)
+        )
+        return sums
+
+    def _steps(self, state: State, images: Any, labels: Any, first: Any, rates: Any, mixing: Any) -> tuple[State, Any]:
+        if images.shape[0] == 1:
+            return self._one(state, images[0], labels[0], first, rates[0], mixing)
+        steps = first + jnp.arange(images.shape[0], dtype=jnp.int32)
+
+        def body(state: State, chunk: tuple[Any, Any, Any, Any]) -> tuple[State, Any]:
+            return self._one(state, *chunk, mixing)
+
+        state, sums = jax.lax.scan(body, state, (images, labels, steps, rates))
+        return state, jnp.sum(sums, axis=0)
+
+    def _one(self, state: State, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> tuple[State, Any]:
+        trainable, others, optimizing = state
+
+        def loss_of(trainable: list[Any]) -> tuple[Any, tuple[list[Any], Any]]:
+            mapping = [*zip(self._variables[0], trainable, strict=True), *zip(self._variables[1], others, strict=True)]
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                loss, sums = self._work.forward(images, labels, step, mixing)
+            scale = self._scale(optimizing)
+            return loss * scale, ([scope.get_current_value(variable) for variable in self._variables[1]], sums)
+
+        gradients, (others, sums) = jax.grad(loss_of, has_aux=True)(trainable)
+        mapping = [*zip(self._variables[0], trainable, strict=True), *zip(self._variables[2], optimizing, strict=True)]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            self._work.update(gradients, rate)
+        trainable = [scope.get_current_value(variable) for variable in self._variables[0]]
+        optimizing = [scope.get_current_value(variable) for variable in self._variables[2]]
+        return (trainable, others, optimizing), sums
+
+    def _scale(self, optimizing: list[Any]) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(self._variables[2], optimizing, strict=True))):
+            return self._work.optimizer.scale_loss(jnp.float32(1))
+
+    def pull(self) -> None:
+        """Copy the state to the variables: this step and Keras' evaluation both destroy the arrays they are given."""
+        for variables, values in zip(self._variables, self._state, strict=True):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(jnp.array(value, copy=True))
+
+    def push(self) -> None:
+        """Copy the variables' arrays: a step destroys those it is given."""
+        self._state: State = tuple([jnp.array(v.value, copy=True) for v in group] for group in self._variables)  # type: ignore[assignment]

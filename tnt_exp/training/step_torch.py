@@ -1,0 +1,44 @@
+"""The training step in PyTorch, eager."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from keras import ops
+
+from tnt_exp.training.step import Work
+
+
+def compile_step(work: Work, *, xla: bool) -> "TorchStep":
+    """An eager step; XLA is not PyTorch's."""
+    del xla
+    return TorchStep(work)
+
+
+class TorchStep:
+    """See `tnt_exp.training.step.Step`; variables are always up to date."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
+        """Make the updates of a chunk."""
+        images, labels = ops.convert_to_tensor(np.asarray(images)), ops.convert_to_tensor(np.asarray(labels))
+        return sum(self._one(images[k], labels[k], first + k, rate, mixing) for k, rate in enumerate(rates))
+
+    def _one(self, images: Any, labels: Any, step: int, rate: float, mixing: float) -> Any:
+        variables = self._work.network.trainable_variables
+        for variable in variables:
+            variable.value.grad = None
+        loss, sums = self._work.forward(images, labels, step, mixing)
+        self._work.optimizer.scale_loss(loss).backward()
+        with torch.no_grad():
+            self._work.update([variable.value.grad for variable in variables], rate)
+        return sums.detach()
+
+    def pull(self) -> None:
+        """Nothing to do."""
+
+    def push(self) -> None:
+        """Nothing to do."""
