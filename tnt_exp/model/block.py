@@ -1,0 +1,192 @@
+"""The TNT block: a transformer over the pixels of each patch inside a transformer over the patches."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from tnt_exp.model import initialization as start
+from tnt_exp.model.transformer import Transformer, normalization
+
+FUSIONS = ("norm_dense", "norm_dense_norm", "pixel_norm_dense")
+
+
+@keras.saving.register_keras_serializable(package="tnt_exp")
+class Fusion(keras.layers.Layer):
+    """The pixels of a patch become one vector of the patch token's width.
+
+    Args:
+        patches: N, patches an image.
+        pixels: M, pixel tokens a patch.
+        inner_dim: C, width of a pixel token.
+        embed_dim: D, width of a patch token.
+        fusion: "norm_dense": LN(M C), Dense with bias (the keras.io example); "norm_dense_norm": LN(M C), Dense
+            without bias, LN(D) (the paper); "pixel_norm_dense": LN(C) of each pixel, Dense with bias (timm legacy).
+        class_token: Whether a class token, to which nothing is added, stands before the patches.
+        initialization: See `tnt_exp.model.initialization`.
+        seed: Seed of the weights.
+
+    Call arguments:
+        pixels: (B N, M, C).
+
+    Returns:
+        (B, T, D), to be added to the patch tokens.
+    """
+
+    def __init__(
+        self,
+        patches: int,
+        pixels: int,
+        inner_dim: int,
+        embed_dim: int,
+        fusion: str = "norm_dense_norm",
+        class_token: bool = True,
+        initialization: str = "truncated_normal",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if fusion not in FUSIONS:
+            raise ValueError(f"Expected fusion to be one of {FUSIONS}, received: fusion={fusion!r}.")
+        self.patches = patches
+        self.width = pixels * inner_dim
+        self.embed_dim = embed_dim
+        self.class_token = class_token
+        self.initialization = initialization
+        self.seed = seed
+        self.norm_each_pixel = fusion == "pixel_norm_dense"
+        self.use_bias = fusion != "norm_dense_norm"
+        self.norm = normalization("norm", self.dtype_policy.name)
+        self.last_norm = None
+        if fusion == "norm_dense_norm":
+            self.last_norm = normalization("last_norm", self.dtype_policy.name)
+
+    def build(self, input_shape: Any) -> None:
+        """Create the weights."""
+        self.norm.build(input_shape if self.norm_each_pixel else (None, self.patches, self.width))
+        initializer = start.kernel(self.initialization, start.derive(self.seed, "kernel"), self.width, self.embed_dim)
+        self.kernel = self.add_weight(name="kernel", shape=(self.width, self.embed_dim), initializer=initializer)
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.embed_dim,), initializer="zeros")
+        if self.last_norm is not None:
+            self.last_norm.build((None, self.patches, self.embed_dim))
+
+    def call(self, pixels: Any) -> Any:
+        """Fuse."""
+        if self.norm_each_pixel:
+            pixels = self.norm(pixels)
+        joined = ops.reshape(pixels, (-1, self.patches, self.width))
+        if not self.norm_each_pixel:
+            joined = self.norm(joined)
+        fused = ops.matmul(joined, self.kernel)
+        if self.use_bias:
+            fused = fused + self.bias
+        if self.last_norm is not None:
+            fused = self.last_norm(fused)
+        return ops.pad(fused, ((0, 0), (1, 0), (0, 0))) if self.class_token else fused
+
+
+@keras.saving.register_keras_serializable(package="tnt_exp")
+class TNTBlock(keras.layers.Layer):
+    """One block of Transformer in Transformer (arXiv 2103.00112, section 2.2).
+
+    The inner transformer works on the M pixels of each patch, the fusion adds them to the patch's token, the outer
+    transformer works on the tokens. Both transformers have one drop-path rate; for the inner one the sample is
+    a patch. The fusion is never dropped.
+
+    A block without an inner transformer has no fusion either and passes the pixels on as they came, so that
+    a later block can go on with them. The authors' code does the same (its `vanilla_idxs`).
+
+    Args:
+        patches, pixels, inner_dim, embed_dim, fusion, class_token: See `Fusion`.
+        num_heads, inner_num_heads: Heads of the outer and of the inner transformer.
+        inner: Whether the block has an inner transformer.
+        head_width, mlp_ratio, qkv_bias, drop_path, attention_dropout, mlp_dropout: See `Transformer`.
+        initialization: See `tnt_exp.model.initialization`.
+        seed: Seed of weights and dropout.
+
+    Call arguments:
+        pixels: (B N, M, C).
+        patches: (B, T, D).
+        seed: The step's seed, None at inference.
+
+    Returns:
+        Pixels and patches of the same shapes.
+    """
+
+    def __init__(
+        self,
+        patches: int,
+        pixels: int,
+        inner_dim: int,
+        embed_dim: int,
+        num_heads: int,
+        inner_num_heads: int,
+        inner: bool = True,
+        head_width: str = "split",
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        fusion: str = "norm_dense_norm",
+        class_token: bool = True,
+        drop_path: float = 0.0,
+        attention_dropout: float = 0.0,
+        mlp_dropout: float = 0.0,
+        initialization: str = "truncated_normal",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+
+        def transformer(dim: int, heads: int, name: str) -> Transformer:
+            return Transformer(
+                dim,
+                heads,
+                head_width,
+                mlp_ratio,
+                qkv_bias,
+                drop_path,
+                attention_dropout,
+                mlp_dropout,
+                initialization,
+                seed=start.derive(seed, name),
+                name=name,
+                dtype=self.dtype_policy.name,
+            )
+
+        self.has_inner = inner
+        if inner:
+            self.inner = transformer(inner_dim, inner_num_heads, "inner")
+            self.fusion = Fusion(
+                patches,
+                pixels,
+                inner_dim,
+                embed_dim,
+                fusion,
+                class_token,
+                initialization,
+                seed=start.derive(seed, "fusion"),
+                name="fusion",
+                dtype=self.dtype_policy.name,
+            )
+        self.outer = transformer(embed_dim, num_heads, "outer")
+
+    def build(self, pixels_shape: Any, patches_shape: Any) -> None:
+        """Create the weights."""
+        if self.has_inner:
+            self.inner.build(pixels_shape)
+            self.fusion.build(pixels_shape)
+        self.outer.build(patches_shape)
+
+    def call(self, pixels: Any, patches: Any, seed: Any = None) -> tuple[Any, Any]:
+        """Apply the block."""
+        if self.has_inner:
+            pixels = self.inner(pixels, seed)
+            patches = patches + self.fusion(pixels)
+        patches = self.outer(patches, seed)
+        return pixels, patches
+
+    def maps(self, pixels: Any, patches: Any) -> tuple[Any, Any]:
+        """The attention weights: inner (B N, H, M, M), None without an inner transformer, and outer (B, H, T, T)."""
+        if not self.has_inner:
+            return None, self.outer.maps(patches)
+        return self.inner.maps(pixels), self.outer.maps(patches + self.fusion(self.inner(pixels)))

@@ -1,0 +1,99 @@
+"""The model that is saved: 8-bit images in, class scores out."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import keras
+
+from tnt_exp.config import InputError
+from tnt_exp.config.model import ModelConfig
+from tnt_exp.model.options import network_options, preprocess_options
+from tnt_exp.model.preprocess import Preprocess
+from tnt_exp.model.tnt import TNT
+
+
+@keras.saving.register_keras_serializable(package="tnt_exp")
+class Classifier(keras.Model):
+    """Preprocessing and network in one, with the names of the classes.
+
+    Args:
+        preprocess: What makes network input of images.
+        network: What makes logits of that.
+        class_names: Names of the classes in the order of the logits; empty: not known.
+
+    Call arguments:
+        images: (B, height, width, channels), uint8 or floats in 0..255.
+        training: Whether the network drops.
+
+    Returns:
+        Logits (B, classes), float32.
+
+    Raises:
+        ValueError: There are not as many names as classes.
+    """
+
+    def __init__(self, preprocess: Preprocess, network: TNT, class_names: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs, autocast=False)
+        if class_names and len(class_names) != network.head.units:
+            raise ValueError(
+                f"Expected as many class_names as classes, {network.head.units}, received: {len(class_names)} names."
+            )
+        self.preprocess = preprocess
+        self.network = network
+        self.class_names = tuple(class_names)
+
+    def build(self, input_shape: Any) -> None:
+        """Check the channels; the network is built already."""
+        self.preprocess.build(input_shape)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """Classify."""
+        return self.network(self.preprocess(images), training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {
+            **super().get_config(),
+            "preprocess": keras.saving.serialize_keras_object(self.preprocess),
+            "network": keras.saving.serialize_keras_object(self.network),
+            "class_names": self.class_names,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
+        """The model of `get_config`."""
+        parts = {
+            key: keras.saving.deserialize_keras_object(config[key], custom_objects) for key in ("preprocess", "network")
+        }
+        return cls(**{**config, **parts})
+
+
+def build(
+    config: ModelConfig,
+    num_classes: int,
+    channels: int,
+    *,
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+    remat: bool = False,
+) -> Classifier:
+    """The model of a configuration, with its weights as they start (`config.weights` is not read here).
+
+    Args:
+        config: The section `model`.
+        num_classes: Classes of the dataset.
+        channels: Channels of its images.
+        class_names: Names of the classes.
+        seed: Seed of weights and dropout.
+        remat: See `TNT`.
+
+    Raises:
+        InputError: Values that do not go together.
+    """
+    try:
+        network = TNT(num_classes, channels, **network_options(config), remat=remat, seed=seed, name="tnt")
+        model = Classifier(Preprocess(**preprocess_options(config), name="preprocess"), network, class_names)
+        model.build((None, None, None, channels))
+    except ValueError as error:
+        raise InputError(f"model: {error}") from error
+    return model

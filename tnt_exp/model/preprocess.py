@@ -1,0 +1,101 @@
+"""What happens to an image before the network sees it; it belongs to the weights."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tnt_exp.model.interpolation import interpolation_matrix
+
+
+@keras.saving.register_keras_serializable(package="tnt_exp")
+class Preprocess(keras.layers.Layer):
+    """Images of any size, 0 to 255, to normalised square ones.
+
+    The short side is resized to floor(image_size / crop_fraction), the other in proportion, then the central square
+    is kept: 224 with a crop fraction of 0.9 is 248, then 224, as the published weights expect. Then
+    (x / 255 - mean) / std.
+
+    Args:
+        image_size: S, side of the result, pixels.
+        mean, std: One number, or one a channel, on pixels in [0, 1].
+        interpolation: "bilinear" or "bicubic", with antialias where it shrinks.
+        crop_fraction: Part of the side that is kept, in (0, 1].
+
+    Call arguments:
+        images: (B, height, width, channels), uint8 or floats in 0..255.
+
+    Returns:
+        (B, S, S, channels), float32.
+
+    Raises:
+        ValueError: `mean` or `std` do not fit the channels, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.5,),
+        interpolation: str = "bilinear",
+        crop_fraction: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        # Half precision would round 8-bit pixels.
+        super().__init__(**{**kwargs, "dtype": "float32"}, autocast=False)
+        if not 0 < crop_fraction <= 1:
+            raise ValueError(f"Expected crop_fraction in (0, 1], received: crop_fraction={crop_fraction}.")
+        if min(std) <= 0:
+            raise ValueError(f"Expected std above 0, received: std={tuple(std)}.")
+        interpolation_matrix(1, 1, interpolation)  # raises for an unknown one
+        self.image_size = image_size
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.interpolation = interpolation
+        self.crop_fraction = crop_fraction
+
+    def build(self, input_shape: Any) -> None:
+        """Check the number of channels."""
+        for key in ("mean", "std"):
+            numbers = getattr(self, key)
+            if len(numbers) not in (1, input_shape[-1]):
+                raise ValueError(
+                    f"Expected {key} to be one number or {input_shape[-1]}, one a channel, received: {key}={numbers}."
+                )
+
+    def call(self, images: Any) -> Any:
+        """Resize, crop, normalise."""
+        x = ops.cast(images, "float32")
+        if self.crop_fraction < 1 or tuple(x.shape[1:3]) != (self.image_size, self.image_size):
+            rows, columns = self._matrices(*ops.shape(x)[1:3])
+            x = ops.einsum("sh,bhwc->bswc", rows, x)
+            x = ops.einsum("tw,bswc->bstc", columns, x)
+            if self.interpolation == "bicubic":
+                x = ops.clip(x, 0.0, 255.0)  # it overshoots at edges; in 8 bits that is cut off
+        scale = 1 / (255 * np.asarray(self.std))
+        return x * scale.astype("float32") - (np.asarray(self.mean) / self.std).astype("float32")
+
+    def _matrices(self, height: Any, width: Any) -> tuple[Any, Any]:
+        """What resizes and crops rows and columns: (S, height), (S, width)."""
+        static = isinstance(height, int) and isinstance(width, int)
+        xp = np if static else ops
+        resized = math.floor(self.image_size / self.crop_fraction)
+        short = xp.minimum(height, width)
+        matrices = []
+        for length in (height, width):
+            scaled = length * resized // short
+            offset = xp.round((scaled - self.image_size) / 2)
+            if not static:
+                length, scaled, offset = (ops.cast(n, "float32") for n in (length, scaled, offset))
+            matrix = interpolation_matrix(
+                length, self.image_size, self.interpolation, scaled=scaled, offset=offset, xp=xp
+            )
+            matrices.append(ops.cast(matrix, "float32"))
+        return matrices[0], matrices[1]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """(B, S, S, channels)."""
+        return (input_shape[0], self.image_size, self.image_size, input_shape[-1])

@@ -1,0 +1,254 @@
+"""Transformer in Transformer (arXiv 2103.00112)."""
+
+import warnings
+from typing import Any
+
+import keras
+
+from tnt_exp.model import initialization as start
+from tnt_exp.model.block import TNTBlock
+from tnt_exp.model.embedding import PatchEmbedding, PixelEmbedding
+from tnt_exp.model.geometry import Geometry, keeps_inner
+from tnt_exp.model.pool import Pool
+from tnt_exp.model.transformer import normalization
+
+
+@keras.saving.register_keras_serializable(package="tnt_exp")
+class TNT(keras.Model):
+    """Images to class scores: pixels of a patch see each other, patches of an image see each other.
+
+    The defaults are the paper's; the paper's TNT-Ti, S and B, the keras.io example and timm's legacy variant are
+    presets in conf/model. Weights are created at construction.
+
+    Args:
+        num_classes: Classes.
+        channels: Channels of an image.
+        image_size: S, side of the square image, pixels.
+        patch_size: Side of a patch, pixels; divides `image_size`.
+        stride: Stride of the stem, pixels; divides `patch_size`. M = (patch_size / stride)^2 pixel tokens a patch.
+        depth: Blocks.
+        embed_dim: D, width of a patch token (outer).
+        inner_dim: C, width of a pixel token (inner).
+        num_heads: Heads of the outer transformer.
+        inner_num_heads: Heads of the inner transformer.
+        head_width: "split" or "full"; see `Attention`.
+        mlp_ratio: Hidden width of an MLP / its width, of both transformers.
+        qkv_bias: Bias on query, key and value.
+        inner_blocks: The blocks that keep the inner transformer, counted from 1; None: all. See `TNTBlock`.
+        stem: "patch", "image" or "image_same"; see `PixelEmbedding`.
+        pixel_projection, patch_projection: Extra Dense on the tokens (the keras.io example).
+        pixel_position, patch_position: Learnt positions.
+        fusion: "norm_dense", "norm_dense_norm" or "pixel_norm_dense"; see `Fusion`.
+        pool: "class_token", "average" or "sequence"; see `Pool`.
+        representation_size: Width of a tanh layer before the head; None: none.
+        drop_path: Stochastic depth of the last block, linear from 0 in the first.
+        embedding_dropout: Dropout of patch tokens after the positions.
+        attention_dropout: Dropout of attention weights.
+        mlp_dropout: Dropout after each Dense of an MLP.
+        initialization: "truncated_normal" or "keras"; see `tnt_exp.model.initialization`.
+        remat: Compute each block again in the backward pass instead of keeping its activations: less memory,
+            more time, the same numbers.
+        seed: Seed of weights and dropout.
+
+    Call arguments:
+        images: (B, S, S, channels), floats, normalised.
+        training: Whether to drop.
+
+    Returns:
+        Logits (B, num_classes); float32 under mixed precision too.
+
+    Raises:
+        ValueError: Arguments that do not go together.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 3,
+        *,
+        image_size: int = 32,
+        patch_size: int = 8,
+        stride: int = 4,
+        depth: int = 12,
+        embed_dim: int = 192,
+        inner_dim: int = 12,
+        num_heads: int = 3,
+        inner_num_heads: int = 2,
+        head_width: str = "split",
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        inner_blocks: tuple[int, ...] | None = None,
+        stem: str = "patch",
+        pixel_projection: bool = False,
+        patch_projection: bool = False,
+        pixel_position: bool = True,
+        patch_position: bool = True,
+        fusion: str = "norm_dense_norm",
+        pool: str = "class_token",
+        representation_size: int | None = None,
+        drop_path: float = 0.0,
+        embedding_dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        mlp_dropout: float = 0.0,
+        initialization: str = "truncated_normal",
+        remat: bool = False,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        arguments = {key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")}
+        super().__init__(**kwargs)
+        self._arguments = arguments
+        geometry = Geometry(image_size, patch_size, stride)
+        class_token = pool == "class_token"
+        _warn_of_useless(geometry, depth, class_token, drop_path)
+
+        def place(name: str) -> dict[str, Any]:
+            return {"seed": start.derive(seed, name), "name": name, "dtype": self.dtype_policy.name}
+
+        self.geometry = geometry
+        self.remat = remat
+        self.drops = max(drop_path, embedding_dropout, attention_dropout, mlp_dropout) > 0
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.pixel_embedding = PixelEmbedding(
+            image_size,
+            patch_size,
+            stride,
+            inner_dim,
+            stem,
+            pixel_projection,
+            pixel_position,
+            initialization,
+            **place("pixel_embedding"),
+        )
+        self.patch_embedding = PatchEmbedding(
+            geometry.patches,
+            geometry.pixels,
+            inner_dim,
+            embed_dim,
+            patch_projection,
+            patch_position,
+            class_token,
+            embedding_dropout,
+            initialization,
+            **place("patch_embedding"),
+        )
+        self.blocks = [
+            TNTBlock(
+                geometry.patches,
+                geometry.pixels,
+                inner_dim,
+                embed_dim,
+                num_heads,
+                inner_num_heads,
+                inner,
+                head_width,
+                mlp_ratio,
+                qkv_bias,
+                fusion,
+                class_token,
+                drop_path * (number - 1) / max(depth - 1, 1),
+                attention_dropout,
+                mlp_dropout,
+                initialization,
+                **place(f"block_{number}"),
+            )
+            for number, inner in enumerate(keeps_inner(depth, inner_blocks), start=1)
+        ]
+        self.norm = normalization("norm", self.dtype_policy.name)
+        self.pool = Pool(pool, initialization, **place("pool"))
+        self.representation = None
+        if representation_size is not None:
+            self.representation = keras.layers.Dense(
+                representation_size,
+                activation="tanh",
+                kernel_initializer=start.kernel(
+                    initialization, start.derive(seed, "representation"), embed_dim, representation_size
+                ),
+                name="representation",
+                dtype=self.dtype_policy.name,
+            )
+        features = representation_size or embed_dim
+        self.head = keras.layers.Dense(
+            num_classes,
+            kernel_initializer=start.kernel(initialization, start.derive(seed, "head"), features, num_classes),
+            dtype=self.variable_dtype,  # logits keep full precision
+            name="head",
+        )
+        self.build((None, image_size, image_size, channels))
+
+    def build(self, input_shape: Any) -> None:
+        """Create the weights for images of shape (B, S, S, channels)."""
+        pixels = (None, self.geometry.pixels, self.pixel_embedding.inner_dim)
+        patches = (None, self.geometry.patches + self.patch_embedding.class_token, self.patch_embedding.embed_dim)
+        self.pixel_embedding.build(input_shape)
+        self.patch_embedding.build(pixels)
+        for block in self.blocks:
+            block.build(pixels, patches)
+        self.norm.build(patches)
+        self.pool.build(patches)
+        if self.representation is not None:
+            self.representation.build((None, patches[-1]))
+        self.head.build((None, patches[-1] if self.representation is None else self.representation.units))
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """Classify."""
+        x = self.pool(self.features(images, training))
+        if self.representation is not None:
+            x = self.representation(x)
+        return self.head(x)
+
+    def features(self, images: Any, training: bool = False) -> Any:
+        """The tokens before pooling, normalised: (B, T, D), a class token first."""
+        seed = self.seed_generator.next() if training and self.drops else None
+        pixels = self.pixel_embedding(images)
+        patches = self.patch_embedding(pixels, seed)
+        for block in self.blocks:
+            pixels, patches = self._block(block, seed)(pixels, patches)
+        return self.norm(patches)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {**super().get_config(), **self._arguments}
+
+    def _block(self, block: TNTBlock, seed: Any) -> Any:
+        def apply(pixels: Any, patches: Any) -> Any:
+            return block(pixels, patches, seed)
+
+        return keras.remat(apply) if self.remat else apply
+
+    def block_outputs(self, images: Any) -> list[tuple[Any, Any]]:
+        """Pixel tokens (B N, M, C) and patch tokens (B, T, D) after each block."""
+        pixels = self.pixel_embedding(images)
+        patches = self.patch_embedding(pixels)
+        outputs = []
+        for block in self.blocks:
+            pixels, patches = block(pixels, patches)
+            outputs.append((pixels, patches))
+        return outputs
+
+    def attention(self, images: Any) -> list[tuple[Any, Any]]:
+        """The attention weights of each block; each row of the last axis sums to 1.
+
+        Inner: (B N, heads, M, M), None in a block without an inner transformer. Outer: (B, heads, T, T).
+        """
+        pixels = self.pixel_embedding(images)
+        patches = self.patch_embedding(pixels)
+        maps = []
+        for block in self.blocks:
+            maps.append(block.maps(pixels, patches))
+            pixels, patches = block(pixels, patches)
+        return maps
+
+
+def _warn_of_useless(geometry: Geometry, depth: int, class_token: bool, drop_path: float) -> None:
+    """Warn of arguments that change nothing, since softmax over one token is 1."""
+    if drop_path and depth == 1:
+        warnings.warn("drop_path has no effect at depth=1: it grows from 0 in the first block.", stacklevel=3)
+    if geometry.pixels == 1:
+        warnings.warn(
+            "With stride equal to patch_size a patch has one pixel token: inner attention has no effect.", stacklevel=3
+        )
+    if geometry.patches == 1 and not class_token:
+        warnings.warn(
+            "With patch_size equal to image_size there is one patch token: outer attention has no effect.", stacklevel=3
+        )
