@@ -1,19 +1,16 @@
 """Colour changes of float32 images valued 0..255, with one factor (B,) an image; the laws are Pillow's."""
 
-import numpy as np
 from keras import ops
 
 from tnt_exp.augmentation.randomness import Draws, Tensor
 from tnt_exp.config.augmentation import AugmentationConfig
 
-LUMA = np.array([0.299, 0.587, 0.114], "float32")  # ITU-R 601
-
 
 def grey(pixels: Tensor) -> Tensor:
-    """Return the brightness (B, h, w, 1)."""
+    """Return the brightness (B, h, w, 1), weighted as ITU-R 601."""
     if pixels.shape[-1] == 1:
         return pixels
-    return ops.sum(pixels * LUMA, axis=-1, keepdims=True)
+    return ops.sum(pixels * ops.convert_to_tensor([0.299, 0.587, 0.114], "float32"), axis=-1, keepdims=True)
 
 
 def blend(other: Tensor, pixels: Tensor, factor: Tensor) -> Tensor:
@@ -37,12 +34,12 @@ def saturation(pixels: Tensor, factor: Tensor) -> Tensor:
 
 
 def hue(pixels: Tensor, turn: Tensor) -> Tensor:
-    """Turn the colour circle of hue, saturation, value by `turn` (B,), part of the circle; grey stays as it is."""
+    """Turn the hue of (hue, saturation, value) by `turn` (B,), part of the circle; a grey image stays as it is."""
     if pixels.shape[-1] == 1:
         return pixels
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-    value, least = ops.max(pixels, axis=-1), ops.min(pixels, axis=-1)
-    chroma = value - least
+    value = ops.max(pixels, axis=-1)
+    chroma = value - ops.min(pixels, axis=-1)
     divisor = ops.where(chroma > 0, chroma, 1.0)
     sixth = ops.where(
         value == red,
@@ -60,9 +57,9 @@ def hue(pixels: Tensor, turn: Tensor) -> Tensor:
 
 
 def jitter(pixels: Tensor, config: AugmentationConfig, draws: Draws) -> Tensor:
-    """Change brightness, contrast, saturation and hue by random factors.
+    """Change brightness, contrast, saturation and hue by random factors, unrounded.
 
-    torchvision's ColorJitter in a fixed order (there it is random).
+    torchvision's ColorJitter, but always in this order (there it is random).
     """
     batch = pixels.shape[0]
     changes = (

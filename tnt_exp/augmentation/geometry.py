@@ -10,8 +10,6 @@ bring it back into view; and there is one interpolation instead of several.
 
 import math
 
-import keras
-import numpy as np
 from keras import ops
 
 from tnt_exp.augmentation.randomness import Draws, Tensor
@@ -86,7 +84,7 @@ def random_geometry(
 
 
 def _flips(config: AugmentationConfig, draws: Draws, batch: int) -> Tensor:
-    chance = np.array([config.horizontal_flip, config.vertical_flip], "float32")
+    chance = ops.convert_to_tensor([config.horizontal_flip, config.vertical_flip], "float32")
     sign = 1.0 - 2.0 * ops.cast(draws.uniform("flip", (batch, 2)) < chance, "float32")
     return affine(sign[:, 0], 0.0, 0.0, 0.0, sign[:, 1], 0.0)
 
@@ -108,7 +106,7 @@ def _random_resized_crop(
     box_width = ops.round(ops.sqrt(area * aspect))
     box_height = ops.round(ops.sqrt(area / aspect))
     fits = (box_width > 0) & (box_width <= width) & (box_height > 0) & (box_height <= height)
-    chosen = keras.ops.one_hot(ops.argmax(fits, axis=-1), CROP_ATTEMPTS, dtype="float32")
+    chosen = ops.one_hot(ops.argmax(fits, axis=-1), CROP_ATTEMPTS, dtype="float32")
     found = ops.any(fits, axis=-1)
     central_width = float(round(min(width, height * ratio[1])))
     central_height = float(round(min(height, width / ratio[0])))

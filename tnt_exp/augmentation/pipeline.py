@@ -6,7 +6,10 @@ import numpy as np
 from keras import ops
 
 from tnt_exp.augmentation.color import jitter
+from tnt_exp.augmentation.erasing import erase
 from tnt_exp.augmentation.geometry import random_geometry
+from tnt_exp.augmentation.mixing import mix
+from tnt_exp.augmentation.policies import apply_operations, random_operations
 from tnt_exp.augmentation.randomness import Draws, Tensor
 from tnt_exp.augmentation.sampling import sample
 from tnt_exp.config.augmentation import AugmentationConfig
@@ -59,12 +62,19 @@ class Augmentation:
     def __call__(self, images: Tensor, labels: Tensor, step: Tensor, mixing: Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Return inputs and targets (see the class)."""
         config, draws = self.config, Draws(self.seed, step)
-        batch, *source = images.shape[:3]
-        pixels = jitter(ops.cast(images, "float32"), config, draws)
-        maps = random_geometry(config, draws, batch, tuple(source))
-        axis_aligned = not (config.rotation or config.shear)
+        batch, height, width = images.shape[:3]
+        pixels = ops.cast(images, "float32")
+        frame = (height, width) if config.crop_scale is None else (self.image_size, self.image_size)
+        pixels, policy_maps = apply_operations(pixels, random_operations(config, draws, batch, frame))
+        pixels = jitter(pixels, config, draws)
+        maps = random_geometry(config, draws, batch, (height, width), policy_maps)
+        axis_aligned = not (config.rotation or config.shear) and policy_maps is None
         pixels = sample(pixels, maps, self.image_size, config.fill, axis_aligned)
-        inputs = (pixels / 255.0 - self.mean) / self.std
+        inputs = (pixels / 255.0 - ops.convert_to_tensor(self.mean)) / ops.convert_to_tensor(self.std)
+        if config.erasing:
+            inputs = erase(inputs, config.erasing, draws)
         targets = ops.one_hot(labels, self.num_classes, dtype="float32")
         targets = targets * (1.0 - self.label_smoothing) + self.label_smoothing / self.num_classes
+        if config.mixup or config.cutmix:
+            inputs, targets = mix(inputs, targets, config, draws, mixing)
         return inputs, targets

@@ -28,7 +28,7 @@ def sample(pixels: Tensor, maps: Tensor | None, size: int, fill: Fill, axis_alig
     """
     pixels = _shrink(pixels, size)
     height, width = pixels.shape[1:3]
-    centres = (np.arange(size, dtype="float32") + 0.5) / size - 0.5
+    centres = (ops.arange(size, dtype="float32") + 0.5) / size - 0.5
     if maps is None:
         if (height, width) == (size, size):
             return pixels
@@ -53,12 +53,12 @@ def _shrink(pixels: Tensor, size: int) -> Tensor:
     return pixels
 
 
-def _overlaps(length: int, cells: int) -> np.ndarray:
+def _overlaps(length: int, cells: int) -> Tensor:
     """Return (cells, length): the part of each cell that each pixel covers; rows sum to 1."""
     edges = np.linspace(0, length, cells + 1)
     start, pixel = edges[:-1, None], np.arange(length)
     shared = np.minimum(edges[1:, None], pixel + 1) - np.maximum(start, pixel)
-    return (np.clip(shared, 0, None) * cells / length).astype("float32")
+    return ops.convert_to_tensor(np.clip(shared, 0, None) * cells / length, "float32")
 
 
 def _mirror(points: Tensor, length: int) -> Tensor:
@@ -76,7 +76,7 @@ def _hats(points: Tensor, length: int, fill: Fill) -> Tensor:
     """Return (B, S, length): the bilinear weight of each pixel at each point."""
     folded = _mirror(points, length) if fill is Fill.reflect else points
     place = ops.clip(folded - 0.5, 0.0, length - 1.0)
-    weights = ops.maximum(1.0 - ops.abs(place[..., None] - np.arange(length, dtype="float32")), 0.0)
+    weights = ops.maximum(1.0 - ops.abs(place[..., None] - ops.arange(length, dtype="float32")), 0.0)
     return weights * _inside(points, length)[..., None] if fill is Fill.constant else weights
 
 
@@ -94,7 +94,7 @@ def _by_gather(pixels: Tensor, x: Tensor, y: Tensor, fill: Fill) -> Tensor:
     left, right, across = _neighbours(x, width, fill)
     above, below, down = _neighbours(y, height, fill)
     flat = ops.reshape(pixels, (-1, channels))
-    image = np.arange(batch, dtype="int32")[:, None, None] * (height * width)
+    image = ops.arange(batch, dtype="int32")[:, None, None] * (height * width)
     above, below = above * width + image, below * width + image
 
     def taps(row: Tensor) -> Tensor:

@@ -1,0 +1,50 @@
+"""Random erasing (arXiv 1708.04896), as timm's mode "pixel": a box of standard normal noise in normalised images."""
+
+import math
+
+from keras import ops
+
+from tnt_exp.augmentation.randomness import Draws, Tensor
+
+AREA = (0.02, 1 / 3)  # of the image
+ASPECT = (0.3, 1 / 0.3)  # height / width
+ATTEMPTS = 10
+
+
+def erase(inputs: Tensor, probability: float, draws: Draws) -> Tensor:
+    """Fill a random box of each image with noise, with the given probability.
+
+    Args:
+        inputs: float32 (B, S, S, C), normalised.
+        probability: Of an image to be erased at all.
+        draws: Random numbers of the step.
+
+    Returns:
+        Images like `inputs`.
+    """
+    batch, size = inputs.shape[0], inputs.shape[1]
+    noise = draws.normal("erasing/noise", tuple(inputs.shape))
+    return ops.where(_boxes(probability, draws, batch, size)[..., None], noise, inputs)
+
+
+def _boxes(probability: float, draws: Draws, batch: int, size: int) -> Tensor:
+    """Return bool (B, S, S): the first of ten random boxes that is smaller than the image, if any."""
+    shape = (batch, ATTEMPTS)
+    area = draws.uniform("erasing/area", shape, *AREA) * size**2
+    aspect = ops.exp(draws.uniform("erasing/aspect", shape, math.log(ASPECT[0]), math.log(ASPECT[1])))
+    height, width = ops.round(ops.sqrt(area * aspect)), ops.round(ops.sqrt(area / aspect))
+    fits = (height < size) & (width < size)
+    first = ops.one_hot(ops.argmax(fits, axis=-1), ATTEMPTS, dtype="float32")
+    uniform = draws.uniform("erasing", (batch, 3))
+    erased = ops.cast(ops.any(fits, axis=-1) & (uniform[:, 0] < probability), "float32")
+    height, width = ops.sum(height * first, axis=-1) * erased, ops.sum(width * first, axis=-1) * erased
+    rows = _span(uniform[:, 1], height, size)
+    columns = _span(uniform[:, 2], width, size)
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def _span(uniform: Tensor, length: Tensor, size: int) -> Tensor:
+    """Return bool (B, S): `length` neighbouring places, at a uniform position."""
+    start = ops.floor(uniform * (size - length + 1))[:, None]
+    place = ops.arange(size, dtype="float32")
+    return (place >= start) & (place < start + length[:, None])

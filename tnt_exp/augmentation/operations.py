@@ -1,0 +1,164 @@
+"""The operations that the published policies draw from, on a batch where each image has its own.
+
+Images are float32 with whole values 0..255, as Pillow's. One pass applies every operation at once, each with an
+argument that changes nothing where it is not the image's: those that map a value to a value go through one table an
+image and channel, colour and sharpness blend, the geometric ones go into the image's affine map.
+
+Departure from a chain on decoded pictures: the geometric operations act after all colour ones, in the final sample
+(see `geometry`). So statistics (equalize, autocontrast, contrast) are those of the source, without fill or crop;
+the fill is not coloured; sharpness comes before the resampling.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+from keras import ops
+
+from tnt_exp.augmentation.color import blend
+from tnt_exp.augmentation.geometry import affine
+from tnt_exp.augmentation.randomness import Tensor
+
+LEVELS = 256
+
+
+class Operation(IntEnum):
+    """One operation; in brackets its argument."""
+
+    identity = 0
+    autocontrast = 1
+    equalize = 2
+    invert = 3
+    posterize = 4  # bits kept
+    solarize = 5  # first value inverted
+    solarize_add = 6  # added to values below 128
+    brightness = 7  # factor
+    contrast = 8  # factor
+    color = 9  # factor
+    sharpness = 10  # factor
+    rotate = 11  # degrees, counter-clockwise
+    shear_x = 12  # tangent, about the top edge
+    shear_y = 13  # tangent, about the left edge
+    translate_x = 14  # part of the width, to the left
+    translate_y = 15  # part of the height, upwards
+
+
+def apply_color(pixels: Tensor, operation: Tensor, argument: Tensor) -> Tensor:
+    """Apply each image's operation where it is one of colour.
+
+    Args:
+        pixels: float32 (B, h, w, C), whole values.
+        operation: int32 (B,), of `Operation`.
+        argument: float32 (B,), what the operation takes.
+
+    Returns:
+        Images like `pixels`.
+    """
+
+    def factor(which: Operation) -> Tensor:
+        return ops.where(operation == which, argument, 1.0)
+
+    luma = _luma(pixels)
+    pixels = _look_up(pixels, _tables(pixels, luma, operation, argument))
+    if pixels.shape[-1] == 3:
+        # Where the factor is 1 nothing changes, so it is of no matter that the table came after this brightness.
+        pixels = ops.floor(blend(luma, pixels, factor(Operation.color)))
+    return ops.floor(blend(_smooth(pixels), pixels, factor(Operation.sharpness)))
+
+
+def geometry_of(operation: Tensor, argument: Tensor) -> Tensor:
+    """Return the affine map (B, 2, 3) of each image's operation where it is geometric, else the identity."""
+
+    def only(which: Operation) -> Tensor:
+        return ops.where(operation == which, argument, 0.0)
+
+    angle = only(Operation.rotate) * (np.pi / 180)
+    cos, sin = ops.cos(angle), ops.sin(angle)
+    shear_x, shear_y = only(Operation.shear_x), only(Operation.shear_y)
+    return affine(
+        cos,
+        shear_x - sin,
+        shear_x / 2 + only(Operation.translate_x),
+        shear_y + sin,
+        cos,
+        shear_y / 2 + only(Operation.translate_y),
+    )
+
+
+def _luma(pixels: Tensor) -> Tensor:
+    """Return Pillow's conversion to grey: 16-bit fixed point, exact in float32."""
+    if pixels.shape[-1] == 1:
+        return pixels
+    weights = ops.convert_to_tensor([19595.0, 38470.0, 7471.0], "float32")
+    return ops.floor((ops.sum(pixels * weights, axis=-1, keepdims=True) + 32768.0) / 65536.0)
+
+
+def _smooth(pixels: Tensor) -> Tensor:
+    """Return the mean of 3 x 3 pixels with the centre five-fold, rounded; the border stays."""
+    rows = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
+    block = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    centre = pixels[:, 1:-1, 1:-1]
+    change = ops.floor((block + 4.0 * centre) / 13.0 + 0.5) - centre
+    return pixels + ops.pad(change, [[0, 0], [1, 1], [1, 1], [0, 0]])
+
+
+def _look_up(pixels: Tensor, tables: Tensor) -> Tensor:
+    """Replace each value by its entry in the table (B, C, 256) of its image and channel."""
+    return ops.take(ops.reshape(tables, (-1,)), _places(pixels))
+
+
+def _places(pixels: Tensor) -> Tensor:
+    batch, _, _, channels = pixels.shape
+    start = np.arange(batch * channels, dtype="int32").reshape(batch, 1, 1, channels) * LEVELS
+    return ops.cast(pixels, "int32") + ops.convert_to_tensor(start)
+
+
+def _histogram(pixels: Tensor) -> Tensor:
+    """Count each value: (B, C, 256). A scatter; measured three to ten times faster than one-hot matmuls or a sort."""
+    batch, _, _, channels = pixels.shape
+    places = ops.reshape(_places(pixels), (-1,))
+    counts = ops.segment_sum(ops.ones_like(places, "float32"), places, batch * channels * LEVELS)
+    return ops.reshape(counts, (batch, channels, LEVELS))
+
+
+def _tables(pixels: Tensor, luma: Tensor, operation: Tensor, argument: Tensor) -> Tensor:
+    """Return (B, C, 256): what becomes of each value of each channel."""
+    batch, _, _, channels = pixels.shape
+    value = ops.broadcast_to(ops.arange(LEVELS, dtype="float32"), (batch, channels, LEVELS))
+    amount = argument[:, None, None]
+    mean = ops.floor(ops.mean(luma, axis=(1, 2, 3)) + 0.5)[:, None, None]
+    # Of other operations' arguments posterize would make no whole power of two.
+    step = 2.0 ** (8.0 - ops.where(operation == Operation.posterize, argument, 8.0))[:, None, None]
+    candidates = {
+        Operation.autocontrast: _autocontrast(pixels, value),
+        Operation.equalize: _equalize(_histogram(pixels), value),
+        Operation.invert: 255.0 - value,
+        Operation.posterize: ops.floor(value / step) * step,
+        Operation.solarize: ops.where(value < amount, value, 255.0 - value),
+        Operation.solarize_add: ops.where(value < 128, ops.minimum(value + amount, 255.0), value),
+        Operation.brightness: ops.floor(ops.clip(value * amount, 0.0, 255.0)),
+        Operation.contrast: ops.floor(ops.clip(mean + amount * (value - mean), 0.0, 255.0)),
+    }
+    table = value
+    for which, candidate in candidates.items():
+        table = ops.where((operation == which)[:, None, None], candidate, table)
+    return table
+
+
+def _autocontrast(pixels: Tensor, value: Tensor) -> Tensor:
+    """Stretch each channel to 0..255; a channel of one value stays."""
+    low, high = ops.min(pixels, axis=(1, 2))[..., None], ops.max(pixels, axis=(1, 2))[..., None]
+    scale = 255.0 / ops.maximum(high - low, 1.0)
+    stretched = ops.floor(ops.clip((value - low) * scale, 0.0, 255.0))
+    return ops.where(high > low, stretched, value)
+
+
+def _equalize(histogram: Tensor, value: Tensor) -> Tensor:
+    """Spread each channel's values evenly over its pixels; a channel of one value stays."""
+    total = ops.sum(histogram, axis=-1, keepdims=True)
+    upto = ops.cumsum(histogram, axis=-1)
+    highest = ops.max(ops.where(histogram > 0, value, 0.0), axis=-1, keepdims=True)
+    last = ops.sum(ops.where(value == highest, histogram, 0.0), axis=-1, keepdims=True)
+    step = ops.floor((total - last) / 255.0)
+    safe = ops.maximum(step, 1.0)
+    spread = ops.floor((ops.floor(step / 2.0) + upto - histogram) / safe)
+    return ops.where(step > 0, ops.minimum(spread, 255.0), value)

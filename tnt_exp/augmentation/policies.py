@@ -1,0 +1,216 @@
+"""RandAugment, AutoAugment and TrivialAugment: which operations each image gets, how strongly.
+
+A policy names one or more operations an image, one after the other. A level from 0 to 1 becomes an operation's
+argument by a law.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from keras import ops
+
+from tnt_exp.augmentation.geometry import compose
+from tnt_exp.augmentation.operations import Operation, apply_color, geometry_of
+from tnt_exp.augmentation.randomness import Draws, Tensor
+from tnt_exp.config.augmentation import AugmentationConfig, Policy
+
+
+@dataclass(frozen=True)
+class Law:
+    """How a level becomes an argument: base + span * level.
+
+    Args:
+        base: The argument at level 0.
+        span: Its change from level 0 to level 1.
+        signed: The change goes either way, at random.
+        whole: The change is a whole number: 0.0 cuts, 0.5 rounds; None leaves it.
+    """
+
+    base: float = 0.0
+    span: float = 0.0
+    signed: bool = False
+    whole: float | None = None
+
+
+Laws = dict[Operation, Law]
+Choice = tuple[Tensor, Tensor]  # operation int32 (B,), argument float32 (B,)
+
+ENHANCEMENTS = (Operation.color, Operation.contrast, Operation.brightness, Operation.sharpness)
+
+
+def randaugment_laws(increasing: bool) -> Laws:
+    """Return timm's fifteen operations, in the versions of `rand-...-inc1` or `-inc0`."""
+    return {
+        Operation.autocontrast: Law(),
+        Operation.equalize: Law(),
+        Operation.invert: Law(),
+        Operation.rotate: Law(0, 30, signed=True),
+        Operation.posterize: Law(4, -4, whole=0.0) if increasing else Law(0, 4, whole=0.0),
+        Operation.solarize: Law(256, -256, whole=0.0) if increasing else Law(0, 256, whole=0.0),
+        Operation.solarize_add: Law(0, 110, whole=0.0),
+        **dict.fromkeys(ENHANCEMENTS, Law(1, 0.9, signed=True) if increasing else Law(0.1, 1.8)),
+        Operation.shear_x: Law(0, 0.3, signed=True),
+        Operation.shear_y: Law(0, 0.3, signed=True),
+        Operation.translate_x: Law(0, 0.45, signed=True),
+        Operation.translate_y: Law(0, 0.45, signed=True),
+    }
+
+
+def autoaugment_laws() -> Laws:
+    """Return the ranges of the AutoAugment paper's table 6, levels in ninths."""
+    shift = Law(0, 150 / 331, signed=True)
+    return {
+        Operation.autocontrast: Law(),
+        Operation.equalize: Law(),
+        Operation.invert: Law(),
+        Operation.rotate: Law(0, 30, signed=True),
+        Operation.posterize: Law(8, -4, whole=0.5),
+        Operation.solarize: Law(255, -255),
+        **dict.fromkeys(ENHANCEMENTS, Law(1, 0.9, signed=True)),
+        Operation.shear_x: Law(0, 0.3, signed=True),
+        Operation.shear_y: Law(0, 0.3, signed=True),
+        Operation.translate_x: shift,
+        Operation.translate_y: shift,
+    }
+
+
+def trivial_laws(frame: tuple[int, int]) -> Laws:
+    """Return the wide ranges of TrivialAugment, levels in thirtieths; shifts of up to 32 pixels of the frame."""
+    height, width = frame
+    return {
+        Operation.identity: Law(),
+        Operation.autocontrast: Law(),
+        Operation.equalize: Law(),
+        Operation.rotate: Law(0, 135, signed=True),
+        Operation.posterize: Law(8, -6, whole=0.5),
+        Operation.solarize: Law(255, -255),
+        **dict.fromkeys(ENHANCEMENTS, Law(1, 0.99, signed=True)),
+        Operation.shear_x: Law(0, 0.99, signed=True),
+        Operation.shear_y: Law(0, 0.99, signed=True),
+        Operation.translate_x: Law(0, 32 / width, signed=True),
+        Operation.translate_y: Law(0, 32 / height, signed=True),
+    }
+
+
+RANDAUGMENT_PROBABILITY = 0.5  # timm applies each operation drawn with this probability
+TRIVIAL_LEVELS = 31
+
+_ = Operation
+CIFAR10_POLICY = (  # two operations each with (operation, probability, level in ninths)
+    ((_.invert, 0.1, 0), (_.contrast, 0.2, 6)),
+    ((_.rotate, 0.7, 2), (_.translate_x, 0.3, 9)),
+    ((_.sharpness, 0.8, 1), (_.sharpness, 0.9, 3)),
+    ((_.shear_y, 0.5, 8), (_.translate_y, 0.7, 9)),
+    ((_.autocontrast, 0.5, 0), (_.equalize, 0.9, 0)),
+    ((_.shear_y, 0.2, 7), (_.posterize, 0.3, 7)),
+    ((_.color, 0.4, 3), (_.brightness, 0.6, 7)),
+    ((_.sharpness, 0.3, 9), (_.brightness, 0.7, 9)),
+    ((_.equalize, 0.6, 0), (_.equalize, 0.5, 0)),
+    ((_.contrast, 0.6, 7), (_.sharpness, 0.6, 5)),
+    ((_.color, 0.7, 7), (_.translate_x, 0.5, 8)),
+    ((_.equalize, 0.3, 0), (_.autocontrast, 0.4, 0)),
+    ((_.translate_y, 0.4, 3), (_.sharpness, 0.2, 6)),
+    ((_.brightness, 0.9, 6), (_.color, 0.2, 8)),
+    ((_.solarize, 0.5, 2), (_.invert, 0.0, 0)),
+    ((_.equalize, 0.2, 0), (_.autocontrast, 0.6, 0)),
+    ((_.equalize, 0.2, 0), (_.equalize, 0.6, 0)),
+    ((_.color, 0.9, 9), (_.equalize, 0.6, 0)),
+    ((_.autocontrast, 0.8, 0), (_.solarize, 0.2, 8)),
+    ((_.brightness, 0.1, 3), (_.color, 0.7, 0)),
+    ((_.solarize, 0.4, 5), (_.autocontrast, 0.9, 0)),
+    ((_.translate_y, 0.9, 9), (_.translate_y, 0.7, 9)),
+    ((_.autocontrast, 0.9, 0), (_.solarize, 0.8, 3)),
+    ((_.equalize, 0.8, 0), (_.invert, 0.1, 0)),
+    ((_.translate_y, 0.7, 9), (_.autocontrast, 0.9, 0)),
+)
+
+
+def random_operations(config: AugmentationConfig, draws: Draws, batch: int, frame: tuple[int, int]) -> list[Choice]:
+    """Draw the operations of each image.
+
+    Args:
+        config: Which policy, how strong.
+        draws: Random numbers of the step.
+        batch: Images in the batch, B.
+        frame: Height and width, in the pixels in which the policy counts.
+
+    Returns:
+        For each operation in turn, which one (B,) and its argument (B,); empty without a policy.
+    """
+    if config.policy is Policy.none:
+        return []
+    if config.policy is Policy.randaugment:
+        return _randaugment(config, draws, batch)
+    return _autoaugment(draws, batch) if config.policy is Policy.autoaugment else _trivial(draws, batch, frame)
+
+
+def apply_operations(pixels: Tensor, choices: list[Choice]) -> tuple[Tensor, Tensor | None]:
+    """Return the images with the colour operations done, and the affine map of the geometric ones."""
+    maps: Tensor | None = None
+    for operation, argument in choices:
+        pixels = apply_color(pixels, operation, argument)
+        later = geometry_of(operation, argument)
+        maps = later if maps is None else compose(maps, later)
+    return pixels, maps
+
+
+def _randaugment(config: AugmentationConfig, draws: Draws, batch: int) -> list[Choice]:
+    laws = randaugment_laws(config.policy_increasing)
+    names = ops.convert_to_tensor(list(laws), "int32")
+    magnitude, deviation = config.policy_magnitude, config.policy_magnitude_std
+    choices = []
+    for turn in range(config.policy_operations):
+        uniform = draws.uniform(f"randaugment/{turn}", (batch, 3))
+        operation = ops.take(names, _index(uniform[:, 0], len(laws)))
+        operation = ops.where(uniform[:, 1] < RANDAUGMENT_PROBABILITY, operation, int(Operation.identity))
+        if math.isinf(deviation):  # timm's word for: uniform up to the magnitude
+            level = draws.uniform(f"randaugment/{turn}/level", (batch,), 0.0, magnitude)
+        else:
+            level = magnitude + deviation * draws.normal(f"randaugment/{turn}/level", (batch,))
+        choices.append((operation, _argument(laws, operation, ops.clip(level / 10.0, 0.0, 1.0), uniform[:, 2])))
+    return choices
+
+
+def _autoaugment(draws: Draws, batch: int) -> list[Choice]:
+    laws = autoaugment_laws()
+    table = ops.convert_to_tensor(np.array(CIFAR10_POLICY, "float32"))
+    uniform = draws.uniform("autoaugment", (batch, 5))
+    pairs = ops.take(table, _index(uniform[:, 0], len(CIFAR10_POLICY)), axis=0)
+    choices = []
+    for turn in range(2):
+        named, probability, level = (pairs[:, turn, column] for column in range(3))
+        applied = uniform[:, 1 + turn] < probability
+        operation = ops.where(applied, ops.cast(named, "int32"), int(Operation.identity))
+        choices.append((operation, _argument(laws, operation, level / 9.0, uniform[:, 3 + turn])))
+    return choices
+
+
+def _trivial(draws: Draws, batch: int, frame: tuple[int, int]) -> list[Choice]:
+    laws = trivial_laws(frame)
+    uniform = draws.uniform("trivial", (batch, 3))
+    operation = ops.take(ops.convert_to_tensor(list(laws), "int32"), _index(uniform[:, 0], len(laws)))
+    level = ops.cast(_index(uniform[:, 1], TRIVIAL_LEVELS), "float32") / (TRIVIAL_LEVELS - 1)
+    return [(operation, _argument(laws, operation, level, uniform[:, 2]))]
+
+
+def _index(uniform: Tensor, count: int) -> Tensor:
+    """Turn numbers in [0, 1) into whole numbers below `count`."""
+    return ops.minimum(ops.cast(uniform * count, "int32"), count - 1)
+
+
+def _argument(laws: Laws, operation: Tensor, level: Tensor, coin: Tensor) -> Tensor:
+    """Apply each operation's law to its level; `coin` in [0, 1) gives the sign of a signed one."""
+
+    def column(values: dict[Operation, float]) -> Tensor:
+        return ops.take(ops.convert_to_tensor([values.get(which, 0.0) for which in Operation], "float32"), operation)
+
+    base = column({which: law.base for which, law in laws.items()})
+    span = column({which: abs(law.span) for which, law in laws.items()})
+    direction = column({which: math.copysign(1.0, law.span) for which, law in laws.items()})
+    signed = column({which: float(law.signed) for which, law in laws.items()})
+    whole = column({which: float(law.whole is not None) for which, law in laws.items()})
+    rounding = column({which: law.whole or 0.0 for which, law in laws.items()})
+    amount = span * level
+    amount = ops.where(whole > 0, ops.floor(amount + rounding), amount)
+    return base + amount * ops.where((signed > 0) & (coin < 0.5), -1.0, direction)
