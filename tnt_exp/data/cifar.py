@@ -6,7 +6,6 @@ the Python version, pickled dictionaries of an array (images, 3072) and a list o
 """
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tnt_exp.config.errors import InputError
 from tnt_exp.data.class_names import CLASS_NAMES
 from tnt_exp.data.dataset import Parts, Split, labelled
 from tnt_exp.data.known import OFFICIAL
+from tnt_exp.data.layouts import CIFAR, CifarLayout, complete_cifar
 from tnt_exp.data.members import members
 from tnt_exp.data.reading import reading
 from tnt_exp.data.unpickle import Pixels, unpickle
@@ -26,43 +26,13 @@ _PIXELS = 3 * 32 * 32
 _COARSE_CLASSES = 20  # CIFAR-100's superclasses, not used but there
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """The files of one version of one data set."""
-
-    train: tuple[str, ...]
-    test: str
-    names: str  # the file of class names; the official names where it is not there
-    key: str | None = None  # of the labels in a pickle; None: the binary version
-    names_key: str = ""  # of the class names in their pickle
-    label_bytes: int = 0  # of a binary record; the last one is the class
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        return (*self.train, self.test)
-
-
-_FIVE = tuple(f"data_batch_{number}" for number in range(1, 6))
-_LAYOUTS = {
-    Source.cifar10: (
-        _Layout(tuple(f"{name}.bin" for name in _FIVE), "test_batch.bin", "batches.meta.txt", label_bytes=1),
-        _Layout(_FIVE, "test_batch", "batches.meta", key="labels", names_key="label_names"),
-    ),
-    Source.cifar100: (
-        _Layout(("train.bin",), "test.bin", "fine_label_names.txt", label_bytes=2),
-        _Layout(("train",), "test", "meta", key="fine_labels", names_key="fine_label_names"),
-    ),
-}
-
-
 def read_cifar(source: Source, path: Path) -> Parts:
     """Read an official archive, or the folder that it unpacks to, in either version.
 
     Raises:
         InputError: A file is missing, damaged, mislabelled or of another form.
     """
-    layouts = _LAYOUTS[source]
-    by_name = {name: layout for layout in layouts for name in (*layout.images, layout.names)}
+    by_name = {name: layout for layout in CIFAR[source] for name in (*layout.images, layout.names)}
     classes = len(CLASS_NAMES[source])
     splits: dict[str, Split] = {}
     names: dict[str, tuple[str, ...]] = {}
@@ -73,24 +43,22 @@ def read_cifar(source: Source, path: Path) -> Parts:
         else:
             splits[name] = _images(layout, content, classes, file)
 
-    layout = max(layouts, key=lambda layout: len(splits.keys() & layout.images))
-    missing = [name for name in layout.images if name not in splits]
-    if missing:
-        expected = " or ".join(", ".join(layout.images) for layout in layouts)
-        raise InputError(
-            f"dataset.path={path}: expected the files of {source.value} ({expected}), "
-            f"received no {', '.join(missing)}; give the official archive or the folder it unpacks to"
+    layout = complete_cifar(source, path, splits)
+    train, test = _joined([splits[name] for name in layout.train]), splits[layout.test]
+    received = (len(train), len(test))
+    if received != OFFICIAL[source]:
+        _log.warning(
+            "%s: %d training and %d test images; the official %s has %d and %d",
+            *(path, *received, source.value, *OFFICIAL[source]),
         )
-    parts = Parts(
-        train=_joined([splits[name] for name in layout.train]),
-        test=splits[layout.test],
+    return Parts(
+        train=train,
+        test=test,
         class_names=names.get(layout.names, CLASS_NAMES[source]),
     )
-    _compare_with_official(parts, source, path)
-    return parts
 
 
-def _images(layout: _Layout, content: bytes, classes: int, file: str) -> Split:
+def _images(layout: CifarLayout, content: bytes, classes: int, file: str) -> Split:
     if layout.key is None:
         records = _records(layout, content, file)
         labels, pixels = records[:, layout.label_bytes - 1], records[:, layout.label_bytes :]
@@ -101,7 +69,7 @@ def _images(layout: _Layout, content: bytes, classes: int, file: str) -> Split:
     return labelled(np.ascontiguousarray(images), labels, classes, file)
 
 
-def _records(layout: _Layout, content: bytes, file: str) -> np.ndarray:
+def _records(layout: CifarLayout, content: bytes, file: str) -> np.ndarray:
     size = layout.label_bytes + _PIXELS
     if len(content) % size:
         raise InputError(
@@ -133,7 +101,7 @@ def _arrays(batch: dict[str, Any], key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(numbers, np.int64), pixels
 
 
-def _class_names(layout: _Layout, content: bytes, classes: int, file: str) -> tuple[str, ...]:
+def _class_names(layout: CifarLayout, content: bytes, classes: int, file: str) -> tuple[str, ...]:
     with reading(file):
         if layout.key is None:
             names = [line.strip() for line in content.decode().splitlines() if line.strip()]
@@ -150,12 +118,3 @@ def _joined(splits: list[Split]) -> Split:
     if len(splits) == 1:
         return splits[0]
     return Split(np.concatenate([s.images for s in splits]), np.concatenate([s.labels for s in splits]))
-
-
-def _compare_with_official(parts: Parts, source: Source, path: Path) -> None:
-    received = (len(parts.train), len(parts.test or ()))
-    if received != OFFICIAL[source]:
-        _log.warning(
-            "%s: %d training and %d test images; the official %s has %d and %d",
-            *(path, *received, source.value, *OFFICIAL[source]),
-        )

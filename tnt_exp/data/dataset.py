@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +24,23 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, positions: np.ndarray) -> "Split":
+        """The images at `positions` (rising, each once), copied unless these are all there are."""
+        if len(positions) == len(self):
+            return self
+        return Split(self.images[positions], self.labels[positions])
+
+
+class Part(Protocol):
+    """Images with known labels, which may not have been read yet."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class number of each image, int32 (images,)."""
+
+    def take(self, positions: np.ndarray) -> Split:
+        """Read the images at `positions` (rising, each once); fewer where unreadable ones are left out."""
 
 
 def labelled(images: np.ndarray, labels: np.ndarray, classes: int, source: object) -> Split:
@@ -51,11 +69,10 @@ def labelled(images: np.ndarray, labels: np.ndarray, classes: int, source: objec
 class Parts:
     """What a source gives, before limits and splits. A part that it does not have is None."""
 
-    train: Split
-    test: Split | None
+    train: Part
+    test: Part | None
     class_names: tuple[str, ...]
-    validation: Split | None = None
-    skipped: int = 0  # unreadable images left out
+    validation: Part | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ def train_sizes(images: int, config: DatasetConfig) -> tuple[int, int]:
 
     `train_limit` is applied first: a limit of 10,000 with a validation fraction of 0.2 gives 8,000 and 2,000.
     """
+    if config.train_limit is not None and config.train_limit < 1:
+        raise InputError(f"dataset.train_limit: expected at least one image, received {config.train_limit}")
     available = images if config.train_limit is None else min(images, config.train_limit)
     if config.validation_fraction == 0:
         return available, 0
@@ -24,6 +26,8 @@ def train_sizes(images: int, config: DatasetConfig) -> tuple[int, int]:
 
 
 def _held_out(images: int, fraction: float, key: str) -> int:
+    if not 0 < fraction < 1:
+        raise InputError(f"dataset.{key}: expected a fraction between 0 and 1, received {fraction:g}")
     held_out = floor(images * fraction + 0.5)
     if not 0 < held_out < images:
         raise InputError(
