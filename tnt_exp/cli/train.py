@@ -7,6 +7,7 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tnt_exp import data
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
             to_config(cfg),
             folder=hydra_config.runtime.output_dir,
             overrides=list(hydra_config.overrides.task),
-            sweep_folder=hydra_config.sweep.dir if hydra_config.mode.name == "MULTIRUN" else None,
+            sweep_folder=hydra_config.sweep.dir if hydra_config.mode is RunMode.MULTIRUN else None,
         )
         codes.append(outcome.exit_code)
         return outcome.objective

@@ -135,10 +135,10 @@ def check_name(override: Override, config_dir: str | None = None) -> None:
 
 def _chosen(override: Override) -> list[Any]:
     if override.is_sweep_override():
-        values = [str(value) for value in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
+        values: list[Any] = [*override.sweep_string_iterator()] if override.is_discrete_sweep() else []
     else:
         value = override.value()
-        values = list(value) if isinstance(value, list) else [value]
+        values = value if isinstance(value, list) else [value]
     return values
 
 

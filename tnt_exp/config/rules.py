@@ -117,5 +117,10 @@ def _training(config: Config, train_images: int | None) -> Iterator[str]:
         yield "schedule.step_epochs: expected at least one epoch for schedule=step, received []."
     if trainer.deterministic and trainer.xla is Compile.always and trainer.backend.value == "tensorflow":
         yield "trainer.deterministic: expected trainer.xla=never or auto with it on TensorFlow, received always."
+    backend = trainer.backend.value
+    if backend == "jax" and trainer.xla is Compile.never:
+        yield "trainer.xla: expected auto or always for trainer.backend=jax (XLA is all it has), received never."
+    if backend == "torch" and trainer.xla is Compile.always:
+        yield "trainer.xla: expected auto or never for trainer.backend=torch (it has no XLA), received always."
     if config.dataset.name in (Source.image_folder, Source.npz) and config.dataset.path is None:
         yield f"dataset.path: expected a folder or file for dataset={config.dataset.name.value}, received null."

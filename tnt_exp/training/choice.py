@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from tnt_exp.config.trainer import Select
 
@@ -37,7 +38,7 @@ class Choice:
             self._best, self._best_epoch = accuracy, epoch
         if better or self.select is Select.last:
             self.epoch, self.metrics = epoch, metrics
-            self._weights = [np.array(variable) for variable in classifier.variables]
+            self._weights = [ops.convert_to_numpy(variable) for variable in classifier.variables]
         return self.patience is not None and epoch - self._best_epoch >= self.patience
 
     def restore(self, classifier: Any) -> None:

@@ -1,0 +1,83 @@
+"""The command line as a user meets it: exit codes, one message, nothing slow imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tnt_exp.cli import main
+
+_PROBE = """
+import sys
+from tnt_exp.cli import main
+code = main(sys.argv[1:])
+slow = sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras", "jax", "torch", "mlflow"})
+print("slow:", slow)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["model.depht=8"], "model.depth"),
+        (["model.depth=eight"], "model.depth"),
+        (["model=keras_exmaple"], "keras_example"),
+        (["model.patch_size=7"], "model.patch_size"),
+        (["dataset.path=/nowhere", "dataset=cifar100"], "/nowhere"),
+        (["optimizer.learning_rate=-1"], "optimizer.learning_rate"),
+        (["+model.foo=1"], "model.foo"),
+        (["experiment=nope"], "experiment"),
+        (["model.depth="], "model.depth"),
+        (["-m", "model.depth=2,x"], "model.depth"),
+        (["-m", "model.embed_dim=32,33"], "model.embed_dim"),
+        (["--experimental-rerun=x.pkl"], "--experimental-rerun"),
+    ],
+)
+def test_bad_input_ends_with_2_and_one_line(arguments: list[str], key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert key in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        ([], 0),
+        (["--version"], 0),
+        (["trian"], 2),
+        (["train", "--cfg", "job"], 0),
+        (["train", "--help"], 0),
+        (["train", "model.depht=8"], 2),
+        (["models"], 0),
+    ],
+)
+def test_nothing_slow_is_imported_before_training(arguments: list[str], code: int, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    if "--help" in arguments and "train" in arguments:  # Hydra ends the process itself
+        assert done.returncode == code
+        return
+    assert done.returncode == code, done.stderr
+    assert "slow: []" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert "Did you mean train?" in capsys.readouterr().err
+    assert main(["model.depth=3"]) == 2
+    assert "Did you mean: tnt-exp train model.depth=3?" in capsys.readouterr().err
+
+
+def test_help_of_train_shows_groups_and_keys() -> None:
+    done = subprocess.run([sys.executable, "-m", "tnt_exp", "train", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    for word in ("keras_example", "label_smoothing", "tnt-exp train -m"):
+        assert word in done.stdout

@@ -1,0 +1,142 @@
+"""Composition: what a misspelt or mistyped override says, and what the shipped groups give."""
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tnt_exp.config import Config, InputError, rules
+from tnt_exp.config.compose import compose, conf_dir, options
+from tnt_exp.config.fields import fields, nearest
+from tnt_exp.run_folder import flat, plain
+
+GROUPS = ["model", "augmentation", "optimizer", "schedule", "dataset", "trainer", "tracking", "experiment"]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "hint"),
+    [
+        ("model.depht=8", "model.depht", "model.depth"),
+        ("modle.depth=8", "modle.depth", "model.depth"),
+        ("depth=8", "depth", "model.depth"),
+        ("sed=1", "sed", "seed"),
+        ("optimizer.learning_rat=1", "optimizer.learning_rat", "optimizer.learning_rate"),
+        ("model=keras_exmaple", "model", "keras_example"),
+        ("modell=tiny", "modell", "model"),
+        ("dataset=cifar1000", "dataset", "cifar100"),
+        ("experiment=digitz", "experiment", "digits"),
+        ("augmentation.rotaton=3", "augmentation.rotaton", "augmentation.rotation"),
+        ("+model.depht=8", "model.depht", "model.depth"),
+    ],
+)
+def test_misspelt_name_is_answered_with_the_nearest(override: str, key: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compose([override])
+    message = str(caught.value)
+    assert message.startswith(key)
+    assert f"Did you mean {hint}?" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.depth=eight", ["model.depth", "whole number", "'eight'"]),
+        ("model.depth=", ["model.depth", "whole number", "''"]),
+        ("model.depth=1.5", ["model.depth", "whole number", "'1.5'"]),
+        ("model.depth=null", ["model.depth", "whole number", "null"]),
+        ("model.qkv_bias=perhaps", ["model.qkv_bias", "true or false", "'perhaps'"]),
+        ("model.pool=max", ["model.pool", "class_token, average, sequence", "'max'"]),
+        ("model.inner_blocks=[1,x]", ["model.inner_blocks", "a whole number", "'x'"]),
+        ("model.depth=2,4", ["model.depth", "-m", "2,4"]),
+        ("+model.depth=2", ["model.depth", "without the +"]),
+        ("~model.depth", ["model.depth", "deletion"]),
+        ("model.depth", ["model.depth", "KEY=VALUE"]),
+        ("model.depth=[1", ["model.depth=[1", "KEY=VALUE"]),
+        ("experiment=nope", ["experiment=nope", "digits"]),
+    ],
+)
+def test_wrong_value_says_key_expected_and_received(override: str, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        compose([override])
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(max_size=30))
+@settings(max_examples=150, deadline=None)
+def test_any_override_composes_or_is_refused_in_words(text: str) -> None:
+    try:
+        config = compose([text])
+    except InputError as error:
+        assert str(error).strip()
+    else:
+        assert isinstance(config, Config)
+
+
+@given(st.sampled_from([field.key for field in fields()]), st.text(max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_any_value_of_any_key_composes_or_is_refused_in_words(key: str, value: str) -> None:
+    try:
+        rules.check(compose([f"{key}={value}"]))
+    except InputError as error:
+        assert str(error).strip()
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_shipped_option_composes_and_obeys_the_rules(group: str) -> None:
+    offered = options(group)
+    assert offered
+    for option in offered:
+        overrides = [f"{group}={option}"]
+        if option in ("image_folder", "npz"):
+            overrides.append("dataset.path=somewhere")
+        config = compose(overrides)
+        rules.check(config)
+        section = getattr(config, group, None)
+        if group in ("model", "augmentation"):
+            assert section is not None
+            assert section.name == option
+
+
+def test_no_option_sets_what_the_schema_already_has() -> None:
+    """YAML holds only what differs: every value in a group file changes its default or is the group's own name."""
+    defaults = flat(Config())
+    for group in GROUPS[:-1]:
+        for option in options(group):
+            composed = flat(compose([f"{group}={option}"]))
+            stated = yaml.safe_load((conf_dir() / group / f"{option}.yaml").read_text())
+            for key in stated.keys() - {"defaults", "name"}:
+                assert composed[f"{group}.{key}"] != defaults[f"{group}.{key}"], f"{group}/{option}: {key}"
+
+
+def test_user_folder_of_groups_is_found(tmp_path: object) -> None:
+    folder = tmp_path / "model"  # type: ignore[operator]
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("defaults: [base_model, _self_]\ndepth: 3\n")
+    assert compose(["model=mine"], str(tmp_path)).model.depth == 3
+    (folder / "typo.yaml").write_text("defaults: [base_model, _self_]\ndepht: 3\n")
+    with pytest.raises(InputError, match=r"model\.depht.*Did you mean model\.depth\?"):
+        compose(["model=typo"], str(tmp_path))
+
+
+def test_every_key_is_documented() -> None:
+    for field in fields():
+        assert field.doc, field.key
+        assert field.expects
+
+
+def test_nearest_does_not_guess_wildly() -> None:
+    keys = [field.key for field in fields()]
+    assert nearest("model.foo", keys) is None
+    assert nearest("zzz", keys) is None
+
+
+def test_saved_configuration_composes_to_itself() -> None:
+    from omegaconf import OmegaConf
+
+    from tnt_exp.config.compose import to_config
+
+    config = compose(["experiment=cifar100_keras_example", "model.inner_blocks=[1,3]"])
+    assert to_config(OmegaConf.create(plain(config))) == config

@@ -1,0 +1,52 @@
+"""Rules between keys: each is broken once, and named."""
+
+import pytest
+
+from tnt_exp.config import InputError, rules
+from tnt_exp.config.compose import compose
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.patch_size=3"], ["model.patch_size", "divisor", "received 3"]),
+        (["model.image_size=32", "model.patch_size=8", "model.stride=3"], ["model.stride", "received 3"]),
+        (["model.num_heads=5"], ["model.embed_dim", "model.num_heads=5"]),
+        (["model.inner_num_heads=5"], ["model.inner_dim", "model.inner_num_heads=5"]),
+        (["model.depth=2", "model.inner_blocks=[3]"], ["model.inner_blocks", "received 3"]),
+        (["model.inner_blocks=[1,1]"], ["model.inner_blocks", "once"]),
+        (["model.inner_blocks=[]"], ["model.inner_blocks", "at least one"]),
+        (["model.inner_blocks=[0]"], ["model.inner_blocks", ">= 1"]),
+        (["model.depth=0"], ["model.depth", ">= 1", "received 0"]),
+        (["model.mean=[0.5,0.5]"], ["model.mean", "received 2"]),
+        (["model.std=[0]"], ["model.std", "> 0"]),
+        (["optimizer.learning_rate=-1"], ["optimizer.learning_rate", "> 0", "received -1"]),
+        (["optimizer.learning_rate=nan"], ["optimizer.learning_rate", "> 0", "nan"]),
+        (["trainer.batch_size=5000"], ["trainer.batch_size", "training images", "5000"]),
+        (["schedule.warmup_epochs=30"], ["schedule.warmup_epochs", "trainer.epochs=30"]),
+        (["schedule=step", "schedule.step_epochs=[]"], ["schedule.step_epochs"]),
+        (["augmentation.crop_scale=[0.9,0.1]"], ["augmentation.crop_scale", "smallest"]),
+        (["augmentation.mix_off_epochs=31"], ["augmentation.mix_off_epochs", "trainer.epochs=30"]),
+        (["augmentation.saturation=0.5"], ["augmentation.saturation", "grey"]),
+        (["trainer.layer_decay=0.5"], ["trainer.layer_decay", "model.weights"]),
+        (["dataset=npz"], ["dataset.path", "null"]),
+        (["seed=-1"], ["seed", ">= 0"]),
+        (["trainer.backend=jax", "trainer.xla=never"], ["trainer.xla", "jax"]),
+        (["trainer.backend=torch", "trainer.xla=always"], ["trainer.xla", "torch"]),
+        (["trainer.deterministic=true", "trainer.xla=always"], ["trainer.deterministic"]),
+    ],
+)
+def test_broken_rule_is_named(overrides: list[str], words: list[str]) -> None:
+    config = compose(["model.image_size=8", "model.patch_size=4", "model.stride=2", *overrides])
+    with pytest.raises(InputError) as caught:
+        rules.check(config, channels=1, train_images=1294)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_several_broken_rules_are_all_named() -> None:
+    config = compose(["model.depth=0", "trainer.epochs=0", "seed=-3"])
+    with pytest.raises(InputError) as caught:
+        rules.check(config)
+    assert len(str(caught.value).splitlines()) == 3

@@ -1,0 +1,46 @@
+"""A tiny classifier and what trains it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tnt_exp.config.compose import compose
+
+Make = Callable[..., tuple[Any, Any, Any]]
+
+
+@pytest.fixture
+def make() -> Make:
+    """Build (classifier, optimizer, step) from overrides of the tiny preset."""
+
+    def build(*overrides: str, xla: bool = False, rate_factors: list[float] | None = None) -> tuple[Any, Any, Any]:
+        from tnt_exp import model
+        from tnt_exp.augmentation import Augmentation
+        from tnt_exp.training import optimizer as optimizers
+        from tnt_exp.training.step import Work, compile_step
+
+        config = compose(["model=tiny", *overrides])
+        classifier = model.build(config.model, 10, 1, seed=config.seed)
+        augmentation = Augmentation(
+            config.augmentation,
+            image_size=config.model.image_size,
+            mean=config.model.mean,
+            std=config.model.std,
+            num_classes=10,
+            label_smoothing=config.trainer.label_smoothing,
+            seed=config.seed,
+        )
+        optimizer = optimizers.build(config.optimizer, classifier.trainable_variables, model.decays, scale_loss=False)
+        step = compile_step(Work(classifier.network, augmentation, optimizer, rate_factors), xla=xla)
+        return classifier, optimizer, step
+
+    return build
+
+
+@pytest.fixture
+def chunk() -> tuple[np.ndarray, np.ndarray]:
+    """Four batches of eight images: uint8 (4, 8, 8, 8, 1), int32 (4, 8)."""
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (4, 8, 8, 8, 1), dtype=np.uint8), random.integers(0, 10, (4, 8), dtype=np.int32)

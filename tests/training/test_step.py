@@ -1,0 +1,146 @@
+"""The compiled step: it learns, it is the same however it is cut up, and every optimizer setting is felt."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.backend
+
+Chunk = tuple[np.ndarray, np.ndarray]
+
+
+def weights(classifier: Any, step: Any) -> list[np.ndarray]:
+    from keras import ops
+
+    step.pull()
+    return [ops.convert_to_numpy(variable) for variable in classifier.trainable_variables]
+
+
+def run(step: Any, chunk: Chunk, times: int = 1, rate: float = 1e-2) -> list[np.ndarray]:
+    images, labels = chunk
+    count = len(images)
+    return [np.asarray(step(images, labels, index * count, [rate] * count, 1.0).__array__()) for index in range(times)]
+
+
+def test_loss_falls_on_images_seen_again_and_again(make: Any, chunk: Chunk) -> None:
+    _, _, step = make("trainer.label_smoothing=0")
+    sums = run(step, chunk, times=25)
+    assert sums[0].shape == (4,)
+    assert sums[0][3] == 32
+    assert sums[-1][0] / 32 < 0.5 * sums[0][0] / 32
+    assert sums[-1][1] > sums[0][1]
+    assert np.all([s[1] <= s[2] <= 32 for s in sums])
+
+
+def test_first_loss_is_that_of_guessing(make: Any, chunk: Chunk) -> None:
+    _, _, step = make()
+    assert run(step, chunk)[0][0] / 32 == pytest.approx(np.log(10), abs=0.4)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "keras_example"])
+def test_chunk_equals_single_steps(make: Any, chunk: Chunk, augmentation: str) -> None:
+    images, labels = chunk
+    overrides = (f"augmentation={augmentation}", "model.mlp_dropout=0.1", "model.attention_dropout=0.1")
+    one, _, step = make(*overrides)
+    rates = [1e-2, 2e-2, 3e-2, 4e-2]
+    at_once = np.asarray(step(images, labels, 7, rates, 1.0).__array__())
+    other, _, single = make(*overrides)
+    apart = [
+        np.asarray(single(images[k : k + 1], labels[k : k + 1], 7 + k, [rates[k]], 1.0).__array__()) for k in range(4)
+    ]
+    np.testing.assert_allclose(at_once, np.sum(apart, axis=0), rtol=1e-4)
+    for left, right in zip(weights(one, step), weights(other, single), strict=True):
+        np.testing.assert_allclose(left, right, atol=2e-4)
+
+
+def test_same_seed_gives_the_same_bits_and_another_does_not(make: Any, chunk: Chunk) -> None:
+    overrides = ("augmentation=keras_example", "model.mlp_dropout=0.2")
+    results = []
+    for seed in (3, 3, 4):
+        classifier, _, step = make(*overrides, f"seed={seed}")
+        run(step, chunk, times=2)
+        results.append(weights(classifier, step))
+    assert all(np.array_equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(results[0], results[2], strict=True))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.weight_decay=0.9",
+        "optimizer.decay=all",
+        "optimizer.beta_1=0.5",
+        "optimizer.beta_2=0.5",
+        "optimizer.epsilon=0.1",
+        "optimizer.clip_norm=0.01",
+        "optimizer.accumulation=2",
+        "optimizer=sgd",
+        "optimizer=lion",
+        "optimizer=muon",
+        "trainer.label_smoothing=0.5",
+        "augmentation.horizontal_flip=1",
+    ],
+)
+def test_setting_changes_the_update(make: Any, chunk: Chunk, override: str) -> None:
+    # Weight decay is strong, so that which weights decay is felt above rounding.
+    common = ("optimizer.weight_decay=0.5",)
+    first, _, step = make(*common)
+    run(step, chunk)
+    second, _, other = make(*common, override)
+    run(other, chunk)
+    pairs = zip(weights(first, step), weights(second, other), strict=True)
+    assert any(np.abs(a - b).max() > 1e-6 for a, b in pairs)
+
+
+@pytest.mark.parametrize("override", ["optimizer.momentum=0.1", "optimizer.nesterov=false"])
+@pytest.mark.parametrize("algorithm", ["sgd", "muon"])
+def test_momentum_is_felt(make: Any, chunk: Chunk, algorithm: str, override: str) -> None:
+    first, _, step = make(f"optimizer={algorithm}")
+    run(step, chunk)
+    second, _, other = make(f"optimizer={algorithm}", override)
+    run(other, chunk)
+    pairs = zip(weights(first, step), weights(second, other), strict=True)
+    assert any(np.abs(a - b).max() > 1e-6 for a, b in pairs)
+
+
+def test_rate_factor_scales_the_whole_update(make: Any, chunk: Chunk) -> None:
+    plain, _, _ = make()
+    count = len(plain.trainable_variables)
+    classifier, _, step = make(rate_factors=[0.0] * (count - 1) + [1.0])
+    before = weights(classifier, step)
+    run(step, chunk)
+    after = weights(classifier, step)
+    assert all(np.array_equal(a, b) for a, b in zip(before[:-1], after[:-1], strict=True))
+    assert not np.array_equal(before[-1], after[-1])
+
+
+def test_average_follows_the_weights_and_is_put_back(make: Any, chunk: Chunk) -> None:
+    from keras import ops
+
+    from tnt_exp.training.averaging import averaged
+
+    classifier, optimizer, step = make("optimizer.ema=0.5", "optimizer=sgd")
+    start = weights(classifier, step)
+    images, labels = chunk
+    step(images[:1], labels[:1], 0, [0.1], 1.0)
+    raw = weights(classifier, step)
+    with averaged(classifier.network, optimizer):
+        middle = [ops.convert_to_numpy(variable) for variable in classifier.trainable_variables]
+    again = [ops.convert_to_numpy(variable) for variable in classifier.trainable_variables]
+    assert all(np.array_equal(a, b) for a, b in zip(raw, again, strict=True))
+    for a, b, m in zip(start, raw, middle, strict=True):
+        # Keras starts its average at the first updated weights.
+        low, high = np.minimum(a, b) - 1e-6, np.maximum(a, b) + 1e-6
+        assert np.all((m >= low) & (m <= high))
+
+
+def test_weights_given_from_outside_are_taken_over(make: Any, chunk: Chunk) -> None:
+    classifier, _, step = make()
+    start = weights(classifier, step)
+    run(step, chunk, times=2)
+    step.pull()
+    for variable, value in zip(classifier.trainable_variables, start, strict=True):
+        variable.assign(value)
+    step.push()
+    assert all(np.array_equal(a, b) for a, b in zip(start, weights(classifier, step), strict=True))
