@@ -27,24 +27,30 @@ def mix(
     Returns:
         Inputs and targets, of the same shapes.
     """
-    weight, share = partner_weight(config, draws, inputs.shape[1], mixing)
+    weight, share, mixed = partner_weight(config, draws, inputs.shape[1], mixing)
     weight = weight[None, :, :, None]
-    # Not inputs + weight * (partner - inputs): this form is exact at 0 and at 1.
-    inputs = inputs * (1.0 - weight) + ops.flip(inputs, axis=0) * weight
-    return inputs, targets * (1.0 - share) + ops.flip(targets, axis=0) * share
+
+    def blend(values: Tensor, part: Tensor) -> Tensor:
+        # Not values + part * (partner - values): this form is exact at 0 and at 1.
+        return values * (1.0 - part) + ops.flip(values, axis=0) * part
+
+    # A condition, so that a batch that is not mixed costs nothing.
+    inputs, targets = ops.cond(mixed, lambda: (blend(inputs, weight), blend(targets, share)), lambda: (inputs, targets))
+    return inputs, targets
 
 
-def partner_weight(config: AugmentationConfig, draws: Draws, size: int, mixing: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weight of the partner at each pixel (S, S), and in the label, a scalar: its mean."""
+def partner_weight(
+    config: AugmentationConfig, draws: Draws, size: int, mixing: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weight of the partner at each pixel (S, S), its mean for the label, and whether to mix at all."""
     uniform = draws.uniform("mixing", (6,))
     cut_chance = config.cutmix_probability if config.mixup and config.cutmix else float(config.cutmix > 0)
     cut = uniform[0] < cut_chance
     alpha = ops.where(cut, config.cutmix or 1.0, config.mixup or 1.0)
     kept = _symmetric_beta(alpha, uniform[1], uniform[2])
     box, area = _box(kept, uniform[3], uniform[4], size)
-    mixed = ops.cast(uniform[5] < config.mix_probability * mixing, "float32")
-    weight = ops.where(cut, box, 1.0 - kept) * mixed
-    return weight, ops.where(cut, area, 1.0 - kept) * mixed
+    mixed = uniform[5] < config.mix_probability * mixing
+    return ops.where(cut, box, 1.0 - kept), ops.where(cut, area, 1.0 - kept), mixed
 
 
 def _symmetric_beta(alpha: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from tnt_exp.augmentation.mixing import mix
 from tnt_exp.augmentation.policies import apply_operations, random_operations
 from tnt_exp.augmentation.randomness import Draws, Tensor
 from tnt_exp.augmentation.sampling import sample
-from tnt_exp.config.augmentation import AugmentationConfig
+from tnt_exp.config.augmentation import AugmentationConfig, Policy
 
 
 class Augmentation:
@@ -64,8 +64,11 @@ class Augmentation:
         config, draws = self.config, Draws(self.seed, step)
         batch, height, width = images.shape[:3]
         pixels = ops.cast(images, "float32")
-        frame = (height, width) if config.crop_scale is None else (self.image_size, self.image_size)
-        pixels, policy_maps = apply_operations(pixels, random_operations(config, draws, batch, frame))
+        policy_maps = None
+        if config.policy is not Policy.none:
+            # A policy counts in the pixels of the picture that it is given: the source, or what a crop was resized to.
+            frame = (height, width) if config.crop_scale is None else (self.image_size, self.image_size)
+            pixels, policy_maps = apply_operations(pixels, *random_operations(config, draws, batch, frame))
         pixels = jitter(pixels, config, draws)
         maps = random_geometry(config, draws, batch, (height, width), policy_maps)
         axis_aligned = not (config.rotation or config.shear) and policy_maps is None

@@ -34,7 +34,6 @@ class Law:
 
 
 Laws = dict[Operation, Law]
-Choice = tuple[Tensor, Tensor]  # operation int32 (B,), argument float32 (B,)
 
 ENHANCEMENTS = (Operation.color, Operation.contrast, Operation.brightness, Operation.sharpness)
 
@@ -126,84 +125,81 @@ CIFAR10_POLICY = (  # two operations each with (operation, probability, level in
 )
 
 
-def random_operations(config: AugmentationConfig, draws: Draws, batch: int, frame: tuple[int, int]) -> list[Choice]:
+def random_operations(
+    config: AugmentationConfig, draws: Draws, batch: int, frame: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Draw the operations of each image.
 
     Args:
-        config: Which policy, how strong.
+        config: Which policy (not none), how strong.
         draws: Random numbers of the step.
         batch: Images in the batch, B.
         frame: Height and width, in the pixels in which the policy counts.
 
     Returns:
-        For each operation in turn, which one (B,) and its argument (B,); empty without a policy.
+        Operations int32 (n, B) and their arguments float32 (n, B), to be applied one after the other.
     """
-    if config.policy is Policy.none:
-        return []
     if config.policy is Policy.randaugment:
         return _randaugment(config, draws, batch)
     return _autoaugment(draws, batch) if config.policy is Policy.autoaugment else _trivial(draws, batch, frame)
 
 
-def apply_operations(pixels: Tensor, choices: list[Choice]) -> tuple[Tensor, Tensor | None]:
-    """Return the images with the colour operations done, and the affine map of the geometric ones."""
-    maps: Tensor | None = None
-    for operation, argument in choices:
-        pixels = apply_color(pixels, operation, argument)
-        later = geometry_of(operation, argument)
-        maps = later if maps is None else compose(maps, later)
+def apply_operations(pixels: Tensor, operations: Tensor, arguments: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the images with the colour operations done, and the affine map (B, 2, 3) of the geometric ones."""
+    # A loop of the backend, not of Python: XLA would compute the operations anew for each pixel that reads them.
+    pixels = ops.fori_loop(
+        0,
+        operations.shape[0],
+        lambda turn, now: apply_color(now, ops.take(operations, turn, axis=0), ops.take(arguments, turn, axis=0)),
+        pixels,
+    )
+    maps = geometry_of(operations[0], arguments[0])
+    for turn in range(1, operations.shape[0]):
+        maps = compose(maps, geometry_of(operations[turn], arguments[turn]))
     return pixels, maps
 
 
-def _randaugment(config: AugmentationConfig, draws: Draws, batch: int) -> list[Choice]:
+def _randaugment(config: AugmentationConfig, draws: Draws, batch: int) -> tuple[Tensor, Tensor]:
     laws = randaugment_laws(config.policy_increasing)
-    names = ops.convert_to_tensor(list(laws), "int32")
+    shape = (config.policy_operations, batch)
+    operations = ops.take(ops.convert_to_tensor(list(laws), "int32"), _below(len(laws), draws, "policy", shape))
+    applied = draws.uniform("policy/applied", shape) < RANDAUGMENT_PROBABILITY
+    operations = ops.where(applied, operations, int(Operation.identity))
     magnitude, deviation = config.policy_magnitude, config.policy_magnitude_std
-    choices = []
-    for turn in range(config.policy_operations):
-        uniform = draws.uniform(f"randaugment/{turn}", (batch, 3))
-        operation = ops.take(names, _index(uniform[:, 0], len(laws)))
-        operation = ops.where(uniform[:, 1] < RANDAUGMENT_PROBABILITY, operation, int(Operation.identity))
-        if math.isinf(deviation):  # timm's word for: uniform up to the magnitude
-            level = draws.uniform(f"randaugment/{turn}/level", (batch,), 0.0, magnitude)
-        else:
-            level = magnitude + deviation * draws.normal(f"randaugment/{turn}/level", (batch,))
-        choices.append((operation, _argument(laws, operation, ops.clip(level / 10.0, 0.0, 1.0), uniform[:, 2])))
-    return choices
+    if math.isinf(deviation):  # timm's word for: uniform up to the magnitude
+        level = draws.uniform("policy/level", shape, 0.0, magnitude)
+    else:
+        level = magnitude + deviation * draws.normal("policy/level", shape)
+    return operations, _arguments(laws, operations, ops.clip(level / 10.0, 0.0, 1.0), draws)
 
 
-def _autoaugment(draws: Draws, batch: int) -> list[Choice]:
-    laws = autoaugment_laws()
-    table = ops.convert_to_tensor(np.array(CIFAR10_POLICY, "float32"))
-    uniform = draws.uniform("autoaugment", (batch, 5))
-    pairs = ops.take(table, _index(uniform[:, 0], len(CIFAR10_POLICY)), axis=0)
-    choices = []
-    for turn in range(2):
-        named, probability, level = (pairs[:, turn, column] for column in range(3))
-        applied = uniform[:, 1 + turn] < probability
-        operation = ops.where(applied, ops.cast(named, "int32"), int(Operation.identity))
-        choices.append((operation, _argument(laws, operation, level / 9.0, uniform[:, 3 + turn])))
-    return choices
+def _autoaugment(draws: Draws, batch: int) -> tuple[Tensor, Tensor]:
+    # Axes: operation in turn, what of it, sub-policy.
+    table = ops.convert_to_tensor(np.transpose(np.array(CIFAR10_POLICY, "float32"), (1, 2, 0)))
+    chosen = ops.take(table, _below(len(CIFAR10_POLICY), draws, "policy", (batch,)), axis=2)
+    named, probability, level = chosen[:, 0], chosen[:, 1], chosen[:, 2] / 9.0
+    applied = draws.uniform("policy/applied", (2, batch)) < probability
+    operations = ops.where(applied, ops.cast(named, "int32"), int(Operation.identity))
+    return operations, _arguments(autoaugment_laws(), operations, level, draws)
 
 
-def _trivial(draws: Draws, batch: int, frame: tuple[int, int]) -> list[Choice]:
+def _trivial(draws: Draws, batch: int, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
     laws = trivial_laws(frame)
-    uniform = draws.uniform("trivial", (batch, 3))
-    operation = ops.take(ops.convert_to_tensor(list(laws), "int32"), _index(uniform[:, 0], len(laws)))
-    level = ops.cast(_index(uniform[:, 1], TRIVIAL_LEVELS), "float32") / (TRIVIAL_LEVELS - 1)
-    return [(operation, _argument(laws, operation, level, uniform[:, 2]))]
+    operations = ops.take(ops.convert_to_tensor(list(laws), "int32"), _below(len(laws), draws, "policy", (1, batch)))
+    level = ops.cast(_below(TRIVIAL_LEVELS, draws, "policy/level", (1, batch)), "float32") / (TRIVIAL_LEVELS - 1)
+    return operations, _arguments(laws, operations, level, draws)
 
 
-def _index(uniform: Tensor, count: int) -> Tensor:
-    """Turn numbers in [0, 1) into whole numbers below `count`."""
-    return ops.minimum(ops.cast(uniform * count, "int32"), count - 1)
+def _below(count: int, draws: Draws, salt: str, shape: tuple[int, ...]) -> Tensor:
+    """Return whole numbers below `count`, all equally likely."""
+    return ops.minimum(ops.cast(draws.uniform(salt, shape) * count, "int32"), count - 1)
 
 
-def _argument(laws: Laws, operation: Tensor, level: Tensor, coin: Tensor) -> Tensor:
-    """Apply each operation's law to its level; `coin` in [0, 1) gives the sign of a signed one."""
+def _arguments(laws: Laws, operations: Tensor, level: Tensor, draws: Draws) -> Tensor:
+    """Apply each operation's law to its level."""
 
     def column(values: dict[Operation, float]) -> Tensor:
-        return ops.take(ops.convert_to_tensor([values.get(which, 0.0) for which in Operation], "float32"), operation)
+        return ops.take(ops.convert_to_tensor([values.get(which, 0.0) for which in Operation], "float32"), operations)
 
     base = column({which: law.base for which, law in laws.items()})
     span = column({which: abs(law.span) for which, law in laws.items()})
@@ -211,6 +207,7 @@ def _argument(laws: Laws, operation: Tensor, level: Tensor, coin: Tensor) -> Ten
     signed = column({which: float(law.signed) for which, law in laws.items()})
     whole = column({which: float(law.whole is not None) for which, law in laws.items()})
     rounding = column({which: law.whole or 0.0 for which, law in laws.items()})
-    amount = span * level
-    amount = ops.where(whole > 0, ops.floor(amount + rounding), amount)
-    return base + amount * ops.where((signed > 0) & (coin < 0.5), -1.0, direction)
+    change = span * level
+    change = ops.where(whole > 0, ops.floor(change + rounding), change)
+    negative = (signed > 0) & (draws.uniform("policy/sign", tuple(operations.shape)) < 0.5)
+    return base + change * ops.where(negative, -1.0, direction)

@@ -9,7 +9,7 @@ from keras import ops
 Tensor = Any
 
 
-class _Counter(keras.random.SeedGenerator):  # type: ignore[misc]
+class _Counter(keras.random.SeedGenerator):
     """A Keras seed that is a pair (word, step) instead of a variable.
 
     Every `keras.random` function asks a SeedGenerator for its `next()`; this one gives the same pair each time.
