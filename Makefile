@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep ui test check format lock clean
+.PHONY: help train sweep ui test check format everything lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,6 +43,12 @@ check: $(VENV)/.check-installed  ## Format, lint and types, changing nothing
 format: $(VENV)/.check-installed  ## Format and mend what the linter can
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
+
+# What the tests of other backends, of parity with timm and of the browser need; CI installs it, a user need not.
+# timm asks for a torchvision that asks for another torch: both are installed as they are.
+everything: $(VENV)/.test-installed $(VENV)/.jax-installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[peers,browser]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
 
 lock: $(VENV)/.check-installed  ## Resolve the newest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \

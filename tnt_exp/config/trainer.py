@@ -49,8 +49,8 @@ class Freeze(Enum):
 class TrainerConfig:
     """The training loop."""
 
-    epochs: int = option(30, "passes over the training images", least=1)
-    batch_size: int = option(128, "images a step", least=1)
+    epochs: int = option(40, "passes over the training images", least=1)
+    batch_size: int = option(64, "images a step", least=1)
     label_smoothing: float = option(0.1, "part of the label spread over all classes", least=0, below=1)
     select: Select = option(Select.best, "which epoch's weights are tested and kept")
     patience: int | None = option(

@@ -26,16 +26,17 @@ class Choice:
     patience: int | None
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    _best: float = -1.0
+    _best: tuple[float, float] = (-1.0, 0.0)
     _best_epoch: int = 0
     _weights: list[np.ndarray] = field(default_factory=list)
 
     def offer(self, epoch: int, metrics: dict[str, float], classifier: Any) -> bool:
         """Consider an epoch; returns whether to stop early. Without validation the last epoch is kept."""
-        accuracy = metrics.get("val/accuracy", float("nan"))
-        better = not accuracy <= self._best
+        # On a small validation set accuracies are often equal: then the lower loss is better.
+        measured = (metrics["val/accuracy"], -metrics["val/loss"]) if "val/accuracy" in metrics else None
+        better = measured is None or measured > self._best
         if better:
-            self._best, self._best_epoch = accuracy, epoch
+            self._best, self._best_epoch = measured or self._best, epoch
         if better or self.select is Select.last:
             self.epoch, self.metrics = epoch, metrics
             self._weights = [ops.convert_to_numpy(variable) for variable in classifier.variables]

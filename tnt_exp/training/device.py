@@ -54,7 +54,8 @@ def prepare(trainer: TrainerConfig) -> Device:
             "Run each backend by a command of its own."
         )
     keras.config.set_dtype_policy(trainer.precision.value)
-    gpus = _START[trainer.backend](trainer.deterministic)
+    with _quiet():
+        gpus = _START[trainer.backend](trainer.deterministic)
     on_gpu = bool(gpus)
     xla = {Compile.always: True, Compile.never: False}.get(trainer.xla, backend == "jax" or on_gpu)
     if backend == "tensorflow" and trainer.deterministic and trainer.xla is Compile.auto:
@@ -74,10 +75,10 @@ def prepare(trainer: TrainerConfig) -> Device:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """TensorFlow's libraries write a page to standard error while they load, whatever one asks of them."""
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:  # the user wants to decide
+    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if level in ("0", "1"):  # the user wants to read it
         yield
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     sys.stderr.flush()
     kept = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:

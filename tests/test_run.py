@@ -1,0 +1,187 @@
+"""Whole runs of the shipped configuration, shrunk: real data, real training, a real SQLite store."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+from mlflow.entities import Run
+
+SMALL = ["model=tiny", "trainer.epochs=2", "dataset.train_limit=400", "tracking.system_metrics=false"]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tnt_exp", "train", *arguments]
+
+
+def train(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=240)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def runs(folder: Path) -> list[Run]:
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
+
+
+def only(folder: Path, pattern: str) -> Path:
+    found = list(folder.glob(pattern))
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one run finished, beside a stale file store of an older MLflow."""
+    folder = tmp_path_factory.mktemp("finished")
+    stale = folder / "mlruns" / "0"
+    stale.mkdir(parents=True)
+    (stale / "meta.yaml").write_text("experiment_id: '0'\nname: Default\nlifecycle_stage: active\n")
+    train(folder, *SMALL, "tracking.system_metrics=true", "model.depth=3", "model.embed_dim=24")
+    return folder
+
+
+def test_run_folder_is_complete(finished: Path) -> None:
+    folder = only(finished, "multirun/runs/*")
+    names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert names == {
+        "config.yaml",
+        "overrides.yaml",
+        "result.json",
+        "metrics.csv",
+        "train.log",
+        "model.keras",
+        "plots/curves.png",
+        "plots/samples.png",
+        "plots/confusion_matrix.png",
+    }
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "FINISHED"
+    for key in ("train_seconds", "total_seconds", "first_step_seconds", "images_per_second"):
+        assert result[key] > 0, key
+    for key in ("parameters", "macs"):
+        assert result[key] > 100, key
+    assert {"test/accuracy", "test/top5_accuracy", "test/loss", "val/accuracy"} <= result["metrics"].keys()
+    assert result["versions"]["keras"]
+    assert result["hardware"]["device"] in ("cpu", "gpu")
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["val/accuracy"]) == max(float(row["val/accuracy"]) for row in rows) or result["epoch"] == 1
+    assert yaml.safe_load((folder / "overrides.yaml").read_text())[-1] == "model.embed_dim=24"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["depth"] == 3
+
+
+def test_mlflow_has_params_curves_tags_and_artifacts(finished: Path) -> None:
+    (run,) = runs(finished)
+    folder = only(finished, "multirun/runs/*")
+    result = json.loads((folder / "result.json").read_text())
+    assert run.info.status == "FINISHED"
+    assert run.info.run_id == result["mlflow_run_id"]
+    assert run.data.params["model.depth"] == "3"
+    assert run.data.params["model.embed_dim"] == "24"
+    assert run.data.metrics["parameters"] == result["parameters"]
+    assert run.data.metrics["test/accuracy"] == result["metrics"]["test/accuracy"]
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    assert {"dataset", "model", "hardware", "run_folder"} <= run.data.tags.keys()
+    client = mlflow.MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
+    for name in ("train/loss", "val/accuracy", "train/learning_rate"):
+        assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == [1, 2], name
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"config.yaml", "metrics.csv", "result.json", "train.log", "plots"} <= artifacts
+    assert {given.dataset.name for given in run.inputs.dataset_inputs} == {"digits"}
+    assert len(run.outputs.model_outputs) == 1
+
+
+def test_nothing_lands_in_the_default_experiment_or_in_a_stale_store(finished: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
+    assert client.search_runs(["0"]) == []
+    assert [file.name for file in (finished / "mlruns").iterdir()] == ["0"]
+
+
+def test_saved_model_gives_the_reported_accuracy(finished: Path) -> None:
+    import keras
+
+    import tnt_exp.model  # noqa: F401  registers the layers
+    from tnt_exp import data
+    from tnt_exp.config.compose import compose
+    from tnt_exp.evaluation import evaluate
+
+    folder = only(finished, "multirun/runs/*")
+    result = json.loads((folder / "result.json").read_text())
+    classifier = keras.saving.load_model(folder / "model.keras")
+    dataset = data.load(compose(SMALL).dataset)
+    measured = dict(evaluate(classifier, dataset.test, 128).metrics("test"))
+    assert {key: result["metrics"][key] for key in measured} == measured
+
+
+def test_sweep_gives_one_run_a_point_in_one_folder(tmp_path: Path) -> None:
+    train(tmp_path, "-m", "model.embed_dim=16,32", *SMALL, "trainer.epochs=1")
+    folder = only(tmp_path, "multirun/sweeps/*")
+    results = [json.loads((folder / str(job) / "result.json").read_text()) for job in (0, 1)]
+    assert results[0]["parameters"] < results[1]["parameters"]
+    found = [run for run in runs(tmp_path) if "model.embed_dim" in run.data.params]
+    assert sorted(run.data.params["model.embed_dim"] for run in found) == ["16", "32"]
+    assert {run.data.tags["sweep_id"] for run in found} == {folder.name}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_run_is_killed_everywhere(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    long = ["model=tiny", "trainer.epochs=100000", "tracking.system_metrics=false"]
+    process = subprocess.Popen(
+        command(*long), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("multirun/runs/*/metrics.csv")):  # training is under way
+            assert process.poll() is None, process.stdout and process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, output
+    result = json.loads(only(tmp_path, "multirun/runs/*/result.json").read_text())
+    assert result["status"] == "KILLED"
+    assert [run.info.status for run in runs(tmp_path)] == ["KILLED"]
+
+
+def test_failed_run_is_failed_everywhere(tmp_path: Path) -> None:
+    done = train(tmp_path, *SMALL, "optimizer.learning_rate=1e30", "schedule=constant", code=1)
+    assert "learning rate" in done.stdout + done.stderr
+    result = json.loads(only(tmp_path, "multirun/runs/*/result.json").read_text())
+    assert result["status"] == "FAILED"
+    assert "loss became" in result["error"]
+    assert [run.info.status for run in runs(tmp_path)] == ["FAILED"]
+
+
+def test_damaged_data_ends_with_2_and_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cifar.tar.gz").write_bytes(b"not an archive")
+    done = train(tmp_path, "dataset=cifar100", "dataset.path=cifar.tar.gz", code=2)
+    assert "cifar.tar.gz" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_unreachable_store_is_named_before_training(tmp_path: Path) -> None:
+    done = train(tmp_path, *SMALL, "tracking.uri=sqlite:////proc/nowhere/mlflow.db", code=2)
+    assert "tracking.uri" in done.stderr
+    assert "tracking=off" in done.stderr
+
+
+@pytest.mark.parametrize("backend", [pytest.param("jax", marks=pytest.mark.jax)])
+def test_other_backends_train_the_same_experiment(tmp_path: Path, backend: str) -> None:
+    train(tmp_path, *SMALL, "tracking=off", f"trainer.backend={backend}")
+    train(tmp_path, *SMALL, "tracking=off")
+    losses: list[Any] = [
+        json.loads(file.read_text())["metrics"]["train/loss"] for file in tmp_path.glob("multirun/runs/*/result.json")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

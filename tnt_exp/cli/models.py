@@ -1,0 +1,71 @@
+"""`tnt-exp models`: what each model preset costs, computed."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tnt_exp.config.compose import compose, options
+from tnt_exp.model import counts
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the table of presets: parameters, MACs and activation memory of one image."""
+    parser = argparse.ArgumentParser(
+        prog="tnt-exp models", description="Parameters, MACs and activation memory of each model preset."
+    )
+    parser.add_argument("overrides", nargs="*", help="changes of every preset, such as model.depth=8")
+    parser.add_argument("--classes", type=int, help="classes of the head (default: as published: 1000, 100 or 10)")
+    parser.add_argument("--json", action="store_true", help="a list of objects, for programs")
+    options_ = parser.parse_args(list(arguments))
+    rows = [_row(name, options_.overrides, options_.classes) for name in options("model")]
+    if options_.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print(rows)
+    return 0
+
+
+def _row(name: str, overrides: Sequence[str], classes: int | None) -> dict[str, Any]:
+    model = compose([f"model={name}", *overrides]).model
+    # The data each preset is made for: digits, CIFAR-100 or ImageNet.
+    made_for = 10 if model.image_size < 32 else 100 if model.image_size < 224 else 1000
+    classes, channels = classes or made_for, 1 if model.image_size < 32 else 3
+    return {
+        "name": name,
+        "image_size": model.image_size,
+        "channels": channels,
+        "classes": classes,
+        "depth": model.depth,
+        "inner_dim": model.inner_dim,
+        "embed_dim": model.embed_dim,
+        "parameters": counts.parameters(model, classes, channels),
+        "macs": counts.macs(model, classes, channels),
+        "activation_bytes": counts.activation_bytes(model, classes, channels),
+    }
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    table.add_column("model=", no_wrap=True)
+    for heading in ("input", "classes", "depth", "widths", "parameters", "MACs", "memory/image"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['image_size']}x{row['image_size']}x{row['channels']}",
+            str(row["classes"]),
+            str(row["depth"]),
+            f"{row['inner_dim']}/{row['embed_dim']}",
+            f"{row['parameters']:,}",
+            _scaled(row["macs"]),
+            f"{row['activation_bytes'] / 2**20:,.1f} MiB",
+        )
+    Console().print(table)
+
+
+def _scaled(number: float) -> str:
+    return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.1f} M"
