@@ -1,28 +1,34 @@
 """The network and what belongs to it: TNT in Keras, its preprocessing, its weights, its costs.
 
-Names are imported when they are first asked for: `tnt_exp.model.counts` needs no Keras, and nobody who
-only counts should wait for it.
+Names are imported when they are first asked for: `tnt_exp.model.counts` needs no Keras, and nobody who only counts
+should wait for it. A saved model is read by `tnt_exp.model.load`, or by Keras' own loader once a class was imported
+(`from tnt_exp.model import Classifier`).
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tnt_exp.model.classifier import Classifier, build
+    from tnt_exp.model.classifier import Classifier, build, load
+    from tnt_exp.model.fine_tuning import decays, depth_of, freeze
     from tnt_exp.model.preprocess import Preprocess
     from tnt_exp.model.tnt import TNT
 
 _HOMES = {
-    "TNT": "tnt_exp.model.tnt",
-    "Preprocess": "tnt_exp.model.preprocess",
-    "Classifier": "tnt_exp.model.classifier",
-    "build": "tnt_exp.model.classifier",
+    "TNT": "tnt",
+    "Preprocess": "preprocess",
+    "Classifier": "classifier",
+    "build": "classifier",
+    "load": "classifier",
+    "decays": "fine_tuning",
+    "depth_of": "fine_tuning",
+    "freeze": "fine_tuning",
 }
 
-__all__ = ["TNT", "Classifier", "Preprocess", "build"]
+__all__ = ["TNT", "Classifier", "Preprocess", "build", "decays", "depth_of", "freeze", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

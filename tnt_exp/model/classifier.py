@@ -1,6 +1,9 @@
 """The model that is saved: 8-bit images in, class scores out."""
 
+import os
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import keras
@@ -96,4 +99,21 @@ def build(
         model.build((None, None, None, channels))
     except ValueError as error:
         raise InputError(f"model: {error}") from error
+    return model
+
+
+def load(path: str | os.PathLike[str]) -> Classifier:
+    """A model that was saved with `Classifier.save`.
+
+    Raises:
+        InputError: The file is missing, damaged, or holds another kind of model.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: expected a saved model (.keras), found no file.")
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: expected a model saved by tnt-exp, received a file that cannot be read.") from error
+    if not isinstance(model, Classifier):
+        raise InputError(f"{path}: expected a model saved by tnt-exp, received a {type(model).__name__}.")
     return model
