@@ -44,12 +44,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: Damaged or of another format.
     """
-    with reading(path):
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
+    # Opened here: given a path, np.load leaves a damaged file open.
+    with reading(path), path.open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("no .npz archive")
-        with file:
-            return {name: file[name] for name in file.files}
+        with arrays:
+            return {name: arrays[name] for name in arrays.files}
 
 
 def pair(arrays: dict[str, np.ndarray], x: str, y: str, path: Path) -> tuple[np.ndarray, np.ndarray] | None:

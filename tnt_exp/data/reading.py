@@ -22,7 +22,7 @@ def reading(file: Path | str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{shown(file)}: cannot be read: {os.strerror(error.errno)}") from error
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}"[:200].split())
         raise InputError(
             f"{shown(file)}: truncated, damaged or of another format ({shown(reason)}); fetch the file again"
         ) from error

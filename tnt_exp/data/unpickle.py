@@ -8,6 +8,7 @@ never sees the pickle's state; the array is made afterwards, from checked bytes.
 import io
 import math
 import pickle
+import pickletools
 from typing import Any
 
 import numpy as np
@@ -88,12 +89,21 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"refused: the pickle asks for {module}.{name}") from None
 
 
+def _check_memory(content: bytes) -> None:
+    # The unpickler keeps its memo in an array: one damaged index would fill all the memory there is.
+    # A pickler numbers its memo in order, so no index is larger than the number of instructions.
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
+        if instruction.name in ("PUT", "LONG_BINPUT") and isinstance(argument, int) and argument > count:
+            raise pickle.UnpicklingError(f"memo index {argument} at instruction {count}")
+
+
 def unpickle(content: bytes) -> dict[str, Any]:
     """The dictionary in a pickle, keys as text, arrays as `Pixels`.
 
     Raises:
         Exception: Nearly any kind, where the pickle is damaged or asks for more than plain data.
     """
+    _check_memory(content)
     value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     if not isinstance(value, dict):
         raise ValueError(f"expected a dictionary, received {type(value).__name__}")

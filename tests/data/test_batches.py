@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tnt_exp.data import Batches, Split, epoch_order, padded
+
+
+def split_of(size: int) -> Split:
+    """Each image holds its own number."""
+    numbers = np.arange(size)
+    images = np.broadcast_to(numbers[:, None, None, None], (size, 4, 5, 3)).astype(np.uint8)
+    return Split(np.ascontiguousarray(images), (numbers % 7).astype(np.int32))
+
+
+@given(st.integers(0, 2**63), st.integers(0, 10**6), st.integers(0, 300))
+def test_an_epoch_order_is_a_permutation_and_a_function_of_its_arguments(seed: int, epoch: int, samples: int) -> None:
+    first = epoch_order(seed, epoch, samples)
+    assert sorted(first) == list(range(samples))
+    np.testing.assert_array_equal(first, epoch_order(seed, epoch, samples))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = {epoch_order(seed, epoch, 50).tobytes() for seed in range(10) for epoch in range(10)}
+    assert len(orders) == 100
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 9), st.integers(0, 5), st.data())
+def test_an_epoch_is_the_same_wherever_it_is_taken_up(
+    size: int, batch_size: int, steps: int, epoch: int, data: st.DataObject
+) -> None:
+    batches = Batches(split_of(size), batch_size, seed=5)
+    assert batches.steps_per_epoch == size // batch_size
+    whole = list(batches.chunks(epoch, 0, max(1, batches.steps_per_epoch)))
+    start = data.draw(st.integers(0, batches.steps_per_epoch))
+    part = list(batches.chunks(epoch, start, steps))
+    assert sum(len(images) for images, _ in part) == batches.steps_per_epoch - start
+    if not part:
+        return
+    for images, labels in part:
+        assert images.shape == (len(images), batch_size, 4, 5, 3)
+        assert labels.shape == (len(images), batch_size)
+        assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+        assert len(images) <= steps
+    np.testing.assert_array_equal(np.concatenate([images for images, _ in part]), whole[0][0][start:])
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in part]), whole[0][1][start:])
+
+
+def test_an_epoch_shows_each_image_once_with_its_label() -> None:
+    split = split_of(40)
+    ((images, labels),) = Batches(split, 8, seed=0).chunks(epoch=3, start_step=0, steps=5)
+    numbers = images[..., 0, 0, 0].reshape(-1)
+    np.testing.assert_array_equal(numbers, epoch_order(0, 3, 40))
+    np.testing.assert_array_equal(labels.reshape(-1), numbers % 7)
+
+
+def test_chunks_do_not_share_memory() -> None:
+    split = split_of(40)
+    first, second = list(Batches(split, 8, seed=0).chunks(0, 0, 2))[:2]
+    before = second[0].copy()
+    first[0][:] = 255
+    np.testing.assert_array_equal(second[0], before)
+    np.testing.assert_array_equal(split.images, split_of(40).images)
+
+
+@pytest.mark.parametrize(("size", "counts"), [(8, [4, 4]), (9, [4, 4, 1]), (3, [3])])
+def test_padded_batches_have_one_shape_and_count_what_is_real(size: int, counts: list[int]) -> None:
+    split = split_of(size)
+    batches = list(padded(split, 4))
+    assert [count for _, _, count in batches] == counts
+    assert all(images.shape == (4, 4, 5, 3) and labels.shape == (4,) for images, labels, _ in batches)
+    np.testing.assert_array_equal(np.concatenate([images[:count] for images, _, count in batches]), split.images)
+    np.testing.assert_array_equal(np.concatenate([labels[:count] for _, labels, count in batches]), split.labels)
+    images, labels, count = batches[-1]
+    assert (images[count:] == size - 1).all()
+    assert (labels[count:] == split.labels[-1]).all()

@@ -1,0 +1,314 @@
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tnt_exp.config import InputError
+from tnt_exp.config.dataset import DatasetConfig, Source
+from tnt_exp.data import load
+
+COMPRESSIONS = ["", "gz", "bz2", "xz"]
+
+
+def cifar(path: Path, source: Source = Source.cifar100, validation_fraction: float = 0) -> DatasetConfig:
+    return DatasetConfig(name=source, path=str(path), validation_fraction=validation_fraction)
+
+
+def assert_cifar100(config: DatasetConfig, official: Any) -> None:
+    dataset = load(config)
+    np.testing.assert_array_equal(dataset.train.images, official.pixels(200, 1))
+    np.testing.assert_array_equal(dataset.test.images, official.pixels(100, 2))
+    np.testing.assert_array_equal(dataset.train.labels, np.arange(200) % 100)
+    np.testing.assert_array_equal(dataset.test.labels, np.arange(100))
+    assert dataset.class_names == tuple(f"fine{i}" for i in range(100))
+
+
+@pytest.mark.parametrize("mode", COMPRESSIONS)
+def test_the_binary_archive(official: Any, tmp_path: Path, mode: str) -> None:
+    (tmp_path / "archive").write_bytes(official.tar(official.binary_cifar100(), "cifar-100-binary", mode=mode))
+    assert_cifar100(cifar(tmp_path / "archive"), official)
+
+
+@pytest.mark.parametrize("mode", COMPRESSIONS)
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_the_python_archive(official: Any, tmp_path: Path, mode: str, protocol: int) -> None:
+    files = official.python_cifar100(protocol=protocol)
+    (tmp_path / "archive").write_bytes(official.tar(files, "cifar-100-python", mode=mode))
+    assert_cifar100(cifar(tmp_path / "archive"), official)
+
+
+@pytest.mark.parametrize("layout", ["binary_cifar100", "python_cifar100"])
+def test_the_folder_and_the_folder_above_it(official: Any, tmp_path: Path, layout: str) -> None:
+    folder = official.write(tmp_path / "cifar-100", getattr(official, layout)())
+    assert_cifar100(cifar(folder), official)
+    assert_cifar100(cifar(tmp_path), official)
+
+
+@pytest.mark.parametrize(("layout", "folder"), [("binary_cifar10", "batches-bin"), ("python_cifar10", "batches-py")])
+def test_cifar10_joins_its_five_files_in_order(official: Any, tmp_path: Path, layout: str, folder: str) -> None:
+    path = tmp_path / "archive.tar.gz"
+    path.write_bytes(official.tar(getattr(official, layout)(), f"cifar-10-{folder}", mode="gz"))
+    dataset = load(cifar(path, Source.cifar10))
+    expected = np.concatenate([official.pixels(20, seed) for seed in range(5)])
+    np.testing.assert_array_equal(dataset.train.images, expected)
+    np.testing.assert_array_equal(dataset.train.labels, np.arange(100) % 10)
+    np.testing.assert_array_equal(dataset.test.images, official.pixels(20, 5))
+    assert dataset.class_names == tuple(f"class{i}" for i in range(10))
+
+
+def test_a_pickle_of_python_2(official: Any, tmp_path: Path) -> None:
+    # Opcode by opcode as Python 2 wrote the official files: texts and array contents are byte strings.
+    data = official.pixels(5, 1).transpose(0, 3, 1, 2).tobytes()
+    batch = b"".join(
+        [
+            b"\x80\x02}(U\x04data",
+            b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R",
+            b"(K\x01K\x05M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R",
+            b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T",
+            len(data).to_bytes(4, "little"),
+            data,
+            b"tb",
+            b"U\x0bfine_labels](K\x00K\x01K\x02K\x03K\x04e",
+            b"u.",
+        ]
+    )
+    dataset = load(cifar(official.write(tmp_path, {"train": batch, "test": batch})))
+    np.testing.assert_array_equal(dataset.train.images, official.pixels(5, 1))
+    assert dataset.class_names[:2] == ("apple", "aquarium_fish")
+
+
+def test_the_files_need_no_class_names(official: Any, tmp_path: Path) -> None:
+    files = official.binary_cifar100()
+    del files["fine_label_names.txt"]
+    assert load(cifar(official.write(tmp_path, files))).class_names[99] == "worm"
+
+
+def test_both_versions_in_one_folder_give_the_same(official: Any, tmp_path: Path) -> None:
+    official.write(tmp_path / "binary", official.binary_cifar100())
+    official.write(tmp_path / "python", official.python_cifar100())
+    assert_cifar100(cifar(tmp_path), official)
+    assert load(cifar(tmp_path / "binary")).digest == load(cifar(tmp_path / "python")).digest
+
+
+def test_fewer_images_than_the_official_ones_are_said(
+    official: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(cifar(official.write(tmp_path, official.binary_cifar100())))
+    assert "200 training and 100 test images; the official cifar100 has 50000 and 10000" in caplog.text
+
+
+def test_splits_of_cifar_are_stratified(official: Any, tmp_path: Path) -> None:
+    path = official.write(tmp_path, official.binary_cifar100(train=1000))
+    config = DatasetConfig(name=Source.cifar100, path=str(path), train_limit=500, validation_fraction=0.2)
+    dataset = load(config)
+    assert np.bincount(dataset.train.labels).tolist() == [4] * 100
+    assert np.bincount(dataset.validation.labels).tolist() == [1] * 100
+
+
+def replaced(files: dict[str, bytes], **changes: bytes | None) -> dict[str, bytes]:
+    changed = files | {name.replace("_bin", ".bin"): content for name, content in changes.items()}
+    return {name: content for name, content in changed.items() if content is not None}
+
+
+DAMAGES: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] = {
+    "missing": (lambda files: replaced(files, test_bin=None), r"received no test\.bin"),
+    "truncated": (lambda files: replaced(files, train_bin=files["train.bin"][:-1]), r"train\.bin: expected records of"),
+    "empty": (lambda files: replaced(files, train_bin=b""), r"train\.bin: expected at least one image"),
+    "mislabelled": (
+        lambda files: replaced(files, test_bin=files["test.bin"][:3075] + b"\x64" + files["test.bin"][3076:]),
+        r"test\.bin: expected labels from 0 to 99, received 100 at image 1 \(1 labels outside\)",
+    ),
+    "superclass": (
+        lambda files: replaced(files, test_bin=b"\x20" + files["test.bin"][1:]),
+        "superclasses from 0 to 19",
+    ),
+    "names": (lambda files: files | {"fine_label_names.txt": b"a\nb\n"}, "expected 100 class names, received 2"),
+    "no text": (lambda files: files | {"fine_label_names.txt": b"\xff\xfe"}, r"fine_label_names\.txt: truncated"),
+}
+
+
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named_with_its_file(official: Any, tmp_path: Path, damage: str, archived: bool) -> None:
+    change, message = DAMAGES[damage]
+    files = change(official.binary_cifar100())
+    path = official.write(tmp_path / "data", files)
+    if archived:
+        path = tmp_path / "data.tar.xz"
+        path.write_bytes(official.tar(files, "cifar-100-binary", mode="xz"))
+    with pytest.raises(InputError, match=message) as raised:
+        load(cifar(path))
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_other_cifar_is_named(official: Any, tmp_path: Path) -> None:
+    path = official.write(tmp_path, official.binary_cifar10())
+    with pytest.raises(InputError, match=r"expected the files of cifar100 \(train\.bin, test\.bin or train, test\)"):
+        load(cifar(path))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ([], "expected a dictionary, received list"),
+        ({}, "no data and no fine_labels in it"),
+        ({b"data": np.zeros((2, 3072), np.uint8)}, "no fine_labels in it"),
+        ({b"data": b"no array", b"fine_labels": [0, 1]}, "data is no array"),
+        ({b"data": np.zeros((2, 3000), np.uint8), b"fine_labels": [0, 1]}, r"data of shape \(2, 3000\)"),
+        ({b"data": np.zeros((2, 3072), np.int64), b"fine_labels": [0, 1]}, "another type than uint8"),
+        ({b"data": np.zeros((2, 3072), object), b"fine_labels": [0, 1]}, "another type than uint8"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0]}, "received 2 images and 1 labels"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, "1"]}, "no list of whole numbers"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, 10**30]}, "OverflowError"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, -1]}, "received -1 at image 1"),
+    ],
+)
+def test_a_pickle_of_another_form(official: Any, tmp_path: Path, batch: Any, message: str) -> None:
+    files = official.python_cifar100() | {"train": pickle.dumps(batch)}
+    with pytest.raises(InputError, match=message) as raised:
+        load(cifar(official.write(tmp_path, files)))
+    assert "train" in str(raised.value)
+
+
+class Malice:
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
+@pytest.mark.parametrize("function", [os.system, eval, exec, open, getattr, print, np.load, np.frombuffer, Path])
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_malicious_pickle_is_refused_and_runs_nothing(
+    official: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], function: Callable[..., Any], protocol: int
+) -> None:
+    mark = tmp_path / "mark"
+    argument = f"touch {mark}" if function is os.system else f"__import__('pathlib').Path({str(mark)!r}).touch()"
+    arguments = (str(mark), "w") if function is open else (argument,)
+    batch = {b"data": Malice(function, *arguments), b"fine_labels": [0]}
+    files = official.python_cifar100() | {"train": pickle.dumps(batch, protocol)}
+    with pytest.raises(InputError, match=re.escape("refused: the pickle asks for")):
+        load(cifar(official.write(tmp_path / "data", files)))
+    assert not mark.exists()
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"cnumpy\nndarray\n}S'array'\nNsb.",  # attributes of a stand-in
+        b"c_codecs\nencode\n(N}S'__new__'\ncnumpy\ndtype\nstb.",  # slots of a stand-in
+        b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.",  # another codec
+        b"cnumpy.core.multiarray\n_reconstruct.__init__.__globals__\n.",  # a way through a dotted name
+        b"Pname\n.",  # a persistent id
+        b"\x82\x01.",  # an extension
+        b"\x80\x02}r\xff\xff\xff\x7f.",  # a memo of 34 GB
+        b"}p2147483647\n.",  # the same as text
+    ],
+)
+def test_the_stand_ins_open_no_other_way(official: Any, tmp_path: Path, program: bytes) -> None:
+    from tnt_exp.data import unpickle
+
+    before = {name: dict(vars(kind)) for name, kind in vars(unpickle).items() if isinstance(kind, type)}
+    files = official.python_cifar100() | {"train": program}
+    with pytest.raises(InputError, match="train: "):
+        load(cifar(official.write(tmp_path, files)))
+    assert {name: dict(vars(kind)) for name, kind in vars(unpickle).items() if isinstance(kind, type)} == before
+
+
+def test_links_and_other_members_are_passed_over(official: Any, tmp_path: Path) -> None:
+    import io
+    import tarfile
+
+    path = tmp_path / "archive.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, kind, target in (
+            ("x/train.bin", tarfile.SYMTYPE, "/etc/passwd"),
+            ("x/test.bin", tarfile.LNKTYPE, "../../secret"),
+            ("x/._train.bin", tarfile.REGTYPE, ""),
+            ("../../train.bin.old", tarfile.REGTYPE, ""),
+            ("/dev/null", tarfile.CHRTYPE, ""),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            archive.addfile(member)
+        for name, content in official.binary_cifar100().items():
+            member = tarfile.TarInfo(f"cifar-100-binary/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert_cifar100(cifar(path), official)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_files_of_one_name_are_refused(official: Any, tmp_path: Path) -> None:
+    files = official.binary_cifar100()
+    archive = tmp_path / "archive.tar"
+    archive.write_bytes(official.tar(files, "a", "b"))
+    with pytest.raises(InputError, match=r"expected one train\.bin in it, received two"):
+        load(cifar(archive))
+    for name in ("a", "b"):
+        official.write(tmp_path / "folders" / name, files)
+    with pytest.raises(InputError, match=r"expected one test\.bin, received .*a/test\.bin and .*b/test\.bin"):
+        load(cifar(tmp_path / "folders"))
+
+
+@pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
+def test_a_checksum_behind_the_last_member_counts(official: Any, tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "archive"
+    path.write_bytes(official.tar(official.binary_cifar100(20, 10), "x", mode=mode)[:-4])
+    with pytest.raises(InputError, match="truncated"):
+        load(cifar(path))
+
+
+damage = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8)
+
+
+@pytest.mark.parametrize("layout", ["binary_cifar100", "python_cifar100"])
+@pytest.mark.parametrize("mode", COMPRESSIONS)
+@settings(max_examples=80, deadline=None)
+@given(edits=damage, near=st.booleans(), keep=st.just(1.0) | st.floats(0, 1))
+def test_any_damage_loads_to_a_valid_data_set_or_is_an_input_error(
+    official: Any,
+    loads_or_is_refused: Callable[[DatasetConfig], None],
+    tmp_path_factory: pytest.TempPathFactory,
+    layout: str,
+    mode: str,
+    edits: list[tuple[float, int]],
+    near: bool,
+    keep: float,
+) -> None:
+    whole = official.tar(getattr(official, layout)(8, 4), "cifar-100", mode=mode)
+    content = bytearray(whole)
+    for where, value in edits:
+        # Damage near the start of the archive hits heads and programs, not only pixels.
+        content[int(where * (700 if near else len(content)))] = value
+    path = tmp_path_factory.mktemp("damaged", numbered=True) / "archive"
+    path.write_bytes(content[: int(keep * len(content))])
+    loads_or_is_refused(cifar(path))
+
+
+@settings(max_examples=300, deadline=None)
+@given(edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+def test_any_damage_of_a_pickle_is_an_input_error_or_valid(
+    official: Any,
+    loads_or_is_refused: Callable[[DatasetConfig], None],
+    tmp_path_factory: pytest.TempPathFactory,
+    edits: list[tuple[int, int]],
+) -> None:
+    files = official.python_cifar100(1, 1, protocol=4)
+    content = bytearray(files["train"])
+    start = content.index(official.pixels(1, 1).transpose(0, 3, 1, 2).tobytes())
+    program = [*range(start), *range(start + 3072, len(content))]  # what is not pixels
+    for where, value in edits:
+        content[program[where % len(program)]] = value
+    path = official.write(tmp_path_factory.mktemp("damaged"), files | {"train": bytes(content)})
+    loads_or_is_refused(cifar(path))
