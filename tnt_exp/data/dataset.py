@@ -10,7 +10,7 @@ import numpy as np
 from tnt_exp.config.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Split:
     """Images and their class numbers.
 
@@ -65,7 +65,7 @@ def labelled(images: np.ndarray, labels: np.ndarray, classes: int, source: objec
     return Split(images, labels.astype(np.int32))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parts:
     """What a source gives, before limits and splits. A part that it does not have is None."""
 
@@ -75,7 +75,7 @@ class Parts:
     validation: Part | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set, divided. The test part is for the end."""
 

@@ -22,7 +22,7 @@ def download(source: Source) -> Parts:
         reason = " ".join(str(error).split())
         raise InputError(
             f"dataset={source.value}: expected Keras to download it, received: {reason}; "
-            f"fetch the official files on another way and give dataset.path=, or use dataset=digits"
+            f"fetch the official files in another way and give dataset.path=, or use dataset=digits"
         ) from error
     names = CLASS_NAMES[source]
 

@@ -106,6 +106,7 @@ class Files:
         _check_memory(shape)
         images = np.empty(shape, np.uint8)
         readable = np.ones(len(positions), bool)
+        _log.info("decoding %d %s", len(positions), self.name)
         pool = ThreadPoolExecutor(os.cpu_count())
         try:
             for index, error in self._decode_into(images, positions, pool):

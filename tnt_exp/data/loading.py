@@ -1,5 +1,7 @@
 """From a configuration to a data set in memory."""
 
+import logging
+
 import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig, Source
@@ -9,6 +11,7 @@ from tnt_exp.data.order import Purpose
 from tnt_exp.data.sizes import test_size, train_sizes
 from tnt_exp.data.splits import stratified
 
+_log = logging.getLogger(__name__)
 _Selection = tuple[Part, np.ndarray]  # a part and the positions chosen in it
 
 
@@ -19,6 +22,7 @@ def load(config: DatasetConfig) -> Dataset:
         InputError: Data missing, damaged, mislabelled or of another form, or a split would be empty.
     """
     check(config)
+    _log.info("reading dataset=%s%s", config.name.value, "" if config.path is None else f" from {config.path}")
     parts = _read(config)
     train, validation, test = _select(parts, config)
     selections = [train, test] if validation is None else [train, test, validation]
