@@ -73,7 +73,7 @@ def test_run_folder_is_complete(finished: Path) -> None:
     assert {"test/accuracy", "test/top5_accuracy", "test/loss", "val/accuracy"} <= result["metrics"].keys()
     assert result["versions"]["keras"]
     assert result["hardware"]["device"] in ("cpu", "gpu")
-    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["val/accuracy"]) == max(float(row["val/accuracy"]) for row in rows) or result["epoch"] == 1
     assert yaml.safe_load((folder / "overrides.yaml").read_text())[-1] == "model.embed_dim=24"

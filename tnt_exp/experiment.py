@@ -46,8 +46,8 @@ class Experiment:
         """From the configuration to a complete run folder."""
         dataset = data.load(self.config.dataset)
         rules.check(self.config, channels=dataset.channels, train_images=len(dataset.train))
+        self._begin_tracking(dataset)
         device = self._prepare()
-        self._begin_tracking(dataset, device)
         classifier = self._build(dataset, device)
         choice = self._fit(classifier, dataset, device)
         self._test(classifier, dataset, choice)
@@ -62,6 +62,15 @@ class Experiment:
             )
             self.tracker.finish(self.result["status"])
 
+    def where_to_look(self) -> str:
+        """What a person does next."""
+        lines = [f"run folder {self.folder.path}"]
+        if self.tracker:
+            from tnt_exp.tracking import ui_command
+
+            lines.append(f"compare    {ui_command(self.tracker.uri)}")
+        return "\n".join(lines)
+
     def _prepare(self) -> "Device":
         from tnt_exp.training.device import prepare
 
@@ -74,11 +83,13 @@ class Experiment:
             "precision": self.config.trainer.precision.value,
             "xla": device.xla,
         }
+        if self.tracker:
+            self.tracker.tags({"hardware": device.name})
         xla = "compiled by XLA" if device.xla else "without XLA"
         log.info("device    %s (%s), %s, %s", device.name, device.kind, device.backend, xla)
         return device
 
-    def _begin_tracking(self, dataset: data.Dataset, device: "Device") -> None:
+    def _begin_tracking(self, dataset: data.Dataset) -> None:
         tracking = self.config.tracking
         if not tracking.enabled:
             return
@@ -88,8 +99,7 @@ class Experiment:
             "dataset": dataset.name,
             "dataset_digest": dataset.digest,
             "model": self.config.model.name,
-            "hardware": device.name,
-            "backend": device.backend,
+            "backend": self.config.trainer.backend.value,
             "run_folder": str(self.folder.path),
             **provenance.git(),
         }
@@ -118,6 +128,7 @@ class Experiment:
             seed=self.config.seed,
             remat=self.config.trainer.remat,
         )
+        model.freeze(classifier.network, self.config.trainer.freeze.value)
         classifier.compile(jit_compile=device.xla)  # how evaluation runs; training has a step of its own
         self.result["parameters"] = classifier.count_params()
         self.result["macs"] = counts.macs(self.config.model, dataset.num_classes, dataset.channels)
@@ -208,7 +219,9 @@ class Experiment:
             scale_loss=trainer.precision.value == "mixed_float16",
         )
         loop = Loop(
-            step=compile_step(Work(classifier.network, augmentation, optimizer), xla=device.xla),
+            step=compile_step(
+                Work(classifier.network, augmentation, optimizer, self._rate_factors(classifier)), xla=device.xla
+            ),
             batches=batches,
             rate=Schedule(self.config.schedule, optimizing.learning_rate, batches.steps_per_epoch, trainer.epochs),
             epochs=trainer.epochs,
@@ -217,6 +230,16 @@ class Experiment:
             progress=progress,
         )
         return loop, optimizer
+
+    def _rate_factors(self, classifier: Any) -> list[float] | None:
+        from tnt_exp import model
+
+        decay, depth = self.config.trainer.layer_decay, self.config.model.depth
+        if decay == 1:
+            return None
+        return [
+            decay ** (depth + 1 - model.depth_of(variable.path, depth)) for variable in classifier.trainable_variables
+        ]
 
     def _validate(
         self,

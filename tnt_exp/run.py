@@ -73,6 +73,8 @@ def run(config: Config, *, folder: str, overrides: Sequence[str], sweep_folder: 
     result["total_seconds"] = round(time.time() - begin, 3)
     run_folder.write_result(result)
     experiment.close()
+    if code in (0, 1):
+        log.info(experiment.where_to_look())
     if result["status"] == "KILLED" and code == 130 and sweep_folder:
         raise KeyboardInterrupt  # Ctrl-C ends the whole sweep
     if code == 143 and sweep_folder:

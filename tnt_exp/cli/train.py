@@ -14,6 +14,7 @@ from tnt_exp import data
 from tnt_exp.config import InputError, rules
 from tnt_exp.config.compose import CONFIG_NAME, compose, conf_dir, parse, register, to_config
 from tnt_exp.config.schema import Config
+from tnt_exp.training import device
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,3 +73,4 @@ def check(config: Config) -> None:
     facts = data.facts(config.dataset)
     rules.check(config, channels=facts.channels, train_images=facts.train)
     data.check(config.dataset)
+    device.check(config.trainer)

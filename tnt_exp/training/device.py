@@ -32,18 +32,23 @@ class Device:
     steps_per_dispatch: int
 
 
-def prepare(trainer: TrainerConfig) -> Device:
-    """Select backend, precision, memory growth and determinism; imports the backend and Keras.
-
-    Raises:
-        InputError: The backend is not installed, or Keras already runs on another one.
-    """
+def check(trainer: TrainerConfig) -> None:
+    """Raise `InputError` when the backend is not installed; imports nothing."""
     backend = trainer.backend.value
     if importlib.util.find_spec(backend) is None:
         raise InputError(
             f"trainer.backend: expected an installed backend, received {backend}. "
             f"Install it with: pip install 'tnt-exp[{backend}]'"
         )
+
+
+def prepare(trainer: TrainerConfig) -> Device:
+    """Select backend, precision, memory growth and determinism; imports the backend and Keras.
+
+    Raises:
+        InputError: Keras already runs on another backend.
+    """
+    backend = trainer.backend.value
     os.environ["KERAS_BACKEND"] = backend
     with _quiet():
         import keras
