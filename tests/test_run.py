@@ -108,16 +108,13 @@ def test_nothing_lands_in_the_default_experiment_or_in_a_stale_store(finished: P
 
 
 def test_saved_model_gives_the_reported_accuracy(finished: Path) -> None:
-    import keras
-
-    import tnt_exp.model  # noqa: F401  registers the layers
-    from tnt_exp import data
+    from tnt_exp import data, model
     from tnt_exp.config.compose import compose
     from tnt_exp.evaluation import evaluate
 
     folder = only(finished, "multirun/runs/*")
     result = json.loads((folder / "result.json").read_text())
-    classifier = keras.saving.load_model(folder / "model.keras")
+    classifier = model.load(folder / "model.keras")
     dataset = data.load(compose(SMALL).dataset)
     measured = dict(evaluate(classifier, dataset.test, 128).metrics("test"))
     assert {key: result["metrics"][key] for key in measured} == measured

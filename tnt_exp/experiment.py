@@ -32,13 +32,13 @@ class Experiment:
         config: Composed and checked.
         folder: Where everything goes.
         result: What `result.json` will say; filled as things become known.
-        sweep_folder: The sweep's folder, where this is one of many.
+        tags: Further tags of the MLflow run; `sweep_id` where this is one of many.
     """
 
     config: Config
     folder: RunFolder
     result: dict[str, Any]
-    sweep_folder: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
     tracker: "Tracker | None" = None
     rows: list[dict[str, float]] = field(default_factory=list)
 
@@ -102,10 +102,9 @@ class Experiment:
             "backend": self.config.trainer.backend.value,
             "run_folder": str(self.folder.path),
             **provenance.git(),
+            **self.tags,
         }
-        if self.sweep_folder:
-            tags["sweep_id"] = self.folder.path.parent.name
-        name = tracking.run_name or "_".join(self.folder.path.parts[-2 if self.sweep_folder else -1 :])
+        name = tracking.run_name or "_".join(self.folder.path.parts[-2 if "sweep_id" in tags else -1 :])
         self.tracker = Tracker(tracking_uri(tracking.uri), tracking.experiment, name, tags)
         self.result["mlflow_run_id"] = self.tracker.run_id
         self.tracker.params(flat(self.config))
@@ -129,7 +128,7 @@ class Experiment:
             remat=self.config.trainer.remat,
         )
         model.freeze(classifier.network, self.config.trainer.freeze.value)
-        classifier.compile(jit_compile=device.xla)  # how evaluation runs; training has a step of its own
+        classifier.jit_compile = device.xla  # for evaluation; training has a step of its own
         self.result["parameters"] = classifier.count_params()
         self.result["macs"] = counts.macs(self.config.model, dataset.num_classes, dataset.channels)
         if self.tracker:
