@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from tnt_exp.config import InputError
-from tnt_exp.tracking.store import artifact_location
+from tnt_exp.tracking.experiments import experiment_id
 
 log = logging.getLogger("tnt_exp")
 T = TypeVar("T")
@@ -34,6 +33,7 @@ class Tracker:
         tags: Tags of the run.
 
     Attributes:
+        uri: The tracking store.
         run_id: MLflow's id of the run.
 
     Raises:
@@ -41,11 +41,11 @@ class Tracker:
     """
 
     def __init__(self, uri: str, experiment: str, run_name: str, tags: Mapping[str, str]) -> None:
-        mlflow.set_tracking_uri(uri)
-        self._uri = uri
-        self._client = mlflow.MlflowClient(uri)
+        self.uri = uri
         try:
-            self._experiment_id = self._find(experiment)
+            mlflow.set_tracking_uri(uri)
+            self._client = mlflow.MlflowClient(uri)
+            self._experiment_id = experiment_id(self._client, uri, experiment)
             run = self._client.create_run(self._experiment_id, run_name=run_name, tags=dict(tags))
         except (MlflowException, OSError) as error:
             raise InputError(
@@ -56,28 +56,12 @@ class Tracker:
         self._monitor: Any = None
         self._failed = 0
 
-    def _find(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            try:
-                return str(self._client.create_experiment(name, artifact_location=artifact_location(self._uri)))
-            except MlflowException as error:
-                if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
-                    raise
-                found = self._client.get_experiment_by_name(name)  # another process was first
-        if found is None or found.lifecycle_stage != "active":
-            raise InputError(
-                f"tracking.experiment: expected an active experiment, received the deleted {name}. "
-                f"Restore it (mlflow experiments restore) or choose another name."
-            )
-        return str(found.experiment_id)
-
     def watch_system(self) -> None:
         """Begin to log CPU, memory and GPU every few seconds, as `system/...`."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
-        self._monitor = SystemMetricsMonitor(self.run_id, sampling_interval=5, tracking_uri=self._uri)
+        self._monitor = SystemMetricsMonitor(self.run_id, sampling_interval=5, tracking_uri=self.uri)
         self._monitor.start()
 
     def params(self, values: Mapping[str, Any]) -> None:
