@@ -4,9 +4,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -23,36 +22,26 @@ class Terminated(BaseException):
     """SIGTERM arrived."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        exit_code: 0 finished, 1 failed, 2 the input cannot be used, 130 SIGINT, 143 SIGTERM.
-        objective: What a sweep compares: validation accuracy, or test accuracy where there is no validation.
-    """
-
-    exit_code: int
-    objective: float | None
-
-
-def run(config: Config, *, folder: str, overrides: Sequence[str], sweep_folder: str | None) -> Outcome:
+def run(config: Config, *, folder: str, overrides: Sequence[str], tags: Mapping[str, str] | None = None) -> int:
     """Run an experiment; every ending is written to the run folder and told to MLflow.
 
     Args:
         config: Composed and checked.
         folder: The run folder.
         overrides: What the command line changed.
-        sweep_folder: The sweep's folder, where this is one of many.
+        tags: Further tags of its MLflow run; `sweep_id` where it is one of many.
+
+    Returns:
+        The exit code: 0 finished, 1 failed, 2 the input cannot be used, 130 SIGINT, 143 SIGTERM.
     """
-    begin = time.time() if sweep_folder else psutil.Process().create_time()
+    begin = psutil.Process().create_time()
     run_folder = RunFolder(folder)
     run_folder.write_config(config, overrides)
     result: dict[str, Any] = {"status": "FAILED", "metrics": {}}
     log.info("run folder %s", run_folder.path)
-    experiment = Experiment(config, run_folder, result, sweep_folder)
+    experiment = Experiment(config, run_folder, result, dict(tags or {}))
     try:
-        with _sigterm_raises():
+        with sigterm_raises():
             experiment.train()
         result["status"] = "FINISHED"
         code = 0
@@ -75,16 +64,13 @@ def run(config: Config, *, folder: str, overrides: Sequence[str], sweep_folder: 
     experiment.close()
     if code in (0, 1):
         log.info(experiment.where_to_look())
-    if result["status"] == "KILLED" and code == 130 and sweep_folder:
-        raise KeyboardInterrupt  # Ctrl-C ends the whole sweep
-    if code == 143 and sweep_folder:
-        raise SystemExit(code)
-    metrics = result["metrics"]
-    return Outcome(code, metrics.get("val/accuracy", metrics.get("test/accuracy")))
+    return code
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
+def sigterm_raises() -> Iterator[None]:
+    """Within it, SIGTERM raises `Terminated`, so that what was begun is brought to an end."""
+
     def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated
 

@@ -13,6 +13,8 @@ from tnt_exp.config.errors import InputError
 # Verb: (module with `main(arguments) -> exit code`, one line of help). A module is imported when its verb is called.
 VERBS = {
     "train": ("tnt_exp.cli.train", "compose an experiment, train it, log it (-m: sweep)"),
+    "run": ("tnt_exp.cli.run", "run what a run folder's config.yaml says, in that folder"),
+    "sweep": ("tnt_exp.cli.sweep", "how a sweep stands (status FOLDER), go on with it (resume FOLDER)"),
     "models": ("tnt_exp.cli.models", "table of model presets: parameters, MACs, memory"),
     "export": ("tnt_exp.cli.export", "write a run's model in another format"),
     "ui": ("tnt_exp.cli.ui", "open the MLflow UI on this folder's runs"),

@@ -1,76 +1,105 @@
 """`tnt-exp train`: compose, check, and hand over to Hydra to run once or many times."""
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from tnt_exp import data
-from tnt_exp.config import InputError, rules
-from tnt_exp.config.compose import CONFIG_NAME, compose, conf_dir, parse, register, to_config
-from tnt_exp.config.schema import Config
-from tnt_exp.training import device
+from tnt_exp.check import check
+from tnt_exp.config import InputError
+from tnt_exp.config.compose import CONFIG_NAME, compose, conf_dir, explain, parse, register, to_config
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `tnt-exp train` and return its exit code.
 
-    Every point is composed and checked first, before anything slow is imported.
+    Everything is composed and checked first, before anything slow is imported.
     """
     register()
-    flags = get_args_parser().parse_args(list(arguments))
+    dry_run = "--dry-run" in arguments
+    arguments = [argument for argument in arguments if argument != "--dry-run"]
+    flags = get_args_parser().parse_args(arguments)
     if flags.experimental_rerun:
         raise InputError("--experimental-rerun: expected no such flag (it would load a pickle); repeat the command.")
     if flags.config_name or flags.config_path:
         raise InputError("--config-name, --config-path: expected --config-dir=FOLDER with groups of your own.")
-    for point in points(flags.overrides, multirun=flags.multirun):
-        check(compose(point, flags.config_dir))
+    if (flags.multirun or dry_run) and not _only_shows(flags):
+        from tnt_exp.sweep.command import to_hydra
 
+        overrides = to_hydra(flags.overrides, flags.config_dir)
+        return sweep([*overrides, *(["hydra.sweeper.dry_run=true"] if dry_run else [])], flags.config_dir)
+    return _once(flags, arguments)
+
+
+def _only_shows(flags: Namespace) -> bool:
+    return bool(flags.cfg or flags.info or flags.help or flags.hydra_help or flags.shell_completion)
+
+
+def _once(flags: Namespace, arguments: Sequence[str]) -> int:
+    for text in flags.overrides:
+        if parse(text).key_or_group.partition(".")[0] in ("sweep", "launcher"):
+            raise InputError(f"{text}: expected the flag -m with it (it says how a sweep is run), received none.")
+    check(compose(flags.overrides, flags.config_dir))
     codes: list[int] = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)
-    def task(cfg: DictConfig) -> float | None:
+    def task(cfg: DictConfig) -> None:
         from tnt_exp.run import run
 
         hydra_config = HydraConfig.get()
-        outcome = run(
-            to_config(cfg),
-            folder=hydra_config.runtime.output_dir,
-            overrides=list(hydra_config.overrides.task),
-            sweep_folder=hydra_config.sweep.dir if hydra_config.mode is RunMode.MULTIRUN else None,
+        codes.append(
+            run(
+                to_config(cfg),
+                folder=hydra_config.runtime.output_dir,
+                overrides=list(hydra_config.overrides.task),
+            )
         )
-        codes.append(outcome.exit_code)
-        return outcome.objective
 
     sys.argv = ["tnt-exp train", *arguments]  # hydra.main reads its arguments there
     task()
     return max(codes, default=0)
 
 
-def points(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
-    """The override lists that will run: one, or each point of the grid."""
-    if not multirun:
-        return [list(overrides)]
-    parsed = [parse(override) for override in overrides]
-    if any(override.is_sweep_override() and not override.is_discrete_sweep() for override in parsed):
-        # interval(...) is for a search, whose points are not known yet: check what is fixed.
-        return [[text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]]
-    # A list chosen for a group is Hydra's own way to spell a sweep over the group's options.
-    return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
+    """Run many and return the exit code.
 
+    `hydra.main` would turn every error into a traceback of its own, so Hydra is called as it calls itself.
 
-def check(config: Config) -> None:
-    """Everything that can be found without reading data or importing TensorFlow.
+    Args:
+        overrides: As Hydra reads them (see `tnt_exp.sweep.command`).
+        config_dir: A folder of the user's own groups.
 
     Raises:
-        InputError: The configuration cannot run.
+        InputError: A point cannot run.
     """
-    facts = data.facts(config.dataset)
-    rules.check(config, channels=facts.channels, train_images=facts.train)
-    data.check(config.dataset)
-    device.check(config.trainer)
+    from tnt_exp.run import Terminated, sigterm_raises
+    from tnt_exp.sweep.job import job
+
+    register()
+    search_path = create_config_search_path(str(conf_dir()))
+    if config_dir:
+        search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}")
+    main_hydra = Hydra.create_main_hydra2("train", search_path)
+    GlobalHydra.instance().clear()  # points are composed by its own interface, which wants to be the only one
+    try:
+        with sigterm_raises():
+            summary = main_hydra.multirun(
+                config_name=CONFIG_NAME,
+                task_function=job,
+                overrides=[f"hydra.mode={RunMode.MULTIRUN.name}", *overrides],
+            )
+    except Terminated:
+        return 143
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
+    return int(summary.exit_code)

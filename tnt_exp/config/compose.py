@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tnt_exp.config.errors import InputError
 from tnt_exp.config.fields import did_you_mean, fields, find
 from tnt_exp.config.schema import GROUPS, Config
+from tnt_exp.config.sweep import LauncherConfig, SweepConfig
 
 CONFIG_NAME = "train"
 
@@ -34,6 +36,8 @@ def register() -> None:
     store.store(name="base_config", node=Config)
     for group, section in GROUPS.items():
         store.store(group=group, name=f"base_{group}", node=section)
+    store.store(group="sweep", name="base_sweep", node=SweepConfig)
+    store.store(group="hydra/launcher", name="local", node=LauncherConfig)
     # Cached by Hydra's configuration, so that one command has one id; random, because time stamps collide.
     OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 
@@ -48,6 +52,15 @@ def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Con
     Raises:
         InputError: A key, a group, an option or a value is wrong.
     """
+    return to_config(compose_cfg(overrides, config_dir))
+
+
+def compose_cfg(overrides: Sequence[str] = (), config_dir: str | None = None) -> DictConfig:
+    """What Hydra composes, names checked and types not yet.
+
+    Raises:
+        InputError: A key, a group or an option is wrong.
+    """
     register()
     parsed = [parse(override) for override in overrides]
     for override in parsed:
@@ -57,10 +70,9 @@ def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Con
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = hydra.compose(CONFIG_NAME, overrides=search + own)
+            return hydra.compose(CONFIG_NAME, overrides=search + own)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
-    return to_config(cfg)
 
 
 def to_config(cfg: DictConfig) -> Config:
@@ -79,6 +91,18 @@ def to_config(cfg: DictConfig) -> Config:
     if not isinstance(config, Config):
         raise TypeError(f"Expected a Config, received: {type(config)}")
     return config
+
+
+def load_config(file: Path) -> Config:
+    """The configuration that a run folder's `config.yaml` holds.
+
+    Raises:
+        InputError: It does not fit the schema.
+    """
+    cfg = OmegaConf.create(yaml.safe_load(file.read_text()))
+    if not isinstance(cfg, DictConfig):
+        raise InputError(f"{file}: expected a configuration, received a list.")
+    return to_config(cfg)
 
 
 def parse(text: str) -> Override:

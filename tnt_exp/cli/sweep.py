@@ -1,0 +1,39 @@
+"""`tnt-exp sweep`: how a sweep stands, and go on with it."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tnt_exp.sweep import overview
+from tnt_exp.sweep.books import Books
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `tnt-exp sweep` and return its exit code."""
+    parser = argparse.ArgumentParser(prog="tnt-exp sweep", description="How a sweep stands, and go on with it.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    status = verbs.add_parser("status", help="every point of a sweep: its state, objective, time, failure")
+    status.add_argument("folder", type=Path)
+    resume = verbs.add_parser("resume", help="go on with a sweep that was interrupted")
+    resume.add_argument("folder", type=Path)
+    resume.add_argument("overrides", nargs="*", help="said anew: sweep.rerun=failed launcher.slots=4 ...")
+    options = parser.parse_args(list(arguments))
+    books = Books.open(options.folder)
+    if options.verb == "status":
+        print(overview.of_points(books))
+        ended = books.data["ended"] is not None
+        state = "running" if books.running() else "ended" if ended else "interrupted"
+        print(f"sweep {books.id} ({state}): {overview.counts_of(books)}")
+        return 0
+    return _resume(books, options.overrides)
+
+
+def _resume(books: Books, overrides: Sequence[str]) -> int:
+    from tnt_exp.cli.train import sweep
+    from tnt_exp.sweep.command import to_hydra
+
+    config_dir = books.data["config_dir"]
+    os.chdir(books.data["cwd"])
+    said = [*books.data["command"], *to_hydra(overrides, config_dir), f"hydra.sweep.dir={books.folder}"]
+    return sweep(said, config_dir)

@@ -1,0 +1,100 @@
+"""How a job ended, and why."""
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from tnt_exp.sweep.files import read_json, write_json
+
+
+class Cause(Enum):
+    """Why a job did not finish."""
+
+    error = "error"  # an exception, or input that cannot be used
+    exit = "exit"  # the process ended without a result
+    signal = "signal"  # killed from outside, or a crash of native code
+    memory = "memory"  # out of memory
+    timeout = "timeout"  # launcher.timeout
+    pruned = "pruned"  # stopped by the search
+    stopped = "stopped"  # the sweep was stopped
+    lost = "lost"  # a launcher came back without it
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended.
+
+    Attributes:
+        cause: None: it finished.
+        error: One line.
+    """
+
+    cause: Cause | None
+    error: str | None = None
+
+    @property
+    def status(self) -> str:
+        """MLflow's word for it."""
+        if self.cause is None:
+            return "FINISHED"
+        return "FAILED" if self.cause in (Cause.error, Cause.exit) else "KILLED"
+
+
+_OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "OutOfMemory", "RESOURCE_EXHAUSTED", "OOM when allocating")
+
+
+def classify(code: int, result: Mapping[str, Any] | None, order: Ending | None, kernel_ran_out: bool) -> Ending:
+    """How a process ended.
+
+    Args:
+        code: Its return code; negative: the signal that killed it.
+        result: The `result.json` it left; None: it left none.
+        order: Why the supervisor stopped it; None: it did not.
+        kernel_ran_out: Whether the kernel killed some process for memory meanwhile.
+    """
+    if result is not None and result["status"] == "FINISHED":
+        return Ending(None)
+    if order is not None:
+        return order
+    if result is not None and result["status"] == "FAILED":
+        error = str(result.get("error"))
+        ran_out = any(word in error for word in _OUT_OF_MEMORY)
+        return Ending(Cause.memory if ran_out else Cause.error, error)
+    if code < 0:
+        name = signal.Signals(-code).name
+        if -code == signal.SIGKILL and kernel_ran_out:
+            return Ending(Cause.memory, "killed by the kernel, which ran out of memory")
+        return Ending(Cause.signal, f"killed by {name}")
+    if result is not None:
+        return Ending(Cause.signal, str(result.get("error", "killed")))
+    return Ending(Cause.exit, f"the process ended with code {code} and left no result (sys.exit or os._exit)")
+
+
+def record(folder: Path, ending: Ending, seconds: float) -> None:
+    """Write into `result.json` what only the supervisor knows."""
+    if ending.cause is None:
+        return
+    file = folder / "result.json"
+    result = read_json(file) or {"metrics": {}, "total_seconds": round(seconds, 3)}
+    write_json(file, {**result, "status": ending.status, "cause": ending.cause.value, "error": ending.error})
+
+
+def recorded(result: Mapping[str, Any] | None) -> Ending:
+    """The ending that a `result.json` tells; None: it was lost."""
+    if result is None:
+        return Ending(Cause.lost, "the launcher came back without it")
+    if result["status"] == "FINISHED":
+        return Ending(None)
+    return Ending(Cause(result.get("cause", "error")), result.get("error"))
+
+
+def kernel_kills() -> int:
+    """How many processes the kernel has killed for memory since it started; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

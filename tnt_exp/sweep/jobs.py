@@ -1,0 +1,164 @@
+"""The jobs of a sweep under way: which is next, what became of each, what is left."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tnt_exp.config import InputError
+from tnt_exp.sweep.books import Books
+from tnt_exp.sweep.ending import Cause, Ending
+from tnt_exp.sweep.point import Point, State, objective_of
+
+_FOR_GOOD = (None, Cause.pruned, Cause.stopped)  # endings that no new try can better
+
+
+class Source(Protocol):
+    """What is to be run."""
+
+    @property
+    def total(self) -> int:
+        """Points in all, those that ended too."""
+
+    def next(self) -> Point | None:
+        """The next point that can start now; None: none can (before another ends)."""
+
+    def told(self, point: Point) -> None:
+        """The point has ended for good."""
+
+
+class Observer(Protocol):
+    """Someone who is told what becomes of jobs."""
+
+    def ended(self, point: Point, ending: Ending) -> None:
+        """The point has ended, for good or stopped with the sweep."""
+
+    def again(self, point: Point, ending: Ending) -> None:
+        """The point has ended so and will be started again."""
+
+
+class Listed:
+    """A list of points: a grid.
+
+    Args:
+        waiting: Those that are to be run.
+        total: Points of the sweep.
+    """
+
+    def __init__(self, waiting: Sequence[Point], total: int) -> None:
+        self._waiting = deque(waiting)
+        self.total = total
+
+    def next(self) -> Point | None:
+        """The next in order."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def told(self, point: Point) -> None:
+        """Nothing that comes depends on it."""
+
+
+@dataclass
+class Best:
+    """The best point so far."""
+
+    point: Point
+    value: float
+
+
+@dataclass
+class Jobs:
+    """Hands out points and takes in endings. Used by every launcher's loop.
+
+    Args:
+        books: The sweep.
+        source: What is to be run.
+        retries: Times a point that failed is started again.
+        fail_fast: Hand out nothing after the first failure.
+        observers: Told of every ending.
+
+    Attributes:
+        running: Point number: when it was handed out, monotonic seconds.
+        failures: Points that failed now, in the order of their ends.
+    """
+
+    books: Books
+    source: Source
+    retries: int = 0
+    fail_fast: bool = False
+    observers: list[Observer] = field(default_factory=list)
+    running: dict[int, float] = field(default_factory=dict)
+    states: dict[int, State] = field(default_factory=dict)
+    best: Best | None = None
+    failures: list[tuple[Point, Ending]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    _again: deque[Point] = field(default_factory=deque)
+    _tries: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for point in self.books.points:
+            result = self.books.result(point)
+            self.states[point.job] = self.books.state(point)
+            self._compare(point, result)
+
+    @property
+    def halted(self) -> bool:
+        """Whether a failure stops the sweep."""
+        return self.fail_fast and bool(self.failures)
+
+    def take(self) -> Point | None:
+        """A point to start now; None: there is none now, and none at all when nothing is running."""
+        if self.halted:
+            return None
+        point = self._again.popleft() if self._again else self.source.next()
+        if point is not None:
+            self.running[point.job] = time.monotonic()
+            self.states.setdefault(point.job, State.waiting)
+        return point
+
+    def ended(self, point: Point, ending: Ending) -> None:
+        """A point that was handed out has ended.
+
+        Raises:
+            InputError: It finished without the objective that the sweep compares.
+        """
+        seconds = time.monotonic() - self.running.pop(point.job)
+        tries = self._tries[point.job] = self._tries.get(point.job, 0) + 1
+        if ending.cause not in _FOR_GOOD and tries <= self.retries:
+            for observer in self.observers:
+                observer.again(point, ending)
+            self._again.append(point)
+            return
+        result = self.books.result(point)
+        self.states[point.job] = self.books.state(point)
+        if ending.cause is None:
+            self.seconds.append(seconds)
+            self._compare(point, result)
+            self._check_objective(point, result)
+        elif self.states[point.job] is State.failed:
+            self.failures.append((point, ending))
+        for observer in self.observers:
+            observer.ended(point, ending)
+        if ending.cause is not Cause.stopped:
+            self.source.told(point)
+
+    def count(self, state: State) -> int:
+        """Points in this state."""
+        return sum(1 for found in self.states.values() if found is state)
+
+    def _compare(self, point: Point, result: dict[str, Any] | None) -> None:
+        value = objective_of(result, self.books.data["objective"])
+        if value is None or self.states[point.job] is not State.finished or value != value:
+            return
+        better = self.best is None or (value > self.best.value) == self.books.maximize
+        if better and (self.best is None or value != self.best.value):
+            self.best = Best(point, value)
+
+    def _check_objective(self, point: Point, result: dict[str, Any] | None) -> None:
+        name = self.books.data["objective"]
+        if result is not None and name and objective_of(result, name) is None:
+            offered = sorted(result.get("metrics", {}))
+            raise InputError(
+                f"sweep.objective: expected one of {', '.join(offered)} (or a number of result.json), received {name}, "
+                f"which job {point.job} does not have."
+            )

@@ -1,0 +1,138 @@
+"""The Hydra Sweeper: what is run. It keeps the books, so that it works with every launcher."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper as HydraSweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from tnt_exp.config import InputError
+from tnt_exp.config.sweep import Method, OnInvalid, Rerun, SweepConfig
+from tnt_exp.sweep import batches, continuing, overview
+from tnt_exp.sweep.books import Books
+from tnt_exp.sweep.composer import Composer
+from tnt_exp.sweep.jobs import Jobs, Listed
+from tnt_exp.sweep.launcher import LocalLauncher
+from tnt_exp.sweep.plan import Plan, plan
+from tnt_exp.sweep.point import Point, State
+from tnt_exp.sweep.space import Space
+from tnt_exp.sweep.telling import Telling
+from tnt_exp.sweep.view import View
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a sweep ended.
+
+    Attributes:
+        exit_code: 0 every point finished (or was pruned), 1 some failed or were left.
+        folder: The sweep's folder; None after a dry run.
+    """
+
+    exit_code: int
+    folder: Path | None
+
+
+class Sweeper(HydraSweeper):
+    """Expands, checks, freezes, skips what is finished, and hands the rest to a launcher.
+
+    Args:
+        settings: Fields of `tnt_exp.config.sweep.SweepConfig`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = SweepConfig(**settings)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's: take what the sweep needs of it."""
+        self._hydra_context = hydra_context
+        self._task_function = task_function
+        self._config = config
+
+    def sweep(self, arguments: list[str]) -> Summary:
+        """Run the sweep.
+
+        Args:
+            arguments: Overrides of the task, as typed.
+
+        Raises:
+            InputError: A point cannot run, or nothing can.
+        """
+        settings = self._settings
+        space = Space(arguments, settings.space, self._hydra_context.config_loader)
+        compose = Composer(_config_dir(self._config))
+        if settings.method is not Method.grid:
+            raise InputError(f"sweep.method: expected grid, received {settings.method.name}.")
+        candidates = space.grid()
+        books = continuing.find(self._config, {candidate.key for candidate in candidates}, settings.rerun)
+        known = books.keys() if books else set()
+        hashes = [point.hash for point in books.points] if books else []
+        planned = plan([candidate for candidate in candidates if candidate.key not in known], compose, hashes)
+        self._refuse(planned)
+        print(overview.of_plan(planned, books))
+        if settings.dry_run:
+            return Summary(0, None)
+        books = books or self._new(arguments)
+        books.hold()
+        for candidate, config in planned.points:
+            books.add(candidate, config)
+        books.end(ended=False)
+        return self._run(books, Listed(self._waiting(books), len(books.points)))
+
+    def _refuse(self, planned: Plan) -> None:
+        if planned.invalid and (self._settings.on_invalid is OnInvalid.stop or not planned.points):
+            raise InputError(planned.complaint())
+
+    def _new(self, arguments: Sequence[str]) -> Books:
+        return Books.new(
+            continuing.folder(self._config),
+            command=[*arguments, *continuing.settings(self._config)],
+            config_dir=_config_dir(self._config),
+            search=None,
+            objective=self._settings.objective,
+            direction=self._settings.direction.name,
+        )
+
+    def _waiting(self, books: Books) -> list[Point]:
+        wanted = {State.waiting} | ({State.failed} if self._settings.rerun is Rerun.failed else set())
+        return [point for point in books.points if books.state(point) in wanted]
+
+    def _run(self, books: Books, source: Listed) -> Summary:
+        with open_dict(self._config):
+            self._config.hydra.sweep.dir = str(books.folder)
+        launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self._hydra_context, task_function=self._task_function, config=self._config
+        )
+        local = launcher if isinstance(launcher, LocalLauncher) else None
+        jobs = Jobs(books, source, self._settings.retries, self._settings.fail_fast)
+        print(f"sweep folder {books.folder}", flush=True)
+        telling = Telling.of(books)
+        with View(jobs, len(local.slots) if local else 1) as view:
+            jobs.observers = [telling, view]
+            try:
+                if local:
+                    local.serve(jobs, Path(books.data["cwd"]), [view])
+                else:
+                    batches.serve(launcher, jobs)
+            except BaseException:
+                telling.finish("KILLED")
+                raise
+        left = jobs.count(State.waiting)
+        failed = jobs.count(State.failed)
+        telling.finish("FAILED" if failed or left else "FINISHED")
+        books.end(ended=not left)
+        print(overview.of_end(books, jobs))
+        return Summary(1 if failed or left else 0, books.folder)
+
+
+def _config_dir(config: DictConfig) -> str | None:
+    """The folder of `--config-dir`."""
+    for source in config.hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            return str(source.path)
+    return None
