@@ -1,5 +1,8 @@
 """Images, labels and a shorthand to augment them."""
 
+import importlib.util
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -42,3 +45,13 @@ def augment(images, labels):
         return tuple(keras.ops.convert_to_numpy(output) for output in outputs)
 
     return call
+
+
+@pytest.fixture
+def timm_auto_augment():
+    """timm's own code of the policies, loaded alone: the package would import all of torchvision."""
+    path = Path(importlib.util.find_spec("timm").origin).parent / "data" / "auto_augment.py"
+    spec = importlib.util.spec_from_file_location("timm_auto_augment", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -24,10 +24,10 @@ def erase(inputs: Tensor, probability: float, draws: Draws) -> Tensor:
     """
     batch, size = inputs.shape[0], inputs.shape[1]
     noise = draws.normal("erasing/noise", tuple(inputs.shape))
-    return ops.where(_boxes(probability, draws, batch, size)[..., None], noise, inputs)
+    return ops.where(random_boxes(probability, draws, batch, size)[..., None], noise, inputs)
 
 
-def _boxes(probability: float, draws: Draws, batch: int, size: int) -> Tensor:
+def random_boxes(probability: float, draws: Draws, batch: int, size: int) -> Tensor:
     """Return bool (B, S, S): the first of ten random boxes that is smaller than the image, if any."""
     shape = (batch, ATTEMPTS)
     area = draws.uniform("erasing/area", shape, *AREA) * size**2

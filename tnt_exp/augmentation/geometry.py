@@ -113,8 +113,8 @@ def _random_resized_crop(
     box_width = ops.where(found, ops.sum(box_width * chosen, axis=-1), central_width)
     box_height = ops.where(found, ops.sum(box_height * chosen, axis=-1), central_height)
     place = draws.uniform("crop_place", (batch, 2))
-    left = ops.where(found, ops.floor(place[:, 0] * (width - box_width + 1)), (width - box_width) / 2)
-    top = ops.where(found, ops.floor(place[:, 1] * (height - box_height + 1)), (height - box_height) / 2)
+    left = ops.where(found, ops.floor(place[:, 0] * (width - box_width + 1)), ops.floor((width - box_width) / 2))
+    top = ops.where(found, ops.floor(place[:, 1] * (height - box_height + 1)), ops.floor((height - box_height) / 2))
     return affine(
         box_width / width,
         0.0,

@@ -47,13 +47,13 @@ def partner_weight(
     cut_chance = config.cutmix_probability if config.mixup and config.cutmix else float(config.cutmix > 0)
     cut = uniform[0] < cut_chance
     alpha = ops.where(cut, config.cutmix or 1.0, config.mixup or 1.0)
-    kept = _symmetric_beta(alpha, uniform[1], uniform[2])
+    kept = symmetric_beta(alpha, uniform[1], uniform[2])
     box, area = _box(kept, uniform[3], uniform[4], size)
     mixed = uniform[5] < config.mix_probability * mixing
     return ops.where(cut, box, 1.0 - kept), ops.where(cut, area, 1.0 - kept), mixed
 
 
-def _symmetric_beta(alpha: Tensor, first: Tensor, second: Tensor) -> Tensor:
+def symmetric_beta(alpha: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Turn two uniform numbers into one of the law Beta(alpha, alpha), exactly.
 
     From Student's t with 2 alpha degrees of freedom by Bailey's polar method (L. Devroye, Random variate generation

@@ -1,27 +1,16 @@
-"""Random numbers as a function of (seed, step, salt): no state, so nothing to save and nothing to lose."""
+"""Random numbers as a function of (seed, step, salt, place): no state, so nothing to save and nothing to lose.
+
+A hash of the counter, in 32-bit integer arithmetic that every backend has. `keras.random` would do but for one thing:
+on TensorFlow its numbers change with XLA and with the device. These are the same bits everywhere, compiled or not.
+"""
 
 import hashlib
+import math
 from typing import Any
 
-import keras
 from keras import ops
 
 Tensor = Any
-
-
-class _Counter(keras.random.SeedGenerator):
-    """A Keras seed that is a pair (word, step) instead of a variable.
-
-    Every `keras.random` function asks a SeedGenerator for its `next()`; this one gives the same pair each time.
-    """
-
-    def __init__(self, word: int, step: Tensor) -> None:
-        # The parent's constructor would create a variable; it is left out on purpose.
-        dtype = "uint32" if keras.backend.backend() == "jax" else "int32"
-        self._pair = ops.stack([ops.convert_to_tensor(word, dtype), ops.cast(step, dtype)])
-
-    def next(self, ordered: bool = True) -> Tensor:
-        return self._pair
 
 
 class Draws:
@@ -31,21 +20,43 @@ class Draws:
 
     Args:
         seed: The seed of the run.
-        step: Integer scalar tensor, the number of the step.
+        step: Integer scalar, the number of the step.
     """
 
     def __init__(self, seed: int, step: Tensor) -> None:
         self._seed = seed
-        self._step = step
-
-    def _counter(self, salt: str) -> _Counter:
-        digest = hashlib.blake2b(f"{self._seed}/{salt}".encode(), digest_size=4).digest()
-        return _Counter(int.from_bytes(digest, "big") >> 1, self._step)  # 31 bits: never negative as int32
+        self._step = ops.cast(step, "int32")
 
     def uniform(self, salt: str, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Return float32 numbers, uniform in [low, high)."""
-        return keras.random.uniform(shape, low, high, dtype="float32", seed=self._counter(salt))
+        """Return float32 numbers, uniform in [low, high), in steps of 2^-24 of the range."""
+        unit = ops.cast(_shift_right(self._words(salt, math.prod(shape)), 8), "float32") * 2.0**-24
+        return ops.reshape(low + (high - low) * unit, shape)
 
     def normal(self, salt: str, shape: tuple[int, ...]) -> Tensor:
-        """Return float32 numbers of the standard normal law."""
-        return keras.random.normal(shape, dtype="float32", seed=self._counter(salt))
+        """Return float32 numbers of the standard normal law (Box-Muller), within 4.9."""
+        count = math.prod(shape)
+        words = self._words(salt, -(-count // 2))
+        # Two uniform numbers of 16 bits make two normal ones; the half keeps the logarithm finite.
+        radius = ops.sqrt(-2.0 * ops.log((ops.cast(_shift_right(words, 16), "float32") + 0.5) * 2.0**-16))
+        angle = (ops.cast(words & 0xFFFF, "float32") + 0.5) * (2.0 * math.pi * 2.0**-16)
+        pair = ops.concatenate([radius * ops.cos(angle), radius * ops.sin(angle)])
+        return ops.reshape(pair[:count], shape)
+
+    def _words(self, salt: str, count: int) -> Tensor:
+        """Return `count` words of 32 random bits, int32."""
+        digest = hashlib.blake2b(f"{self._seed}/{salt}".encode(), digest_size=8).digest()
+        first, second = (int.from_bytes(half, "big", signed=True) for half in (digest[:4], digest[4:]))
+        start = _mix(self._step ^ first) ^ second
+        return _mix(_mix(ops.arange(count, dtype="int32") ^ start) + start)
+
+
+def _mix(words: Tensor) -> Tensor:
+    """Scramble each word: C. Wellons' lowbias32, a bijection where every input bit turns every output bit."""
+    words = (words ^ _shift_right(words, 16)) * 0x7FEB352D
+    words = (words ^ _shift_right(words, 15)) * (0x846CA68B - 2**32)
+    return words ^ _shift_right(words, 16)
+
+
+def _shift_right(words: Tensor, places: int) -> Tensor:
+    """Shift without the sign, which int32 would drag along."""
+    return ops.right_shift(words, places) & (2 ** (32 - places) - 1)

@@ -1,0 +1,119 @@
+"""MixUp and CutMix: pixels and labels agree exactly, and the laws are the papers'."""
+
+import keras
+import numpy as np
+import pytest
+from scipy import stats
+
+from tnt_exp.augmentation.mixing import partner_weight, symmetric_beta
+from tnt_exp.augmentation.randomness import Draws
+from tnt_exp.config.augmentation import AugmentationConfig
+
+pytestmark = pytest.mark.backend
+
+SIZE = 12
+
+
+def marked(augment, **fields):
+    """Augment eight images of one value each, 0 for the first half and 255 for the second, and classes likewise."""
+    given = np.repeat(np.array([0, 255], "uint8"), 4)[:, None, None, None] * np.ones((1, SIZE, SIZE, 3), "uint8")
+    return augment(given=given, classes=np.repeat([0, 1], 4), size=SIZE, **fields)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 3.0])
+def test_lambda_has_the_law_of_beta(alpha):
+    uniform = Draws(1, 0).uniform("test", (2, 10_000))
+    drawn = keras.ops.convert_to_numpy(
+        symmetric_beta(keras.ops.convert_to_tensor(alpha, "float32"), uniform[0], uniform[1])
+    )
+    assert np.isfinite(drawn).all()
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    assert stats.kstest(drawn, stats.beta(alpha, alpha).cdf).pvalue > 0.001
+
+
+def test_lambda_over_steps_has_the_law_of_beta():
+    config = AugmentationConfig(mixup=0.8)
+    shares = [float(partner_weight(config, Draws(4, step), SIZE, 1.0)[1]) for step in range(500)]
+    assert stats.kstest(shares, stats.beta(0.8, 0.8).cdf).pvalue > 0.001
+
+
+def reference_share(random, size: int, alpha: float) -> float:
+    """timm's rand_bbox and correction of lambda in NumPy: part of the partner."""
+    ratio = np.sqrt(1 - random.beta(alpha, alpha))
+    cut = int(size * ratio)
+    (cy, cx) = random.integers(0, size, 2)
+    height = np.clip(cy + cut // 2, 0, size) - np.clip(cy - cut // 2, 0, size)
+    width = np.clip(cx + cut // 2, 0, size) - np.clip(cx - cut // 2, 0, size)
+    return height * width / size**2
+
+
+def test_area_of_cutmix_has_the_law_of_timm():
+    config = AugmentationConfig(cutmix=1.0)
+    shares = [float(partner_weight(config, Draws(4, step), 32, 1.0)[1]) for step in range(500)]
+    random = np.random.default_rng(0)
+    expected = [reference_share(random, 32, 1.0) for _ in range(10_000)]
+    assert stats.ks_2samp(shares, expected).pvalue > 0.001
+
+
+def test_mixup_pixels_agree_with_labels(augment):
+    for step in range(10):
+        inputs, targets = marked(augment, step=step, mixup=1.0)
+        for image, target in zip(inputs, targets, strict=True):
+            np.testing.assert_allclose(image, target[1], atol=1e-6)
+        np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
+        np.testing.assert_allclose(targets[0, :2] + targets[-1, :2], 1, atol=1e-6)
+
+
+def test_cutmix_pixels_agree_with_labels(augment):
+    cut = []
+    for step in range(20):
+        inputs, targets = marked(augment, step=step, cutmix=1.0)
+        assert set(np.unique(inputs)) <= {0.0, 1.0}
+        np.testing.assert_allclose(inputs.mean((1, 2, 3)), targets[:, 1], atol=1e-6)
+        partner = inputs[0, ..., 0] == 1
+        assert partner.sum() == partner.any(1).sum() * partner.any(0).sum()
+        for image in inputs[4:]:
+            np.testing.assert_array_equal(image[..., 0] == 0, partner)
+        cut.append(partner.mean())
+    assert len(set(cut)) > 10
+
+
+def kind(inputs) -> str:
+    if set(np.unique(inputs)) <= {0.0, 1.0}:
+        return "plain" if (inputs[0] == 0).all() else "cutmix"
+    return "mixup"
+
+
+def rates(augment, count=200, **fields) -> dict[str, float]:
+    kinds = [kind(marked(augment, step=step, **fields)[0]) for step in range(count)]
+    return {name: kinds.count(name) for name in ("plain", "mixup", "cutmix")}
+
+
+def test_switch_between_the_two(augment):
+    # A box of no area looks plain: about one in ten at this size.
+    counts = rates(augment, mixup=1.0, cutmix=1.0, cutmix_probability=0.3)
+    assert stats.binomtest(counts["mixup"], 200, 0.7).pvalue > 0.001
+    assert counts["cutmix"] > 0
+
+
+def test_probability_of_mixing(augment):
+    counts = rates(augment, mixup=1.0, mix_probability=0.4)
+    assert stats.binomtest(counts["mixup"], 200, 0.4).pvalue > 0.001
+    counts = rates(augment, mixup=1.0, mix_probability=0.8, mixing=0.5)
+    assert stats.binomtest(counts["mixup"], 200, 0.4).pvalue > 0.001
+
+
+def test_mixing_of_zero_changes_nothing(augment):
+    plain = augment(horizontal_flip=0.5, smoothing=0.1)
+    off = augment(horizontal_flip=0.5, smoothing=0.1, mixup=0.8, cutmix=1.0, mixing=0.0)
+    for expected, result in zip(plain, off, strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_smoothing(augment):
+    _, targets = augment(smoothing=0.1)
+    np.testing.assert_allclose(targets[2], [0.02, 0.02, 0.92, 0.02, 0.02], atol=1e-6)
+    _, mixed = marked(augment, smoothing=0.1, mixup=1.0)
+    _, sharp = marked(augment, mixup=1.0)
+    np.testing.assert_allclose(mixed, 0.9 * sharp + 0.02, atol=1e-6)
