@@ -1,0 +1,68 @@
+"""A sweep command whose jobs are stand-ins."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+LAUNCHER = f"launcher.command=['{sys.executable}','{STAND_IN}','--supervised']"
+QUICK = ["model=tiny", "trainer.epochs=1", "schedule.warmup_epochs=0", "tracking=off"]
+
+
+class Folder:
+    """A working folder and the sweeps in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def command(self, *arguments: str, verb: str = "train") -> list[str]:
+        extra = ["-m", *QUICK, LAUNCHER] if verb == "train" else []
+        return [sys.executable, "-m", "tnt_exp", verb, *extra, *arguments]
+
+    def run(self, *arguments: str, code: int = 0, verb: str = "train") -> str:
+        """Run to the end and return what was printed."""
+        done = subprocess.run(
+            self.command(*arguments, verb=verb), cwd=self.path, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def start(self, *arguments: str, verb: str = "train") -> subprocess.Popen[str]:
+        """Start and return at once."""
+        return subprocess.Popen(
+            self.command(*arguments, verb=verb),
+            cwd=self.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @property
+    def sweeps(self) -> list[Path]:
+        return sorted(file.parent for file in self.path.glob("multirun/sweeps/*/sweep.json"))
+
+    @property
+    def sweep(self) -> Path:
+        (found,) = self.sweeps
+        return found
+
+    def books(self) -> dict[str, Any]:
+        books: dict[str, Any] = json.loads((self.sweep / "sweep.json").read_text())
+        return books
+
+    def results(self) -> dict[int, dict[str, Any]]:
+        """Job: result.json, of the only sweep."""
+        return {int(file.parent.name): json.loads(file.read_text()) for file in self.sweep.glob("*/result.json")}
+
+    def begins(self) -> dict[int, int]:
+        """Job: how often it was started."""
+        return {int(file.parent.name): len(file.read_text().splitlines()) for file in self.sweep.glob("*/begins")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)

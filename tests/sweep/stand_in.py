@@ -1,0 +1,68 @@
+"""`tnt-exp run` with a stand-in for the training: real processes, folders, locks and results, no TensorFlow.
+
+python stand_in.py --supervised FOLDER; `tracking.run_name` says what the stand-in does.
+"""
+
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tnt_exp.cli.run import main
+from tnt_exp.experiment import Experiment
+
+FAILURES = {0: "exit", 1: "raise", 2: "kill", 3: "memory", 4: "hang"}
+
+
+def objective(experiment: Experiment) -> float:
+    """A smooth function with its maximum 1 at embed_dim 64, learning rate 1e-3, whatever the seed's small shift."""
+    config = experiment.config
+    width = (config.model.embed_dim - 64) / 64
+    rate = math.log10(config.optimizer.learning_rate) + 3
+    return 1 - width**2 / 4 - rate**2 / 4 + (config.seed - 1) * 1e-3
+
+
+def train(experiment: Experiment) -> None:
+    folder, config = experiment.folder.path, experiment.config
+    with (folder / "begins").open("a") as begins:
+        begins.write(f"{os.getpid()}\n")
+    plan = config.tracking.run_name or ""
+    if plan == "failures" and not (folder.parent / "mended").exists():
+        fail(FAILURES.get(config.seed, ""))
+    if config.tracking.enabled:
+        from tnt_exp.tracking import Tracker, tracking_uri
+
+        tags = {"run_folder": str(folder), **experiment.tags}
+        name = config.tracking.experiment
+        experiment.tracker = Tracker(tracking_uri(config.tracking.uri), name, folder.name, tags)
+        experiment.result["mlflow_run_id"] = experiment.tracker.run_id
+    value = objective(experiment)
+    for epoch in range(1, config.trainer.epochs + 1):
+        if plan.startswith("sleep"):
+            time.sleep(float(plan.removeprefix("sleep")))
+        row = {"epoch": epoch, "val/accuracy": value * epoch / config.trainer.epochs}
+        experiment.folder.append_metrics(row)
+    experiment.result["metrics"] = {"val/accuracy": value}
+    experiment.result["begins"] = len((folder / "begins").read_text().splitlines())
+
+
+def fail(how: str) -> None:
+    if how == "exit":
+        sys.exit(3)
+    if how == "raise":
+        raise ArithmeticError("a sum that does not add up")
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "memory":
+        hoard = bytearray(700 * 2**20)
+        hoard[::4096] = b"x" * len(hoard[::4096])
+        time.sleep(60)
+    if how == "hang":
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    Experiment.train = train  # type: ignore[method-assign]
+    sys.exit(main([sys.argv[1], str(Path(sys.argv[2]))]))
