@@ -17,7 +17,6 @@ PRESETS = [
     ["keras_example"],
     ["crop_flip"],
     ["autoaugment"],
-    ["randaugment"],
     ["trivial"],
     ["paper"],
     ["randaugment", "mixing"],
@@ -87,11 +86,11 @@ def test_every_preset_compiles_and_is_a_function_of_seed_and_step(names, images,
     np.testing.assert_allclose(targets.sum(1), 1, atol=1e-5)
     for again, expected in zip(run(call, 3), (inputs, targets), strict=True):
         np.testing.assert_array_equal(again, expected)
+    plain, plain_targets = run(build(1), 3)
     random = names != ["none"]
     assert np.array_equal(run(call, 4)[0], inputs) is not random
-    assert np.array_equal(run(compiled(build(2)), 3)[0], inputs) is not random
+    assert np.array_equal(run(build(2), 3)[0], plain) is not random
     # Compiled or not, the same draws; the last bits of arithmetic may differ, and with them a rounded level.
-    plain, plain_targets = run(build(1), 3)
     np.testing.assert_allclose(targets, plain_targets, atol=1e-5)
     assert np.mean(np.abs(plain - inputs) > 0.05) < 0.01
 
@@ -163,10 +162,9 @@ def test_every_field_is_known_here():
 @pytest.mark.parametrize("field", KNOBS)
 def test_no_knob_is_dead(augment, field):
     base, value = KNOBS[field]
-    steps = range(6)
-    before = [augment(step=step, **base)[0] for step in steps]
-    after = [augment(step=step, **base | {field: value})[0] for step in steps]
-    assert any(not np.array_equal(*pair) for pair in zip(before, after, strict=True))
+    # Lazy: the first step that differs is enough.
+    pairs = ((augment(step=step, **base)[0], augment(step=step, **base | {field: value})[0]) for step in range(8))
+    assert any(not np.array_equal(before, after) for before, after in pairs)
 
 
 @pytest.mark.backend
@@ -199,8 +197,8 @@ def test_presets_are_all_here_and_say_what_they_are():
 
 
 def test_mixing_adds_to_any_preset_and_changes_nothing_else():
-    for names in PRESETS[:-1]:
-        alone, mixed = preset(names), preset([*names, "mixing"])
+    for name in ("none", "randaugment", "paper"):
+        alone, mixed = preset([name]), preset([name, "mixing"])
         assert (mixed.mixup, mixed.cutmix) == (0.8, 1.0)
         assert dataclasses.replace(mixed, mixup=alone.mixup, cutmix=alone.cutmix) == alone
     weak = compose.compose(["augmentation=[crop_flip,mixing]", "augmentation.cutmix=0.3"]).augmentation
