@@ -1,8 +1,10 @@
 """A sweep command whose jobs are stand-ins."""
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,27 @@ class Folder:
     def begins(self) -> dict[int, int]:
         """Job: how often it was started."""
         return {int(file.parent.name): len(file.read_text().splitlines()) for file in self.sweep.glob("*/begins")}
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with its tables made, to be copied: making them takes seconds."""
+    import mlflow
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture(scope="session")
+def new_folder() -> Callable[[Path, Path], Folder]:
+    """Makes a working folder with a copy of a store."""
+
+    def make(path: Path, store: Path) -> Folder:
+        shutil.copy(store, path / "mlflow.db")
+        return Folder(path)
+
+    return make
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ VERBS = {
     "train": ("tnt_exp.cli.train", "compose an experiment, train it, log it (-m: sweep)"),
     "run": ("tnt_exp.cli.run", "run what a run folder's config.yaml says, in that folder"),
     "sweep": ("tnt_exp.cli.sweep", "how a sweep stands (status FOLDER), go on with it (resume FOLDER)"),
+    "report": ("tnt_exp.cli.report", "write one HTML page of a sweep (FOLDER or MLflow sweep id)"),
     "models": ("tnt_exp.cli.models", "table of model presets: parameters, MACs, memory"),
-    "export": ("tnt_exp.cli.export", "write a run's model in another format"),
+    "evaluate": ("tnt_exp.cli.evaluate", "measure a finished run's model, on its own test images or on others"),
     "ui": ("tnt_exp.cli.ui", "open the MLflow UI on this folder's runs"),
 }
 

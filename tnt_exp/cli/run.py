@@ -14,6 +14,7 @@ from tnt_exp.config.compose import conf_dir, load_config
 from tnt_exp.sweep import lifeline
 from tnt_exp.sweep.books import NAME, Books
 from tnt_exp.sweep.files import lock
+from tnt_exp.sweep.story import command
 
 _WAIT = 60.0  # seconds for an earlier process of the same folder to be gone
 
@@ -54,6 +55,9 @@ def _tags(folder: Path) -> dict[str, str]:
         return {}
     books = Books.open(folder.parent)
     tags = {"sweep_id": books.id, "sweep_job": folder.name}
+    point = next((point for point in books.points if str(point.job) == folder.name), None)
+    if point:
+        tags["command"] = command(point)
     if books.data["mlflow"]:
         tags["mlflow.parentRunId"] = books.data["mlflow"]["run_id"]
     return tags

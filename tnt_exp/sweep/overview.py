@@ -1,6 +1,5 @@
 """Tables of a sweep, as text: before it, while it runs, at its end."""
 
-import shlex
 from collections.abc import Sequence
 
 from tnt_exp.config import Config
@@ -8,8 +7,9 @@ from tnt_exp.sweep.books import Books
 from tnt_exp.sweep.ending import recorded
 from tnt_exp.sweep.jobs import Jobs
 from tnt_exp.sweep.plan import Plan, costs
-from tnt_exp.sweep.point import Candidate, Point, State, objective_of
+from tnt_exp.sweep.point import Candidate, State, objective_of
 from tnt_exp.sweep.process import LOG
+from tnt_exp.sweep.story import command
 from tnt_exp.sweep.table import clock, size, table
 
 _MOST = 40  # rows
@@ -95,8 +95,3 @@ def of_end(books: Books, jobs: Jobs) -> str:
     elif jobs.count(State.waiting):
         lines.append(f"go on      tnt-exp sweep resume {books.folder}")
     return "\n".join(lines)
-
-
-def command(point: Point) -> str:
-    """What to type to run the point alone."""
-    return shlex.join(["tnt-exp", "train", *point.overrides])

@@ -1,14 +1,23 @@
 """What MLflow is told of a sweep, from its books."""
 
 import os
+import tempfile
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tnt_exp.reports import charts
+from tnt_exp.reports.leaderboard import columns, write_leaderboard, write_points
+from tnt_exp.reports.sweep_page import Sweep, page
+from tnt_exp.sweep import story
 from tnt_exp.sweep.books import Books
 from tnt_exp.sweep.ending import Ending
 from tnt_exp.sweep.point import Point, State
 
 if TYPE_CHECKING:
     from tnt_exp.tracking.sweep import SweepTracker
+
+_EVERY = 60.0  # seconds between two leaderboards of a sweep that runs
 
 
 class Telling:
@@ -22,6 +31,7 @@ class Telling:
     def __init__(self, books: Books, tracker: "SweepTracker | None") -> None:
         self._books = books
         self._tracker = tracker
+        self._last = time.monotonic()
 
     @classmethod
     def of(cls, books: Books) -> "Telling":
@@ -42,23 +52,29 @@ class Telling:
         os.chdir(books.data["cwd"])
         known = books.data["mlflow"]
         uri = tracking_uri(tracking.uri)
-        tracker = SweepTracker(
-            uri,
-            tracking.experiment,
-            books.id,
-            known and known["run_id"],
-            {"run_folder": str(books.folder)},
-        )
+        tracker = SweepTracker(uri, tracking.experiment, books.id, known and known["run_id"])
         books.data["mlflow"] = {"uri": uri, "experiment": tracking.experiment, "run_id": tracker.run_id}
         books.save()
         telling = cls(books, tracker)
-        tracker.settle_all({books.folder_of(point): telling._ending(point) for point in books.points})
+        tracker.settle_all({books.folder_of(point): telling._left(point) for point in books.points})
+        tracker.tags(
+            {
+                "run_folder": str(books.folder),
+                "direction": str(books.data["direction"]),
+                "swept": " ".join(dict.fromkeys(key for point in books.points for key in point.params)),
+                "command": " ".join(["tnt-exp train -m", *books.data["command"]]),
+            }
+        )
         return telling
 
     def ended(self, point: Point, ending: Ending) -> None:
         """A point has ended: its run says so too, even where the point could not."""
-        if self._tracker:
-            self._tracker.settle(self._books.folder_of(point), *self._ending(point))
+        if not self._tracker:
+            return
+        keep = (self._books.result(point) or {}).get("mlflow_run_id")
+        self._tracker.settle(self._books.folder_of(point), ending.status, keep, _tags(ending))
+        if time.monotonic() - self._last > _EVERY:
+            self._show()
 
     def again(self, point: Point, ending: Ending) -> None:
         """A point is started again: what it left is not counted."""
@@ -68,10 +84,53 @@ class Telling:
     def finish(self, status: str) -> None:
         """The sweep has ended."""
         if self._tracker:
+            self._show()
             self._tracker.finish(status)
 
-    def _ending(self, point: Point) -> tuple[str | None, str | None]:
+    def _left(self, point: Point) -> tuple[str | None, str | None]:
+        """The status and the run that an earlier start has left; nothing of a point that will be started again."""
         result = self._books.result(point)
         if result is None or self._books.state(point) is State.waiting:
             return None, None
         return result["status"], result.get("mlflow_run_id")
+
+    def _show(self) -> None:
+        """The leaderboard, the pictures and the best child, with the parent run."""
+        if self._tracker is None:
+            return
+        told = story.told(self._books)
+        places = story.best(list(told.rows), self._books)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_leaderboard(folder / "leaderboard.csv", places, told.objective)
+            write_points(folder / "points.csv", told.rows)
+            (folder / "report.html").write_text(page(told))
+            self._tracker.artifacts(sorted(folder.iterdir()))
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            _draw(told, folder)
+            self._tracker.artifacts(sorted(folder.iterdir()), "plots")
+        self._tracker.table(columns(places, told.objective), "leaderboard.json")
+        self._tracker.tags({"objective": told.objective})
+        if places and places[0].mean is not None:
+            row = places[0].best
+            self._tracker.best(row.run_id, row.job, row.params, told.objective, places[0].mean)
+        self._last = time.monotonic()
+
+
+def _draw(told: Sweep, folder: Path) -> None:
+    if not any(row.objective is not None for row in told.rows):
+        return
+    parallel = charts.parallel(told.rows, told.objective, maximize=told.maximize)
+    (folder / "parallel_coordinates.svg").write_text(parallel)
+    for key in dict.fromkeys(key for row in told.rows for key in row.params):
+        file = f"objective_against_{key.replace('/', '_')}.svg"
+        (folder / file).write_text(charts.scatter(told.rows, key, told.objective))
+    if told.curves:
+        (folder / "curves_of_the_best.svg").write_text(charts.curves(told.curves, told.objective))
+
+
+def _tags(ending: Ending) -> dict[str, str]:
+    if ending.cause is None:
+        return {}
+    return {"cause": ending.cause.value, "error": f"{ending.cause.value}: {ending.error}"}

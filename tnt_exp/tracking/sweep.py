@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import mlflow
-from mlflow.entities import Param, Run, RunStatus, ViewType
+from mlflow.entities import Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
 from tnt_exp.config import InputError
@@ -35,13 +35,13 @@ class SweepTracker:
         InputError: The store cannot be reached or the experiment was deleted.
     """
 
-    def __init__(self, uri: str, experiment: str, sweep_id: str, run_id: str | None, tags: Mapping[str, str]) -> None:
+    def __init__(self, uri: str, experiment: str, sweep_id: str, run_id: str | None) -> None:
         self._client = mlflow.MlflowClient(uri)
         self._sweep_id = sweep_id
         try:
             self._experiment_id = experiment_id(self._client, uri, experiment)
             found = [run.info.run_id for run in self._search("tags.sweep = 'parent'")] if run_id is None else [run_id]
-            self.run_id: str = found[0] if found else self._new(tags)
+            self.run_id: str = found[0] if found else self._new()
             self._client.update_run(self.run_id, "RUNNING")
         except (MlflowException, OSError) as error:
             raise InputError(
@@ -49,28 +49,31 @@ class SweepTracker:
                 "(tracking=off sweeps without)."
             ) from error
 
-    def _new(self, tags: Mapping[str, str]) -> str:
+    def _new(self) -> str:
         run = self._client.create_run(
             self._experiment_id,
             run_name=f"sweep_{self._sweep_id}",
-            tags={"sweep": "parent", "sweep_id": self._sweep_id, **tags},
+            tags={"sweep": "parent", "sweep_id": self._sweep_id},
         )
         return str(run.info.run_id)
 
-    def params(self, values: Mapping[str, str]) -> None:
-        """What is swept, and over what."""
-        params = [Param(key, value[:6000]) for key, value in values.items()]
-        self._tell(lambda: self._client.log_batch(self.run_id, params=params))
-
-    def settle(self, folder: Path, status: str | None, keep: str | None) -> None:
+    def settle(self, folder: Path, status: str | None, keep: str | None, tags: Mapping[str, str] | None = None) -> None:
         """Make the runs of one run folder say what became of it.
 
         Args:
             folder: The run folder.
             status: How it ended; None: it will be started (again).
             keep: The run that tells of it (`mlflow_run_id` of its result); any other is a try that left nothing.
+            tags: Further tags of the run.
         """
-        self._tell(lambda: self._settle(self._search(f"tags.run_folder = {_quoted(str(folder))}"), status, keep))
+
+        def settle() -> None:
+            runs = self._search(f"tags.run_folder = {_quoted(str(folder))}")
+            for run in self._settle(runs, status, keep):
+                for key, value in (tags or {}).items():
+                    self._client.set_tag(run.info.run_id, key, value)
+
+        self._tell(settle)
 
     def settle_all(self, endings: Mapping[Path, tuple[str | None, str | None]]) -> None:
         """`settle` for many run folders with one question to the store.
@@ -81,26 +84,25 @@ class SweepTracker:
 
         def settle() -> None:
             runs: dict[str, list[Run]] = {}
-            for run in self._search("attributes.status = 'RUNNING'"):
+            for run in self._search("tags.sweep_job != ''"):
                 runs.setdefault(run.data.tags.get("run_folder", ""), []).append(run)
             for folder, (status, keep) in endings.items():
                 self._settle(runs.get(str(folder), []), status, keep)
 
         self._tell(settle)
 
-    def _settle(self, runs: Iterable[Run], status: str | None, keep: str | None) -> None:
+    def _settle(self, runs: Iterable[Run], status: str | None, keep: str | None) -> list[Run]:
+        """Returns the runs that are kept."""
+        kept = []
         for run in runs:
-            open_ = run.info.status == RunStatus.to_string(RunStatus.RUNNING)
-            if run.info.run_id == keep and status is not None:
-                if open_:
-                    self._client.set_terminated(keep, status)
-            elif keep is None and status is not None:
-                if open_:
-                    self._client.set_terminated(run.info.run_id, status)
-            elif run.info.run_id != keep:
-                if open_:
-                    self._client.set_terminated(run.info.run_id, "KILLED")
+            stays = run.info.run_id == keep if keep else status is not None
+            if run.info.status == RunStatus.to_string(RunStatus.RUNNING):
+                self._client.set_terminated(run.info.run_id, (status if stays else None) or "KILLED")
+            if stays:
+                kept.append(run)
+            else:
                 self._client.delete_run(run.info.run_id)
+        return kept
 
     def artifacts(self, files: Iterable[Path], folder: str | None = None) -> None:
         """Log files with the parent run."""
@@ -119,10 +121,15 @@ class SweepTracker:
         for key, value in values.items():
             self._tell(lambda key=key, value=value: self._client.set_tag(self.run_id, key, value))  # type: ignore[misc]
 
-    def metrics(self, values: Mapping[str, float]) -> None:
-        """Log numbers of the parent run."""
-        for key, value in values.items():
-            self._tell(lambda key=key, value=value: self._client.log_metric(self.run_id, key, value))  # type: ignore[misc]
+    def best(self, child: str | None, job: int, params: Mapping[str, str], objective: str, value: float) -> None:
+        """Say which child is the best: as tags, as a metric, and as a link in the description."""
+        point = ", ".join(f"{key}={value}" for key, value in params.items())
+        self.tags({"best_job": str(job), "best_point": point})
+        self._tell(lambda: self._client.log_metric(self.run_id, f"best/{objective}", value))
+        if child:
+            link = f"#/experiments/{self._experiment_id}/runs/{child}"
+            note = f"Best: [job {job}]({link}), {objective} {value:.4f}, {point}. The page: artifact report.html."
+            self.tags({"best_run_id": child, "mlflow.note.content": note})
 
     def finish(self, status: str) -> None:
         """Say how the sweep ended: FINISHED, FAILED or KILLED."""

@@ -1,0 +1,109 @@
+"""What MLflow is told of a sweep."""
+
+import csv
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.entities import Run, ViewType
+
+from tnt_exp.sweep import story
+from tnt_exp.sweep.books import Books
+
+GRID = ["model.embed_dim=32,64", "seed=1,0", "tracking=default"]
+
+
+def runs(folder: Path, view: int = ViewType.ACTIVE_ONLY) -> tuple[list[Run], list[Run]]:
+    """Parents and children."""
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = list(client.search_runs(experiments, run_view_type=view))
+    parents = [run for run in found if run.data.tags.get("sweep") == "parent"]
+    return parents, [run for run in found if run not in parents]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, new_folder: Any, store: Path) -> Any:
+    """Two widths, each with two seeds."""
+    folder = new_folder(tmp_path_factory.mktemp("finished"), store)
+    folder.run(*GRID)
+    return folder
+
+
+def test_a_parent_tells_of_its_children_and_of_the_best(finished: Any, tmp_path: Path) -> None:
+    folder = finished
+    (parent,), children = runs(folder.path)
+    assert parent.info.status == "FINISHED"
+    assert len(children) == 4
+    for child in children:
+        assert child.info.status == "FINISHED"
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.data.tags["sweep_id"] == folder.sweep.name
+        assert child.data.tags["command"].startswith("tnt-exp train model=tiny")
+    assert sorted(child.data.tags["sweep_job"] for child in children) == ["0", "1", "2", "3"]
+
+    best = next(child for child in children if child.data.tags["sweep_job"] == "2")
+    assert parent.data.tags["best_run_id"] == best.info.run_id
+    assert f"runs/{best.info.run_id}" in parent.data.tags["mlflow.note.content"]
+    client = mlflow.MlflowClient(f"sqlite:///{folder.path / 'mlflow.db'}")
+    local = Path(client.download_artifacts(parent.info.run_id, "", str(tmp_path / "artifacts")))
+    names = {str(file.relative_to(local)) for file in local.rglob("*") if file.is_file()}
+    assert names == {
+        "leaderboard.csv",
+        "leaderboard.json",
+        "points.csv",
+        "report.html",
+        "plots/parallel_coordinates.svg",
+        "plots/objective_against_model.embed_dim.svg",
+        "plots/objective_against_seed.svg",
+        "plots/curves_of_the_best.svg",
+    }
+    with (local / "leaderboard.csv").open() as stream:
+        table = list(csv.DictReader(stream))
+    assert [row["model.embed_dim"] for row in table] == ["64", "32"]
+    assert float(table[0]["val/accuracy"]) == pytest.approx(0.9995)
+    assert float(table[0]["std"]) == pytest.approx(0.001 / 2**0.5)
+    assert table[0]["runs"] == "2"
+
+
+def test_no_run_is_left_running_or_doubled(tmp_path: Path, new_folder: Any, store: Path) -> None:
+    folder = new_folder(tmp_path, store)
+    arguments = ["seed=1,2,3", "tracking=default", "trainer.epochs=3", "tracking.run_name=sleep0.5"]
+    for job, number in ((0, signal.SIGKILL), (1, signal.SIGTERM)):
+        process = folder.start(*arguments)
+        while not list(folder.path.glob(f"multirun/sweeps/*/{job}/metrics.csv")):
+            time.sleep(0.05)
+            assert process.poll() is None, process.communicate()[0]
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    folder.run(*arguments)
+    (parent,), children = runs(folder.path)
+    assert parent.info.status == "FINISHED"
+    assert [child.info.status for child in children] == ["FINISHED"] * 3
+    assert len({child.data.tags["run_folder"] for child in children}) == 3
+    results = {result["mlflow_run_id"] for result in folder.results().values()}
+    assert results == {child.info.run_id for child in children}
+
+
+def test_a_run_that_died_unseen_is_told_of_and_a_next_try_takes_its_place(
+    tmp_path: Path, new_folder: Any, store: Path
+) -> None:
+    folder = new_folder(tmp_path, store)
+    folder.run("seed=5", "tracking=default", "tracking.run_name=die", "sweep.retries=1", code=1)
+    assert folder.begins() == {0: 2}
+    (parent,), (child,) = runs(folder.path)
+    assert (parent.info.status, child.info.status) == ("FAILED", "KILLED")
+    assert child.data.tags["cause"] == "signal"
+
+
+def test_the_story_told_by_mlflow_is_that_of_the_folder(finished: Any) -> None:
+    folder = finished
+    here = story.told(Books.open(folder.sweep))
+    there = story.told_by_mlflow(f"sqlite:///{folder.path / 'mlflow.db'}", folder.sweep.name)
+    assert [(row.job, row.state, row.command, row.place) for row in here.rows] == [
+        (row.job, row.state, row.command, row.place) for row in there.rows
+    ]
+    assert here.objective == there.objective

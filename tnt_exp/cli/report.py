@@ -1,0 +1,31 @@
+"""`tnt-exp report`: a sweep as one HTML page."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tnt_exp.reports.sweep_page import page
+from tnt_exp.sweep import story
+from tnt_exp.sweep.books import NAME, Books
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="tnt-exp report", description="One HTML page of a sweep: leaderboard, pictures, failures, commands."
+    )
+    parser.add_argument("sweep", help="a sweep's folder, or its id in MLflow")
+    parser.add_argument("--uri", help="tracking store of the id (default: mlflow.db in this folder)")
+    parser.add_argument("--output", type=Path, help="file to write (default: report.html in the sweep's folder)")
+    options = parser.parse_args(list(arguments))
+    folder = Path(options.sweep)
+    if (folder / NAME).is_file():
+        told, output = story.told(Books.open(folder)), options.output or folder / "report.html"
+    else:
+        from tnt_exp.tracking import tracking_uri
+
+        told = story.told_by_mlflow(tracking_uri(options.uri), options.sweep)
+        output = options.output or Path(f"report_{told.id}.html")
+    output.write_text(page(told))
+    print(output.resolve())
+    return 0

@@ -1,0 +1,144 @@
+"""Pictures of a sweep as SVG text: small, sharp at every size, and without a library to load."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from tnt_exp.reports.axis import Axis, as_number, axis
+from tnt_exp.reports.standings import Row
+
+# Dark is worse, light is better; the ends of a colour-blind-safe scale (viridis).
+_SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+_LINES = ("#3b6ea8", "#d1662b", "#3f8f5b", "#a23b72", "#7a6a53", "#5c5fb0", "#b5892f", "#4b9aa8", "#8c4a3c", "#666666")
+_STYLE = (
+    "<style>text{font:11px system-ui,sans-serif;fill:#333}.name{font-weight:600}.grid{stroke:#ddd}"
+    ".axis{stroke:#888}.run{fill:none;stroke-width:1.6;opacity:.7}.run:hover{stroke:#e0115f;stroke-width:4;opacity:1}"
+    ".dot:hover{stroke:#e0115f;stroke-width:3}</style>"
+)
+
+
+def colour(part: float) -> str:
+    """A colour for a value in [0, 1]."""
+    place = min(max(part, 0.0), 1.0) * (len(_SCALE) - 1)
+    index = min(int(place), len(_SCALE) - 2)
+    mixed = (round(a + (b - a) * (place - index)) for a, b in zip(_SCALE[index], _SCALE[index + 1], strict=True))
+    return "#" + "".join(f"{channel:02x}" for channel in mixed)
+
+
+def parallel(rows: Sequence[Row], objective: str, *, maximize: bool) -> str:
+    """Parallel coordinates: an axis for each swept key, the objective last, a line for each run that has one.
+
+    Args:
+        rows: Runs.
+        objective: The objective's name.
+        maximize: Whether more is better.
+    """
+    shown = sorted((row for row in rows if row.objective is not None), key=lambda row: row.objective or 0.0)
+    if not maximize:
+        shown.reverse()  # the best are drawn last, on top
+    keys = list(dict.fromkeys(key for row in shown for key in row.params))
+    axes = {key: axis([row.params[key] for row in shown if key in row.params]) for key in keys}
+    last = axis([row.objective for row in shown if row.objective is not None])
+    width, height, top, side = max(640, 150 * (len(keys) + 1)), 360, 46, 60
+    step = (width - 2 * side) / max(1, len(keys))
+    parts = []
+    for row in shown:
+        places = [axes[key].position(row.params[key]) if key in row.params else None for key in keys]
+        places.append(last.position(row.objective or 0.0))
+        points = [
+            f"{side + step * column:.1f},{top + (1 - place) * (height - top - 24):.1f}"
+            for column, place in enumerate(places)
+            if place is not None
+        ]
+        good = last.position(row.objective or 0.0) or 0.0
+        stroke = colour(good if maximize else 1 - good)
+        line = f'<polyline class="run" points="{" ".join(points)}" stroke="{stroke}">'
+        parts.append(f"{line}<title>{_told(row)}</title></polyline>")
+    for column, (name, here) in enumerate([*axes.items(), (objective, last)]):
+        x = side + step * column
+        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 24}"/>')
+        anchor = "end" if column == len(keys) else "start" if column == 0 else "middle"
+        at = x + (side - 4 if anchor == "end" else 4 - side if anchor == "start" else 0)
+        raised = 16 if column % 2 == 0 else 32
+        parts.append(f'<text class="name" x="{at:.1f}" y="{raised}" text-anchor="{anchor}">{escape(name)}</text>')
+        for place, label in here.ticks:
+            y = top + (1 - place) * (height - top - 24)
+            parts.append(f'<text x="{x + 5:.1f}" y="{y + 4:.1f}">{escape(label)}</text>')
+    return _svg(width, height, "Parallel coordinates", parts)
+
+
+def scatter(rows: Sequence[Row], key: str, objective: str) -> str:
+    """The objective against one swept key, a dot a run."""
+    shown = [row for row in rows if row.objective is not None and key in row.params]
+    x, y = axis([row.params[key] for row in shown]), axis([row.objective for row in shown if row.objective is not None])
+    parts = _frame(x, y, key, objective, 340, 250)
+    for row in shown:
+        across, up = x.position(row.params[key]), y.position(row.objective or 0.0)
+        if across is not None and up is not None:
+            left, down = _at(across, up, 340, 250)
+            parts.append(
+                f'<circle class="dot" cx="{left:.1f}" cy="{down:.1f}" r="4" fill="{_LINES[0]}" fill-opacity=".65">'
+                f"<title>{_told(row)}</title></circle>"
+            )
+    return _svg(340, 250, f"{objective} against {key}", parts)
+
+
+def curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> str:
+    """A metric over the epochs, a line a run.
+
+    Args:
+        best: Label of a run: its (epoch, value) pairs.
+        metric: The metric's name.
+    """
+    known = [point for points in best.values() for point in points]
+    x, y = axis([epoch for epoch, _ in known]), axis([value for _, value in known])
+    width, height = 640, 320
+    parts = _frame(x, y, "epoch", metric, width, height)
+    for number, (label, points) in enumerate(best.items()):
+        stroke = _LINES[number % len(_LINES)]
+        placed = [_at(x.position(epoch) or 0.0, y.position(value) or 0.0, width, height) for epoch, value in points]
+        line = " ".join(f"{left:.1f},{down:.1f}" for left, down in placed)
+        title = f"<title>{escape(label)}</title>"
+        if len(placed) == 1:
+            parts.append(
+                f'<circle cx="{placed[0][0]:.1f}" cy="{placed[0][1]:.1f}" r="4" fill="{stroke}">{title}</circle>'
+            )
+        else:
+            parts.append(f'<polyline class="run" points="{line}" stroke="{stroke}">{title}</polyline>')
+        down = height + 16 * (number + 1)
+        parts.append(f'<line x1="60" x2="80" y1="{down - 4}" y2="{down - 4}" stroke="{stroke}" stroke-width="3"/>')
+        parts.append(f'<text x="86" y="{down}">{escape(label)}</text>')
+    return _svg(width, height + 16 * (len(best) + 1), f"{metric} of the best runs", parts)
+
+
+def _frame(x: Axis, y: Axis, across: str, up: str, width: int, height: int) -> list[str]:
+    parts = []
+    for place, label in y.ticks:
+        left, down = _at(0, place, width, height)
+        right, _ = _at(1, place, width, height)
+        parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{down:.1f}" y2="{down:.1f}"/>')
+        parts.append(f'<text x="{left - 8:.1f}" y="{down + 4:.1f}" text-anchor="end">{escape(label)}</text>')
+    for place, label in x.ticks:
+        left, down = _at(place, 0, width, height)
+        parts.append(f'<text x="{left:.1f}" y="{down + 20:.1f}" text-anchor="middle">{escape(label)}</text>')
+    parts.append(
+        f'<text class="name" x="{width / 2:.0f}" y="{height - 4}" text-anchor="middle">{escape(across)}</text>'
+    )
+    parts.append(f'<text class="name" x="6" y="14">{escape(up)}</text>')
+    return parts
+
+
+def _at(across: float, up: float, width: int, height: int) -> tuple[float, float]:
+    return 66 + across * (width - 92), 28 + (1 - up) * (height - 80)
+
+
+def _told(row: Row) -> str:
+    params = ", ".join(f"{key}={value}" for key, value in row.params.items())
+    value = as_number(row.objective) if row.objective is not None else None
+    return escape(f"job {row.job}: {params}: {value:.6g}" if value is not None else f"job {row.job}: {params}")
+
+
+def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
+        f'role="img" aria-label="{escape(title)}">{_STYLE}{"".join(parts)}</svg>'
+    )

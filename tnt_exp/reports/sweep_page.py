@@ -1,0 +1,164 @@
+"""A sweep as one HTML page that needs nothing else: no network, no other file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from tnt_exp.reports import charts
+from tnt_exp.reports.leaderboard import columns
+from tnt_exp.reports.standings import Row, Standing, standings
+
+_CSS = """
+body{font:15px/1.5 system-ui,sans-serif;color:#222;margin:0;background:#f6f7f9}
+main{max-width:1160px;margin:0 auto;padding:24px}
+h1{font-size:24px;margin:0 0 4px}h2{font-size:18px;margin:32px 0 8px}
+.sub{color:#666;margin:0 0 16px}
+.tiles{display:flex;flex-wrap:wrap;gap:12px}
+.tile{background:#fff;border:1px solid #e2e4e8;border-radius:8px;padding:10px 16px;min-width:120px}
+.tile b{display:block;font-size:20px}.tile span{color:#666;font-size:13px}
+.card{background:#fff;border:1px solid #e2e4e8;border-radius:8px;padding:12px;overflow:auto;max-height:640px}
+.row{display:flex;flex-wrap:wrap;gap:12px}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%}
+th{position:sticky;top:-12px;background:#fff;text-align:left;border-bottom:2px solid #ccc;cursor:pointer}
+th,td{padding:4px 10px;white-space:nowrap}
+td{border-bottom:1px solid #eee}tr:first-child td{font-weight:600}
+code,pre{font:12px/1.4 ui-monospace,monospace}pre{white-space:pre-wrap;margin:4px 0;color:#444}
+svg{max-width:none;height:auto}
+.failed{color:#b3261e}
+"""
+
+_SORT = """
+document.querySelectorAll('th').forEach(th=>th.addEventListener('click',()=>{
+ const body=th.closest('table').tBodies[0],i=th.cellIndex,up=th.dataset.up!=='1';th.dataset.up=up?'1':'0';
+ const value=row=>{const cell=row.cells[i].dataset.v??row.cells[i].textContent;
+  const n=parseFloat(cell);return isNaN(n)?cell:n};
+ [...body.rows].sort((a,b)=>{const x=value(a),y=value(b);
+  return (x>y?1:x<y?-1:0)*(up?1:-1)}).forEach(row=>body.append(row))}))
+"""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the page tells of.
+
+    Attributes:
+        id: The sweep's id.
+        rows: Its runs.
+        objective: What is compared.
+        maximize: Whether more is better.
+        curves: Label of one of the best runs: (epoch, objective) pairs.
+        place: Where it lies.
+    """
+
+    id: str
+    rows: Sequence[Row]
+    objective: str
+    maximize: bool
+    curves: Mapping[str, Sequence[tuple[float, float]]]
+    place: str
+
+
+def page(sweep: Sweep) -> str:
+    """The page's HTML."""
+    places = standings(sweep.rows, maximize=sweep.maximize)
+    parts = [
+        f"<h1>Sweep {escape(sweep.id)}</h1>",
+        f'<p class="sub">{escape(sweep.place)} · {"highest" if sweep.maximize else "lowest"} '
+        f"{escape(sweep.objective)} first</p>",
+        _tiles(sweep, places),
+        "<h2>Leaderboard</h2>",
+        _leaderboard(places, sweep.objective),
+    ]
+    if any(row.objective is not None for row in sweep.rows):
+        parts += [f"<h2>{title}</h2>{body}" for title, body in pictures(sweep).items()]
+    parts += [_failures(sweep.rows), _commands(sweep.rows)]
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Sweep {escape(sweep.id)}</title>'
+        f"<style>{_CSS}</style></head><body><main>{''.join(parts)}</main><script>{_SORT}</script></body></html>\n"
+    )
+
+
+def pictures(sweep: Sweep) -> dict[str, str]:
+    """Title: HTML of each block of pictures."""
+    keys = list(dict.fromkeys(key for row in sweep.rows for key in row.params))
+    found = {
+        "Parallel coordinates": f'<div class="card" id="parallel">'
+        f"{charts.parallel(sweep.rows, sweep.objective, maximize=sweep.maximize)}</div>",
+        "Objective against each swept key": '<div class="row">'
+        + "".join(f'<div class="card">{charts.scatter(sweep.rows, key, sweep.objective)}</div>' for key in keys)
+        + "</div>",
+    }
+    if sweep.curves:
+        svg = charts.curves(sweep.curves, sweep.objective)
+        found[f"Curves of the best {len(sweep.curves)}"] = f'<div class="card" id="curves">{svg}</div>'
+    return found
+
+
+def _tiles(sweep: Sweep, places: Sequence[Standing]) -> str:
+    states = [row.state for row in sweep.rows]
+    tiles = [(str(len(states)), "points")]
+    tiles += [
+        (str(states.count(state)), state) for state in ("finished", "failed", "pruned", "waiting") if state in states
+    ]
+    if places and places[0].mean is not None:
+        best = places[0]
+        spread = f" ± {best.std:.4f}" if best.std is not None else ""
+        tiles.append((f"{best.mean:.4f}{spread}", f"best {sweep.objective}"))
+        tiles.append((", ".join(f"{key}={value}" for key, value in best.params.items()) or "-", "best point"))
+    hours = sum(row.facts.get("total_seconds", 0.0) for row in sweep.rows) / 3600
+    tiles.append((f"{hours:.2f} h" if hours >= 1 else f"{hours * 60:.1f} min", "time of all runs"))
+    return (
+        '<div class="tiles">'
+        + "".join(f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name in tiles)
+        + "</div>"
+    )
+
+
+def _leaderboard(places: Sequence[Standing], objective: str) -> str:
+    table = columns(places, objective)
+    head = "".join(f"<th>{escape(name)}</th>" for name in table)
+    body = "".join(
+        "<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in zip(*table.values(), strict=True)
+    )
+    return (
+        f'<div class="card"><table id="leaderboard"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return '<td data-v=""></td>'
+    if isinstance(value, float):
+        text = f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.5g}"
+        return f'<td data-v="{value!r}">{text}</td>'
+    if isinstance(value, int):
+        return f'<td data-v="{value}">{value:,}</td>'
+    kind = ' class="failed"' if value == "failed" else ""
+    return f"<td{kind}>{escape(str(value))}</td>"
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    failed = [row for row in rows if row.state == "failed"]
+    if not failed:
+        return ""
+    items = "".join(
+        f'<p><b class="failed">job {row.job}</b> {escape(_params(row))}: {escape(row.error or "")}<br>'
+        f"<code>{escape(row.place)}</code></p>" + (f"<pre>{escape(row.log)}</pre>" if row.log else "")
+        for row in failed
+    )
+    return f'<h2>What failed, and why</h2><div class="card" id="failures">{items}</div>'
+
+
+def _commands(rows: Sequence[Row]) -> str:
+    body = "".join(
+        f"<tr><td>{row.job}</td><td>{escape(_params(row))}</td><td><code>{escape(row.command)}</code></td></tr>"
+        for row in rows
+    )
+    return (
+        '<h2>Run a point again, alone</h2><div class="card"><table id="commands"><thead><tr><th>job</th>'
+        f"<th>point</th><th>command</th></tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _params(row: Row) -> str:
+    return " ".join(f"{key}={value}" for key, value in row.params.items())
