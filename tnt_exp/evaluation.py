@@ -18,12 +18,18 @@ class Evaluation:
         loss: Mean cross-entropy, without label smoothing.
         accuracy, top5_accuracy: Part of the images whose class is the first, or among the first five.
         confusion: int64 (classes, classes): row = true class, column = predicted class.
+        predicted: int64 (images,): the class with the highest score.
+        confidence: float64 (images,): its probability.
+        right: bool (images,): whether it is the true one.
     """
 
     loss: float
     accuracy: float
     top5_accuracy: float
     confusion: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    right: np.ndarray
 
     def metrics(self, prefix: str) -> Iterator[tuple[str, float]]:
         """(name, value) pairs, names beginning with `prefix`."""
@@ -35,7 +41,23 @@ class Evaluation:
     def class_accuracy(self) -> np.ndarray:
         """float64 (classes,): accuracy within each class, NaN where the split has no image of it."""
         counts = self.confusion.sum(axis=1)
-        return np.divide(np.diag(self.confusion), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+        accuracy = np.full(len(counts), np.nan)
+        np.divide(np.diag(self.confusion), counts, out=accuracy, where=counts > 0)
+        return accuracy
+
+    def calibration_error(self, bins: int = 15) -> float:
+        """How far confidence is from accuracy: mean |accuracy - confidence| over bins of equal width.
+
+        The mean is weighted by the images of a bin (expected calibration error, arXiv 1706.04599).
+        """
+        index = np.minimum((self.confidence * bins).astype(int), bins - 1)
+        gap = np.bincount(index, self.right - self.confidence, minlength=bins)
+        return float(np.abs(gap).sum() / len(self.confidence))
+
+    def mistakes(self, count: int) -> np.ndarray:
+        """Positions of the wrong answers given with the most confidence, at most `count` of them."""
+        wrong = np.flatnonzero(~self.right)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")[:count]]
 
 
 def evaluate(classifier: Any, split: Split, batch_size: int) -> Evaluation:
@@ -48,6 +70,8 @@ def evaluate(classifier: Any, split: Split, batch_size: int) -> Evaluation:
     """
     loss, correct, top5 = 0.0, 0, 0
     confusion = None
+    predicted: list[np.ndarray] = []
+    confidence: list[np.ndarray] = []
     for images, labels, count in padded(split, batch_size):
         # Sums are float64 on the host, so that the figures depend neither on the backend nor on the batch size.
         logits = np.asarray(classifier.predict_on_batch(images), np.float64)[:count]
@@ -56,11 +80,23 @@ def evaluate(classifier: Any, split: Split, batch_size: int) -> Evaluation:
             confusion = np.zeros((logits.shape[1], logits.shape[1]), np.int64)
         own = np.take_along_axis(logits, labels[:, None], axis=1)
         top = logits.max(axis=1, keepdims=True)
-        loss += float(np.sum(np.log(np.exp(logits - top).sum(axis=1)) - (own - top)[:, 0]))
+        total = np.exp(logits - top).sum(axis=1)
+        loss += float(np.sum(np.log(total) - (own - top)[:, 0]))
         rank = (logits > own).sum(axis=1)
         correct += int((rank < 1).sum())
         top5 += int((rank < 5).sum())
-        np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
+        predicted.append(logits.argmax(axis=1))
+        confidence.append(1 / total)
+        np.add.at(confusion, (labels, predicted[-1]), 1)
     if confusion is None:
         raise ValueError("Expected at least one image to evaluate, received none.")
-    return Evaluation(loss / len(split), correct / len(split), top5 / len(split), confusion)
+    answers = np.concatenate(predicted)
+    return Evaluation(
+        loss=loss / len(split),
+        accuracy=correct / len(split),
+        top5_accuracy=top5 / len(split),
+        confusion=confusion,
+        predicted=answers,
+        confidence=np.concatenate(confidence),
+        right=answers == split.labels,
+    )

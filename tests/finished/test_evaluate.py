@@ -1,0 +1,110 @@
+"""`tnt-exp evaluate` and `tnt_exp.load`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+import tnt_exp
+from tnt_exp import data
+from tnt_exp.cli import main
+from tnt_exp.evaluation import Evaluation
+from tnt_exp.finished import find
+
+
+def evaluation(run_folder: Path, name: str = "evaluation") -> dict:
+    return json.loads((run_folder / name / "evaluation.json").read_text())
+
+
+def test_figures_are_those_of_training_to_the_bit(
+    working_folder: Path, run_folder: Path, result: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run_folder)]) == 0
+    assert capsys.readouterr().out.count("as training reported") == 3
+    report = evaluation(run_folder)
+    for name in ("loss", "accuracy", "top5_accuracy"):
+        assert report["metrics"][f"eval/{name}"] == result["metrics"][f"test/{name}"], name
+    assert {row["class"]: row["accuracy"] for row in report["classes"]} == result["class_accuracy"]
+    assert sum(row["images"] for row in report["classes"]) == report["images"] == 359
+    for picture in ("confusion_matrix.png", "mistakes.png"):
+        assert (run_folder / "evaluation" / picture).stat().st_size > 10_000
+    run = mlflow.MlflowClient(f"sqlite:///{working_folder / 'mlflow.db'}").get_run(result["mlflow_run_id"])
+    assert report["metrics"].items() <= run.data.metrics.items()
+    assert run.info.status == "FINISHED"
+
+
+def test_other_images_with_the_same_classes(run_folder: Path, tmp_path: Path) -> None:
+    dataset = data.load(find(run_folder).config.dataset)
+    # The same images, enlarged, under class numbers that run the other way.
+    large = dataset.test.images.repeat(3, axis=1).repeat(3, axis=2)
+    file = tmp_path / "large.npz"
+    names = np.array(dataset.class_names[::-1])
+    arrays = {"x_train": large, "y_train": 9 - dataset.test.labels, "x_test": large, "y_test": 9 - dataset.test.labels}
+    np.savez(file, **arrays, class_names=names)
+    assert main(["evaluate", str(run_folder), "dataset=npz", f"dataset.path={file}"]) == 0
+    report = evaluation(run_folder, "evaluation_large")
+    assert report["metrics"]["eval/large/accuracy"] == pytest.approx(
+        find(run_folder).result["metrics"]["test/accuracy"], abs=0.1
+    )
+    assert [row["class"] for row in report["classes"]] == list("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "word"),
+    [
+        (["dataset=cifar10"], "channels"),
+        (["dataset=npz"], "dataset.path"),
+        (["dataset=image_folder", "dataset.path=/nowhere", "dataset.image_size=8"], "/nowhere"),
+        (["model.depth=3"], "model.depth"),
+    ],
+)
+def test_bad_input_ends_before_anything_slow(run_folder: Path, overrides: list[str], word: str) -> None:
+    program = (
+        "import sys; from tnt_exp.cli import main; code = main(sys.argv[1:]);"
+        "print(sorted({'tensorflow', 'keras', 'mlflow'} & set(sys.modules))); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "evaluate", str(run_folder), *overrides], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == "[]\n"
+    assert word in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_other_classes_are_named(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2
+    np.savez(tmp_path / "pets.npz", x_train=images, y_train=labels, class_names=np.array(["cat", "dog"]))
+    assert main(["evaluate", str(run_folder), "dataset=npz", f"dataset.path={tmp_path / 'pets.npz'}"]) == 2
+    assert "cat, dog" in capsys.readouterr().err
+
+
+def test_load_gives_a_keras_model(run_folder: Path) -> None:
+    model = tnt_exp.load(run_folder)
+    images = data.load(find(run_folder).config.dataset).test.images
+    logits = model.predict(images, verbose=0)
+    assert logits.shape == (359, 10)
+    assert logits.dtype == np.float32
+    assert model.class_names == tuple("0123456789")
+
+
+def made(confidence: list[float], right: list[bool]) -> Evaluation:
+    nothing = np.zeros(len(right), np.int64)
+    return Evaluation(0, 0, 0, nothing, nothing, np.array(confidence), np.array(right))
+
+
+def test_calibration_error_by_hand() -> None:
+    # Bins of a tenth: in the last 3 of 4 right at .95, in the sixth 0 of 1 at .55.
+    measured = made([0.95, 0.95, 0.95, 0.95, 0.55], [True, True, True, False, False])
+    assert measured.calibration_error(10) == pytest.approx(4 / 5 * abs(0.75 - 0.95) + 1 / 5 * 0.55)
+    assert made([1.0, 1.0], [True, True]).calibration_error() == 0
+
+
+def test_mistakes_are_the_most_confident_first() -> None:
+    measured = made([0.9, 0.5, 0.7, 0.8], [True, False, False, False])
+    assert measured.mistakes(2).tolist() == [3, 2]
+    assert made([0.9], [True]).mistakes(5).tolist() == []

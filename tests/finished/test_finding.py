@@ -1,0 +1,132 @@
+"""What a person may call a run by."""
+
+import json
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+from tnt_exp.config import InputError
+from tnt_exp.finished import find, overridden
+
+
+def store(working_folder: Path) -> str:
+    return f"sqlite:///{working_folder / 'mlflow.db'}"
+
+
+def test_a_folder(working_folder: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(working_folder)
+    found = find(f"multirun/runs/{run_folder.name}/")
+    assert found.path == run_folder
+    assert found.class_names == tuple("0123456789")
+    assert found.image_shape == (8, 8, 1)
+    assert found.config.model.name == "tiny"
+
+
+def test_what_mlflow_knows(
+    working_folder: Path, run_folder: Path, result: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store(working_folder))
+    client = mlflow.MlflowClient(store(working_folder))
+    run = client.get_run(result["mlflow_run_id"])
+    model_id = run.outputs.model_outputs[0].model_id
+    client.create_registered_model("digits")
+    version = client.create_model_version("digits", f"models:/{model_id}", run_id=run.info.run_id)
+    client.set_registered_model_alias("digits", "champion", version.version)
+    for reference in (
+        result["mlflow_run_id"],
+        f"runs:/{result['mlflow_run_id']}",
+        f"runs:/{result['mlflow_run_id']}/model",
+        "models:/digits@champion",
+        "models:/digits/1",
+        f"models:/{model_id}",
+    ):
+        assert find(reference, store(working_folder)).path == run_folder, reference
+
+
+def test_a_run_of_another_machine_is_fetched(
+    working_folder: Path, run_folder: Path, result: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    away = run_folder.with_name("away")
+    run_folder.rename(away)
+    try:
+        found = find(result["mlflow_run_id"], store(working_folder))
+    finally:
+        away.rename(run_folder)
+    assert found.path == tmp_path / "multirun/fetched" / result["mlflow_run_id"]
+    assert found.result == result
+    assert found.class_names == tuple("0123456789")
+
+
+def test_the_best_of_a_sweep(run_folder: Path, tmp_path: Path) -> None:
+    points = []
+    for job, accuracy in enumerate((0.3, 0.5, 0.5, 0.9)):
+        folder = shutil.copytree(run_folder, tmp_path / str(job))
+        told = json.loads((folder / "result.json").read_text())
+        told["metrics"]["val/accuracy"] = accuracy
+        told["status"] = "FAILED" if job == 3 else "FINISHED"
+        (folder / "result.json").write_text(json.dumps(told))
+        points.append({"job": job, "overrides": [], "params": {}, "hash": "", "trial": None})
+    books = {"objective": None, "direction": "maximize", "points": points, "created": 0}
+    (tmp_path / "sweep.json").write_text(json.dumps(books))
+    assert find(f"best:{tmp_path}").path == tmp_path / "1"
+    with pytest.raises(InputError, match="best:"):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("reference", "word"),
+    [
+        ("nowhere", "received something else"),
+        ("best:nowhere", "sweep"),
+        ("0" * 32, "run"),
+        ("models:/nobody@champion", "nobody"),
+        ("models:/m-1", "m-1"),
+        (".", "config.yaml"),
+    ],
+)
+def test_what_is_no_run_is_said_in_one_line(
+    working_folder: Path, reference: str, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(working_folder)
+    with pytest.raises(InputError, match=word) as error:
+        find(reference)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_no_store_is_made_by_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="--uri"):
+        find("0" * 32)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model.keras", "result.json"])
+def test_damaged_folders_are_named(run_folder: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    (folder / name).write_bytes(b"\x00damaged")
+    with pytest.raises(InputError, match=name):
+        assert find(folder).class_names
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=name):
+        find(folder)
+
+
+def test_dataset_and_trainer_can_be_said_anew(run_folder: Path) -> None:
+    config = find(run_folder).config
+    other = overridden(config, ["dataset.path=/photos", "dataset=image_folder", "trainer.batch_size=3"])
+    assert (other.dataset.name.value, other.dataset.path, other.trainer.batch_size) == ("image_folder", "/photos", 3)
+    assert other.trainer.epochs == config.trainer.epochs == 1
+    assert config.dataset.name.value == "digits"
+    for wrong in ("model.depth=3", "dataset.pth=x", "optimizer=sgd", "trainer.batch_size=0"):
+        with pytest.raises(InputError, match=wrong.partition("=")[0].partition(".")[0]):
+            overridden(config, [wrong])
+
+
+def test_config_of_a_run_is_not_changed(run_folder: Path) -> None:
+    before = yaml.safe_load((run_folder / "config.yaml").read_text())
+    overridden(find(run_folder).config, ["dataset=cifar10"])
+    assert yaml.safe_load((run_folder / "config.yaml").read_text()) == before

@@ -1,0 +1,171 @@
+"""`tnt-exp evaluate`: measure a finished run's model, on its own test images or on others."""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tnt_exp import data
+from tnt_exp.config import Config, InputError
+from tnt_exp.finished import FinishedRun, find, overridden
+from tnt_exp.finished.finding import KINDS
+from tnt_exp.training import device
+
+if TYPE_CHECKING:
+    from tnt_exp.data import Dataset, Split
+    from tnt_exp.evaluation import Evaluation
+
+_MISTAKES = 32
+_WORST = 20  # classes in the terminal; the file has all
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Evaluate, write `evaluation/` in the run folder, tell MLflow, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="tnt-exp evaluate", description="Measure a finished run's model.")
+    parser.add_argument("run", help=KINDS)
+    parser.add_argument("overrides", nargs="*", help="other images with the same classes: dataset=... dataset.path=...")
+    parser.add_argument("--uri", help="tracking store to ask for a run (default: mlflow.db in this folder)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    options = parser.parse_args(list(arguments))
+    finished = find(options.run, options.uri)
+    config = overridden(finished.config, options.overrides)
+    _check(finished, config)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    dataset = data.load(config.dataset)
+    split = _in_order_of(finished.class_names, dataset)
+
+    from tnt_exp.evaluation import evaluate
+    from tnt_exp.finished.loading import prepared
+
+    measured = evaluate(prepared(finished, config.trainer), split, config.trainer.batch_size)
+    own = config.dataset == finished.config.dataset
+    label = "" if own else _label(config)
+    report = _report(finished, dataset, split, measured, "/".join(["eval", label]).rstrip("/"))
+    folder = finished.path / "_".join(["evaluation", label]).rstrip("_")
+    _write(folder, finished, split, measured, report)
+    told = finished.mlflow_run_id is not None and _tell(finished, options.uri, report["metrics"], folder)
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print(report, finished if own else None)
+        print(f"written to {folder}" + (f" and to MLflow run {finished.mlflow_run_id}" if told else ""))
+    return 0
+
+
+def _check(finished: FinishedRun, config: Config) -> None:
+    """What can be found wrong before data are read and TensorFlow is imported."""
+    data.check(config.dataset)
+    device.check(config.trainer)
+    facts, channels, classes = data.facts(config.dataset), finished.image_shape[2], len(finished.class_names)
+    if facts.channels not in (None, channels):
+        raise InputError(
+            f"dataset={config.dataset.name.value}: expected images of {channels} channels, as the model was trained "
+            f"on, received {facts.channels}."
+        )
+    if facts.classes is not None and facts.classes > classes:
+        raise InputError(
+            f"dataset={config.dataset.name.value}: expected the model's {classes} classes, received {facts.classes}."
+        )
+
+
+def _in_order_of(class_names: Sequence[str], dataset: "Dataset") -> "Split":
+    """The test images, labelled with the model's class numbers."""
+    if tuple(class_names) == dataset.class_names:
+        return dataset.test
+    import numpy as np
+
+    unknown = [name for name in dataset.class_names if name not in class_names]
+    if unknown:
+        raise InputError(
+            f"dataset={dataset.name}: expected the model's classes ({', '.join(class_names[:5])}, ...), "
+            f"received others: {', '.join(unknown[:5])}."
+        )
+    numbers = np.array([class_names.index(name) for name in dataset.class_names], np.int32)
+    return replace(dataset.test, labels=numbers[dataset.test.labels])
+
+
+def _label(config: Config) -> str:
+    """What other images are called, in MLflow and as a folder."""
+    path = config.dataset.path
+    return Path(path).stem if path else config.dataset.name.value
+
+
+def _report(
+    finished: FinishedRun, dataset: "Dataset", split: "Split", measured: "Evaluation", prefix: str
+) -> dict[str, Any]:
+    counts, answers = measured.confusion.sum(axis=1), measured.confusion.sum(axis=0)
+    classes = [
+        {
+            "class": name,
+            "images": int(counts[number]),
+            "accuracy": float(accuracy) if counts[number] else None,
+            "precision": float(measured.confusion[number, number] / answers[number]) if answers[number] else None,
+        }
+        for number, (name, accuracy) in enumerate(zip(finished.class_names, measured.class_accuracy, strict=True))
+    ]
+    return {
+        "run": str(finished.path),
+        "dataset": dataset.name,
+        "dataset_digest": dataset.digest,
+        "images": len(split),
+        "metrics": {
+            **dict(measured.metrics(prefix)),
+            f"{prefix}/calibration_error": measured.calibration_error(),
+        },
+        "classes": classes,
+    }
+
+
+def _write(folder: Path, finished: FinishedRun, split: "Split", measured: "Evaluation", report: dict[str, Any]) -> None:
+    import numpy as np
+
+    from tnt_exp.reports import plots
+
+    folder.mkdir(exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    names = finished.class_names
+    title = f"{report['dataset']} test: accuracy {measured.accuracy:.4f}"
+    plots.confusion(measured.confusion, names, title, folder / "confusion_matrix.png")
+    wrong = measured.mistakes(_MISTAKES)
+    if len(wrong):
+        titles = [
+            f"{names[split.labels[index]]}, not {names[measured.predicted[index]]}\n({measured.confidence[index]:.2f})"
+            for index in wrong
+        ]
+        plots.samples(split.images[wrong].astype(np.float32) / 255, titles, folder / "mistakes.png")
+
+
+def _tell(finished: FinishedRun, uri: str | None, metrics: dict[str, float], folder: Path) -> bool:
+    from tnt_exp.tracking.finished import store_of, tell
+
+    store = store_of(uri or finished.config.tracking.uri, finished.path)
+    return tell(store, str(finished.mlflow_run_id), metrics, folder)
+
+
+def _print(report: dict[str, Any], own: FinishedRun | None) -> None:
+    from tnt_exp.sweep.table import table
+
+    print(f"{report['dataset']}: {report['images']:,} test images")
+    reported = own.result["metrics"] if own else {}
+    for name, value in report["metrics"].items():
+        key = name.rpartition("/")[2]
+        before = reported.get(f"test/{key}")
+        said = "" if before is None else " as training reported" if before == value else f" training reported {before}"
+        print(f"  {key:<18}{value:.6f} {said}".rstrip())
+    known = sorted((row for row in report["classes"] if row["images"]), key=lambda row: row["accuracy"])
+    rows = [
+        [
+            row["class"],
+            str(row["images"]),
+            f"{row['accuracy']:.4f}",
+            "" if row["precision"] is None else f"{row['precision']:.4f}",
+        ]
+        for row in known[:_WORST]
+    ]
+    print()
+    print(table(["class (worst first)", "images", "accuracy", "precision"], rows, [1, 2, 3]))
+    if len(known) > _WORST:
+        print(f"... and {len(known) - _WORST} more in evaluation.json")

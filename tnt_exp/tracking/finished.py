@@ -1,0 +1,123 @@
+"""Finished runs in MLflow: found again, fetched, told about what came after training."""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlflow
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException
+
+from tnt_exp.config import InputError
+from tnt_exp.tracking.store import tracking_uri
+
+log = logging.getLogger("tnt_exp")
+
+_SQLITE = "sqlite:///"
+
+
+def folder_of(reference: str, uri: str | None, fetched: Path) -> Path:
+    """The run folder of what MLflow knows.
+
+    Args:
+        reference: A run id, `runs:/ID`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/MODEL_ID`.
+        uri: Tracking store; None: `MLFLOW_TRACKING_URI`, else sqlite in the working folder.
+        fetched: Where a run's files go whose folder is not on this machine.
+
+    Raises:
+        InputError: The store or the run does not exist, or the run has no model.
+    """
+    uri = tracking_uri(uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    if not _exists(uri):
+        raise InputError(f"{reference}: expected a tracking store at {uri}, found none. Say where with --uri")
+    client = mlflow.MlflowClient(uri)
+    try:
+        run = client.get_run(_run_id(client, reference))
+        folder: Path = Path(run.data.tags.get("run_folder", "nowhere"))
+        return folder if (folder / "model.keras").is_file() else _fetch(client, uri, run, fetched)
+    except (MlflowException, OSError) as error:
+        raise InputError(
+            f"{reference}: expected a run with a model in {uri}, received: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _run_id(client: mlflow.MlflowClient, reference: str) -> str:
+    if not reference.startswith("models:/"):
+        return reference.removeprefix("runs:/").partition("/")[0]
+    name = reference.removeprefix("models:/")
+    if "@" in name:
+        run_id = client.get_model_version_by_alias(*name.split("@", 1)).run_id
+    elif "/" in name:
+        run_id = client.get_model_version(*name.split("/", 1)).run_id
+    else:
+        run_id = client.get_logged_model(name).source_run_id
+    if not run_id:
+        raise MlflowException(f"{reference} does not say which run it comes from")
+    return str(run_id)
+
+
+def _fetch(client: mlflow.MlflowClient, uri: str, run: Run, fetched: Path) -> Path:
+    folder: Path = (fetched / run.info.run_id).resolve()
+    if (folder / "model.keras").is_file():
+        return folder
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if not outputs:
+        raise MlflowException(f"run {run.info.run_id} logged no model")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.yaml", "result.json"):
+        client.download_artifacts(run.info.run_id, name, str(folder))
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        location = client.get_logged_model(outputs[0].model_id).artifact_location
+        download_artifacts(artifact_uri=location, dst_path=beside, tracking_uri=uri)
+        files = list(Path(beside).rglob("*.keras"))
+        if len(files) != 1:
+            raise MlflowException(f"the model of run {run.info.run_id} holds no Keras file")
+        files[0].replace(folder / "model.keras")  # last: with it, the folder is whole
+    return folder
+
+
+def store_of(uri: str | None, folder: Path) -> str | None:
+    """The store that knows a run; None where it is gone.
+
+    Args:
+        uri: `tracking.uri` of the run.
+        folder: Its folder: sqlite in the working folder of then is found above it.
+    """
+    if uri is not None:
+        return tracking_uri(uri)
+    places = [parent for parent in [*folder.parents, Path.cwd()] if (parent / "mlflow.db").is_file()]
+    return f"{_SQLITE}{places[0] / 'mlflow.db'}" if places else None
+
+
+def tell(uri: str | None, run_id: str, metrics: Mapping[str, float], files: Path) -> bool:
+    """Log numbers and a folder of files with a run that has ended.
+
+    Args:
+        uri: The store, of `store_of`.
+        run_id: The run.
+        metrics: Their names and values.
+        files: A folder, logged under its own name.
+
+    Returns:
+        Whether MLflow has them; where not, a warning says why.
+    """
+    try:
+        if uri is None or not _exists(uri):
+            raise MlflowException("the tracking store of the run is not here")
+        client = mlflow.MlflowClient(uri)
+        now = int(time.time() * 1000)
+        client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
+        client.log_artifacts(run_id, str(files), files.name)
+    except Exception as error:  # whatever a store does, the evaluation is in its folder
+        log.warning("MLflow: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return False
+    return True
+
+
+def _exists(uri: str) -> bool:
+    """MLflow would make a new database where it is asked for one that is not there."""
+    return not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).is_file()
