@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tnt_exp import data, provenance
 from tnt_exp.config import Config, rules
 from tnt_exp.run_folder import RunFolder, flat
+from tnt_exp.signals import Signals
 
 if TYPE_CHECKING:
     from tnt_exp.augmentation import Augmentation
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from tnt_exp.tracking import Tracker
     from tnt_exp.training.choice import Choice
     from tnt_exp.training.device import Device
+    from tnt_exp.training.keeper import Keeper
     from tnt_exp.training.loop import Loop
     from tnt_exp.training.progress import Progress
+    from tnt_exp.training.state import State
 
 log = logging.getLogger("tnt_exp")
 
@@ -32,12 +35,14 @@ class Experiment:
         config: Composed and checked.
         folder: Where everything goes.
         result: What `result.json` will say; filled as things become known.
+        signals: Requests to stop.
         tags: Further tags of the MLflow run; `sweep_id` where this is one of many.
     """
 
     config: Config
     folder: RunFolder
     result: dict[str, Any]
+    signals: Signals
     tags: dict[str, str] = field(default_factory=dict)
     tracker: "Tracker | None" = None
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -105,14 +110,22 @@ class Experiment:
             **self.tags,
         }
         name = tracking.run_name or "_".join(self.folder.path.parts[-2 if "sweep_id" in tags else -1 :])
-        self.tracker = Tracker(tracking_uri(tracking.uri), tracking.experiment, name, tags)
+        uri, told = tracking_uri(tracking.uri), self.folder.read_tracking()
+        run_id = told["run_id"] if told.get("uri") == uri else None
+        self.tracker = Tracker(uri, tracking.experiment, name, tags, run_id)
+        self.folder.write_tracking(uri, self.tracker.run_id)
         self.result["mlflow_run_id"] = self.tracker.run_id
+        if self.tracker.continued:
+            return self._watch_system()
         self.tracker.params(flat(self.config))
         for context, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
             if split is not None:
                 source = self.config.dataset.path or dataset.name
                 self.tracker.dataset(dataset.name, dataset.digest, source, context, split.images, split.labels)
-        if tracking.system_metrics:
+        self._watch_system()
+
+    def _watch_system(self) -> None:
+        if self.tracker and self.config.tracking.system_metrics:
             self.tracker.watch_system()
 
     def _build(self, dataset: data.Dataset, device: "Device") -> Any:
@@ -155,33 +168,56 @@ class Experiment:
     def _fit(self, classifier: Any, dataset: data.Dataset, device: "Device") -> "Choice":
         from tnt_exp.training.choice import Choice
         from tnt_exp.training.progress import Progress
+        from tnt_exp.training.state import State
 
         trainer = self.config.trainer
         augmentation = self._augmentation(dataset)
         self._draw_samples(augmentation, dataset)
         batches = data.Batches(dataset.train, trainer.batch_size, self.config.seed)
-        choice = Choice(trainer.select, trainer.patience)
-        train_seconds = 0.0
-        with Progress(trainer.epochs, trainer.epochs * batches.steps_per_epoch) as progress:
-            loop, optimizer = self._loop(classifier, augmentation, batches, device, progress)
-            for epoch in loop:
-                metrics, stop = self._validate(epoch.number, epoch.metrics, classifier, optimizer, dataset, choice)
+        optimizer = self._optimizer(classifier)
+        state = State(classifier, optimizer, Choice(trainer.select, trainer.patience), rows=self.rows)
+        keeper = self._keeper(state, dataset)
+        with Progress(trainer.epochs, trainer.epochs * batches.steps_per_epoch) as progress, self.signals.deferred():
+            for epoch in self._loop(state, augmentation, batches, device, progress, keeper):
+                metrics, stop = self._validate(epoch.number, epoch.metrics, state, dataset)
                 if epoch.first_step_seconds is not None:
-                    self.result["first_step_seconds"] = round(epoch.first_step_seconds, 3)
-                train_seconds += epoch.seconds
-                self.result["train_seconds"] = round(train_seconds, 3)
+                    self.result.setdefault("first_step_seconds", round(epoch.first_step_seconds, 3))
                 self.rows.append({"epoch": epoch.number, "step": epoch.step, **metrics, "seconds": epoch.seconds})
                 self.folder.append_metrics(self.rows[-1])
                 if self.tracker:
-                    self.tracker.metrics(metrics, step=epoch.number)
+                    self.tracker.epoch(metrics, epoch.number)
                 progress.epoch(epoch.number, metrics)
+                last = stop or epoch.number == trainer.epochs
+                if stop:
+                    state.position.epoch = trainer.epochs + 1  # a run that goes on from here has no more to train
+                if last or keeper.due(epoch.step):
+                    keeper.keep(epoch.step)
                 if stop:
                     log.info("no better epoch for %d epochs: stopped early", trainer.patience)
                     break
-        choice.restore(classifier)
+        keeper.finish()
+        state.choice.restore(classifier)
         rates = sorted(row["train/images_per_second"] for row in self.rows)
         self.result["images_per_second"] = round(rates[len(rates) // 2], 2)
-        return choice
+        self.result["train_seconds"] = round(sum(row["seconds"] for row in self.rows), 3)
+        return state.choice
+
+    def _keeper(self, state: "State", dataset: data.Dataset) -> "Keeper":
+        from tnt_exp.training.keeper import Keeper
+
+        keeper = Keeper(
+            state,
+            self.folder.checkpoints,
+            self.config.trainer.checkpoint,
+            self.signals,
+            about={"dataset": dataset.digest, "result": self.result},
+        )
+        found = keeper.resume()
+        if found is not None:
+            self.result.setdefault("first_step_seconds", found["result"].get("first_step_seconds"))
+            log.info("going on   from epoch %d, step %d of it", state.position.epoch, state.position.done)
+        self.folder.write_metrics(self.rows)
+        return keeper
 
     def _augmentation(self, dataset: data.Dataset) -> "Augmentation":
         from tnt_exp.augmentation import Augmentation
@@ -196,39 +232,44 @@ class Experiment:
             seed=self.config.seed,
         )
 
+    def _optimizer(self, classifier: Any) -> Any:
+        from tnt_exp import model
+        from tnt_exp.training import optimizer as optimizers
+
+        return optimizers.build(
+            self.config.optimizer,
+            classifier.trainable_variables,
+            model.decays,
+            scale_loss=self.config.trainer.precision.value == "mixed_float16",
+        )
+
     def _loop(
         self,
-        classifier: Any,
+        state: "State",
         augmentation: "Augmentation",
         batches: data.Batches,
         device: "Device",
         progress: "Progress",
-    ) -> "tuple[Loop, Any]":
-        from tnt_exp import model
-        from tnt_exp.training import optimizer as optimizers
+        keeper: "Keeper",
+    ) -> "Loop":
         from tnt_exp.training.loop import Loop
         from tnt_exp.training.schedule import Schedule
         from tnt_exp.training.step import Work, compile_step
 
-        trainer, optimizing = self.config.trainer, self.config.optimizer
-        optimizer = optimizers.build(
-            optimizing,
-            classifier.trainable_variables,
-            model.decays,
-            scale_loss=trainer.precision.value == "mixed_float16",
-        )
-        loop = Loop(
-            step=compile_step(
-                Work(classifier.network, augmentation, optimizer, self._rate_factors(classifier)), xla=device.xla
-            ),
+        epochs, rate = self.config.trainer.epochs, self.config.optimizer.learning_rate
+        work = Work(state.classifier.network, augmentation, state.optimizer, self._rate_factors(state.classifier))
+        return Loop(
+            step=compile_step(work, xla=device.xla),
             batches=batches,
-            rate=Schedule(self.config.schedule, optimizing.learning_rate, batches.steps_per_epoch, trainer.epochs),
-            epochs=trainer.epochs,
+            rate=Schedule(self.config.schedule, rate, batches.steps_per_epoch, epochs),
+            epochs=epochs,
             mix_off_epochs=self.config.augmentation.mix_off_epochs,
             steps_per_dispatch=device.steps_per_dispatch,
             progress=progress,
+            position=state.position,
+            pause=keeper.due,
+            keep=keeper.keep,
         )
-        return loop, optimizer
 
     def _rate_factors(self, classifier: Any) -> list[float] | None:
         from tnt_exp import model
@@ -241,26 +282,20 @@ class Experiment:
         ]
 
     def _validate(
-        self,
-        number: int,
-        metrics: dict[str, float],
-        classifier: Any,
-        optimizer: Any,
-        dataset: data.Dataset,
-        choice: "Choice",
+        self, number: int, metrics: dict[str, float], state: "State", dataset: data.Dataset
     ) -> tuple[dict[str, float], bool]:
         """The epoch's metrics with `val/...`, and whether to stop early."""
         from tnt_exp.evaluation import evaluate
         from tnt_exp.training.averaging import averaged
 
-        metrics = dict(metrics)
+        metrics, classifier, batch_size = dict(metrics), state.classifier, self.config.trainer.batch_size
         if dataset.validation is not None and self.config.optimizer.ema is not None:
-            metrics |= evaluate(classifier, dataset.validation, self.config.trainer.batch_size).metrics("val/raw")
+            metrics |= evaluate(classifier, dataset.validation, batch_size).metrics("val/raw")
         # Where weights are averaged, the average is what is validated, chosen and kept.
-        with averaged(classifier.network, optimizer):
+        with averaged(classifier.network, state.optimizer):
             if dataset.validation is not None:
-                metrics |= evaluate(classifier, dataset.validation, self.config.trainer.batch_size).metrics("val")
-            return metrics, choice.offer(number, metrics, classifier)
+                metrics |= evaluate(classifier, dataset.validation, batch_size).metrics("val")
+            return metrics, state.choice.offer(number, metrics, classifier)
 
     def _test(self, classifier: Any, dataset: data.Dataset, choice: "Choice") -> None:
         from tnt_exp.evaluation import evaluate

@@ -1,9 +1,10 @@
 """The run folder: the truth about a run, complete without MLflow."""
 
 import csv
+import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from tnt_exp.config.compose import load_config
 from tnt_exp.config.schema import Config
 
 
@@ -24,7 +26,11 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
         (self.path / "plots").mkdir(parents=True, exist_ok=True)
-        self._columns: list[str] | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
 
     @property
     def model(self) -> Path:
@@ -50,16 +56,51 @@ class RunFolder:
         """`result.json`."""
         self._write("result.json", json.dumps(result, indent=2) + "\n")
 
+    def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """`metrics.csv` anew, as a run that goes on from a checkpoint knows it."""
+        text = io.StringIO(newline="")
+        if rows:
+            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        self._write("metrics.csv", text.getvalue())
+
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """One row of `metrics.csv`; every row has the columns of the first."""
-        file = self.path / "metrics.csv"
-        new = self._columns is None
-        self._columns = self._columns or list(row)
-        with file.open("w" if new else "a", newline="") as stream:
-            writer = csv.DictWriter(stream, self._columns, restval="", extrasaction="raise")
-            if new:
+        with (self.path / "metrics.csv").open("a", newline="") as stream:
+            writer = csv.DictWriter(stream, list(row), lineterminator="\n")
+            if stream.tell() == 0:
                 writer.writeheader()
-            writer.writerow(dict(row))
+            writer.writerow(row)
+            stream.flush()
+
+    def read_result(self) -> dict[str, Any]:
+        """What `result.json` says; empty while the run has not ended."""
+        return self._read_json("result.json")
+
+    def remove_result(self) -> None:
+        """The run is under way again: no `result.json` of before may be taken for its end."""
+        (self.path / "result.json").unlink(missing_ok=True)
+
+    def read_tracking(self) -> dict[str, Any]:
+        """Which run of which store is told of this run; empty where none is."""
+        return self._read_json("mlflow.json")
+
+    def write_tracking(self, uri: str, run_id: str) -> None:
+        """`mlflow.json`."""
+        self._write("mlflow.json", json.dumps({"uri": uri, "run_id": run_id}, indent=2) + "\n")
+
+    def read_config(self) -> Config | None:
+        """What `config.yaml` says; None in a new folder."""
+        file = self.path / "config.yaml"
+        return load_config(file) if file.exists() else None
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            return {}
+        return content
 
     def save_model(self, classifier: Any) -> None:
         """`model.keras`."""
@@ -93,10 +134,12 @@ def plain(config: Config) -> dict[str, Any]:
 
 def flat(config: Config) -> dict[str, Any]:
     """The configuration as dotted keys, `model.depth`."""
-    result: dict[str, Any] = {}
-    for name, section in plain(config).items():
-        if isinstance(section, dict):
-            result |= {f"{name}.{key}": item for key, item in section.items()}
-        else:
-            result[name] = section
-    return result
+
+    def walk(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in section.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    return dict(walk(plain(config), ""))

@@ -51,22 +51,23 @@ def _once(flags: Namespace, arguments: Sequence[str]) -> int:
             raise InputError(f"{text}: expected the flag -m with it (it says how a sweep is run), received none.")
     check(compose(flags.overrides, flags.config_dir))
     codes: list[int] = []
+    errors: list[InputError] = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)
     def task(cfg: DictConfig) -> None:
         from tnt_exp.run import run
 
         hydra_config = HydraConfig.get()
-        codes.append(
-            run(
-                to_config(cfg),
-                folder=hydra_config.runtime.output_dir,
-                overrides=list(hydra_config.overrides.task),
-            )
-        )
+        folder, overrides = hydra_config.runtime.output_dir, list(hydra_config.overrides.task)
+        try:
+            codes.append(run(to_config(cfg), folder=folder, overrides=overrides))
+        except InputError as error:  # Hydra would make a traceback of it
+            errors.append(error)
 
     sys.argv = ["tnt-exp train", *arguments]  # hydra.main reads its arguments there
     task()
+    if errors:
+        raise errors[0]
     return max(codes, default=0)
 
 
@@ -82,7 +83,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     Raises:
         InputError: A point cannot run.
     """
-    from tnt_exp.run import Terminated, sigterm_raises
+    from tnt_exp.signals import Signals, Stopped
     from tnt_exp.sweep.job import job
 
     register()
@@ -92,14 +93,14 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     main_hydra = Hydra.create_main_hydra2("train", search_path)
     GlobalHydra.instance().clear()  # points are composed by its own interface, which wants to be the only one
     try:
-        with sigterm_raises():
+        with Signals().handled():
             summary = main_hydra.multirun(
                 config_name=CONFIG_NAME,
                 task_function=job,
                 overrides=[f"hydra.mode={RunMode.MULTIRUN.name}", *overrides],
             )
-    except Terminated:
-        return 143
+    except Stopped as stop:
+        return stop.exit_code
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
     return int(summary.exit_code)

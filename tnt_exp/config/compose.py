@@ -1,5 +1,6 @@
 """From YAML groups and overrides to a typed, checked `Config`."""
 
+import itertools
 import re
 import secrets
 from collections.abc import Sequence
@@ -40,6 +41,17 @@ def register() -> None:
     store.store(group="hydra/launcher", name="local", node=LauncherConfig)
     # Cached by Hydra's configuration, so that one command has one id; random, because time stamps collide.
     OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+
+
+def run_folder(name: str | None, resume: str, unnamed: str) -> str:
+    """The folder of a run: its name, or a new name where a run has none or must not be continued."""
+    if name is None:
+        return unnamed
+    if str(resume) != "never":
+        return name
+    taken = {folder.name for folder in Path("multirun/runs").glob("*")}
+    return next(free for free in (name, *(f"{name}-{k}" for k in itertools.count(2))) if free not in taken)
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config:

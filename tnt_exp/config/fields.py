@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any
 
-from tnt_exp.config.schema import GROUPS, Config
+from tnt_exp.config.schema import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,6 @@ class Field:
 
 def fields() -> Iterator[Field]:
     """Every key of the schema, in the order of the sections."""
-    for name, section in GROUPS.items():
-        yield from _of(section, f"{name}.")
     yield from _of(Config, "")
 
 
@@ -42,7 +40,9 @@ def _of(section: type, prefix: str) -> Iterator[Field]:
     hints = typing.get_type_hints(section)
     default = section()
     for field in dataclasses.fields(section):
-        if "doc" in field.metadata:
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _of(hints[field.name], f"{prefix}{field.name}.")
+        else:
             yield Field(prefix + field.name, hints[field.name], getattr(default, field.name), field.metadata["doc"])
 
 

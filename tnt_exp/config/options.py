@@ -1,7 +1,7 @@
 """How a field of the schema carries its documentation and its bounds."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -29,7 +29,7 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-_COMPARE = {
+_COMPARE: dict[str, tuple[str, Callable[[Any, float], bool]]] = {
     "above": (">", lambda value, bound: value > bound),
     "least": (">=", lambda value, bound: value >= bound),
     "below": ("<", lambda value, bound: value < bound),
@@ -37,14 +37,16 @@ _COMPARE = {
 }
 
 
-def out_of_bounds(section: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield (field, expectation, value) for each value of a dataclass instance outside its bounds."""
+def out_of_bounds(section: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Yield (key, expectation, value) for each value outside its bounds, in a dataclass instance and those within."""
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from out_of_bounds(value, f"{prefix}{field.name}.")
         bounds = field.metadata.get("bounds", {})
         numbers = value if isinstance(value, list) else [value]
         for kind, bound in bounds.items():
             sign, holds = _COMPARE[kind]
             # `not holds` rather than the opposite comparison: NaN satisfies no bound.
             if any(number is not None and not holds(number, bound) for number in numbers):
-                yield field.name, f"{sign} {bound:g}", value
+                yield prefix + field.name, f"{sign} {bound:g}", value

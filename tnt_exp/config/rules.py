@@ -1,5 +1,6 @@
 """What must hold between keys. Everything here is found before anything slow is imported."""
 
+import re
 from collections.abc import Iterator
 
 from tnt_exp.config.dataset import Source
@@ -7,7 +8,7 @@ from tnt_exp.config.errors import InputError
 from tnt_exp.config.model import HeadWidth
 from tnt_exp.config.optimizer import Shape
 from tnt_exp.config.options import out_of_bounds
-from tnt_exp.config.schema import GROUPS, Config
+from tnt_exp.config.schema import Config
 from tnt_exp.config.trainer import Compile
 
 
@@ -35,11 +36,8 @@ def check(config: Config, *, channels: int | None = None, train_images: int | No
 
 
 def _bounds(config: Config) -> Iterator[str]:
-    for name in GROUPS:
-        for field, expected, value in out_of_bounds(getattr(config, name)):
-            yield f"{name}.{field}: expected {expected}, received {value}."
-    for field, expected, value in out_of_bounds(config):
-        yield f"{field}: expected {expected}, received {value}."
+    for key, expected, value in out_of_bounds(config):
+        yield f"{key}: expected {expected}, received {value}."
 
 
 def _model(config: Config) -> Iterator[str]:
@@ -122,5 +120,7 @@ def _training(config: Config, train_images: int | None) -> Iterator[str]:
         yield "trainer.xla: expected auto or always for trainer.backend=jax (XLA is all it has), received never."
     if backend == "torch" and trainer.xla is Compile.always:
         yield "trainer.xla: expected auto or never for trainer.backend=torch (it has no XLA), received always."
+    if config.run.name is not None and not re.fullmatch(r"[\w][\w.-]*", config.run.name):
+        yield f"run.name: expected a folder name of letters, digits, '.', '_' and '-', received {config.run.name!r}."
     if config.dataset.name in (Source.image_folder, Source.npz) and config.dataset.path is None:
         yield f"dataset.path: expected a folder or file for dataset={config.dataset.name.value}, received null."

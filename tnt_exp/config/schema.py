@@ -12,6 +12,13 @@ from tnt_exp.config.trainer import TrainerConfig
 
 
 @dataclass
+class RunConfig:
+    """The run as a whole."""
+
+    name: str | None = option(None, "folder under multirun/runs, continued when it is there; null: a new one each time")
+
+
+@dataclass
 class Config:
     """One experiment."""
 
@@ -22,6 +29,7 @@ class Config:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    run: RunConfig = field(default_factory=RunConfig)
     seed: int = option(0, "seed of weights, batch order, dropout and augmentation", least=0)
 
 

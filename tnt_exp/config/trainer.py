@@ -1,6 +1,6 @@
 """How long, on what, and what is kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from tnt_exp.config.options import option
@@ -45,6 +45,22 @@ class Freeze(Enum):
     all_but_head = "all_but_head"
 
 
+class Resume(Enum):
+    """What a run folder that is already there means."""
+
+    auto = "auto"  # go on from its newest checkpoint
+    never = "never"  # begin anew, in a folder beside it
+
+
+@dataclass
+class CheckpointConfig:
+    """When the state of a run is written. It is always written when a signal stops the run, and at the end."""
+
+    every: float = option(10.0, "minutes between two checkpoints", above=0)
+    steps: int | None = option(None, "training steps between two checkpoints, besides; null: by time alone", least=1)
+    keep: int = option(2, "checkpoints kept", least=1)
+
+
 @dataclass
 class TrainerConfig:
     """The training loop."""
@@ -61,6 +77,8 @@ class TrainerConfig:
     xla: Compile = option(Compile.auto, "compile the step with XLA")
     deterministic: bool = option(False, "only operations that give the same bits every time")
     steps_per_dispatch: int | None = option(None, "steps a call of the device; null: chosen by device", least=1)
+    resume: Resume = option(Resume.auto, "a run folder that is already there is continued, or left alone")
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     freeze: Freeze = option(Freeze.nothing, "which weights stand still (fine-tuning)")
     layer_decay: float = option(1.0, "learning rate of a block / that of the next (fine-tuning)", above=0, most=1)
     remat: bool = option(False, "recompute blocks in the backward pass: less memory, more time")

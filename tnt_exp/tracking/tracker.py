@@ -31,30 +31,60 @@ class Tracker:
         experiment: Name; created when new.
         run_name: Name of the run.
         tags: Tags of the run.
+        run_id: A run to go on with; a new one is created where it is gone.
 
     Attributes:
         uri: The tracking store.
         run_id: MLflow's id of the run.
+        continued: Whether the run was there before.
 
     Raises:
         InputError: The store cannot be reached or the experiment was deleted: found before training begins.
     """
 
-    def __init__(self, uri: str, experiment: str, run_name: str, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self, uri: str, experiment: str, run_name: str, tags: Mapping[str, str], run_id: str | None = None
+    ) -> None:
         self.uri = uri
+        self._told = 0
         try:
             mlflow.set_tracking_uri(uri)
             self._client = mlflow.MlflowClient(uri)
             self._experiment_id = experiment_id(self._client, uri, experiment)
-            run = self._client.create_run(self._experiment_id, run_name=run_name, tags=dict(tags))
+            found = self._find(run_id)
+            self.continued = found is not None
+            self.run_id: str = found or self._create(run_name, tags)
         except (MlflowException, OSError) as error:
             raise InputError(
                 f"tracking.uri: expected a tracking store, received {uri}: {str(error).splitlines()[0]} "
                 "(tracking=off trains without)."
             ) from error
-        self.run_id: str = run.info.run_id
         self._monitor: Any = None
         self._failed = 0
+
+    def _find(self, run_id: str | None) -> str | None:
+        """The run to go on with, marked RUNNING again, and how far it was told."""
+        if run_id is None:
+            return None
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException:
+            return None
+        if run.info.lifecycle_stage != "active":
+            return None
+        self._client.update_run(run_id, status="RUNNING")
+        told = self._client.get_metric_history(run_id, "train/loss")
+        self._told = max((point.step for point in told), default=0)
+        return run_id
+
+    def _create(self, run_name: str, tags: Mapping[str, str]) -> str:
+        run = self._client.create_run(self._experiment_id, run_name=run_name, tags=dict(tags))
+        return str(run.info.run_id)
+
+    def epoch(self, values: Mapping[str, float], number: int) -> None:
+        """Log an epoch's values, unless a former process of the run did."""
+        if number > self._told:
+            self.metrics(values, step=number)
 
     def watch_system(self) -> None:
         """Begin to log CPU, memory and GPU every few seconds, as `system/...`."""
@@ -83,7 +113,7 @@ class Tracker:
         """Log a split as an MLflow dataset (its shape and digest, not its pixels)."""
         from mlflow.data.code_dataset_source import CodeDatasetSource
 
-        dataset = mlflow.data.from_numpy(  # type: ignore[attr-defined]
+        dataset = mlflow.data.from_numpy(
             images, CodeDatasetSource({"source": source}), targets=labels, name=name, digest=digest
         )
         entity = mlflow.entities.DatasetInput(

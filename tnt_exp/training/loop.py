@@ -4,11 +4,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from tnt_exp.data.batches import Batches
 from tnt_exp.training.progress import Progress
+from tnt_exp.training.state import Position
 from tnt_exp.training.step import SUMS, Step
 
 
@@ -25,7 +27,7 @@ class Epoch:
         step: Training steps since the beginning of the run.
         metrics: `train/...`
         seconds: Time of the epoch's steps.
-        first_step_seconds: Time of the run's first step, in epoch 1.
+        first_step_seconds: Time of the process' first call of the device, in the epoch that had it.
     """
 
     number: int
@@ -37,7 +39,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Loop:
-    """Trains epoch by epoch.
+    """Trains epoch by epoch, from wherever its position is.
 
     Args:
         step: The compiled step.
@@ -47,6 +49,9 @@ class Loop:
         mix_off_epochs: Last epochs without mixing.
         steps_per_dispatch: Most steps a call of the device.
         progress: Told of each step.
+        position: Where to begin; kept up to date.
+        pause: Asked after each call of the device, with the number of steps made: whether to call `keep`.
+        keep: Called between two steps with the variables and the position up to date; may raise to stop.
     """
 
     step: Step
@@ -56,36 +61,46 @@ class Loop:
     mix_off_epochs: int
     steps_per_dispatch: int
     progress: Progress
+    position: Position
+    pause: Callable[[int], bool]
+    keep: Callable[[int], None]
 
     def __iter__(self) -> Iterator[Epoch]:
-        """Yield after each epoch, with the step's variables up to date.
+        """Yield after each epoch, with the step's variables up to date and the position at the next epoch.
 
         Raises:
             NonFiniteLossError: Names the epoch, the step and the learning rate.
         """
-        for number in range(1, self.epochs + 1):
-            yield self._epoch(number)
+        while self.position.epoch <= self.epochs:
+            yield self._epoch(self.position)
 
-    def _epoch(self, number: int) -> Epoch:
-        length = self.batches.steps_per_epoch
+    def _epoch(self, position: Position) -> Epoch:
+        number, length = position.epoch, self.batches.steps_per_epoch
         # Equal chunks, because each length of a chunk is compiled apart.
         size = math.ceil(length / math.ceil(length / self.steps_per_dispatch))
         mixing = 0.0 if number > self.epochs - self.mix_off_epochs else 1.0
-        done, first_step_seconds = 0, None
-        on_device = []
-        begin = time.perf_counter()
-        for images, labels in self.batches.chunks(number - 1, 0, size):
-            first = (number - 1) * length + done
+        begin, compiling_seconds, compiling_steps = time.perf_counter(), 0.0, 0
+        on_device: list[Any] = []
+        for images, labels in self.batches.chunks(number - 1, position.done, size):
+            first = (number - 1) * length + position.done
             rates = [self.rate(first + index) for index in range(len(images))]
             on_device.append(self.step(images, labels, first, rates, mixing))
-            done += len(images)
-            if first == 0:
-                np.asarray(on_device[0])  # waits for the device
-                first_step_seconds = time.perf_counter() - begin
-            self.progress.step(number, done, length, images.shape[1])
-        sums = np.sum([np.asarray(chunk, np.float64) for chunk in on_device], axis=0)
-        seconds = time.perf_counter() - begin
-        totals = dict(zip(SUMS, sums, strict=True))
+            position.done += len(images)
+            if not self.progress.warm:
+                # The process' first call is mostly tracing and compiling: it says nothing of the rate.
+                _settle(position, on_device)
+                self.progress.warm = True
+                compiling_seconds, compiling_steps = time.perf_counter() - begin, len(images)
+            self.progress.step(number, position.done, length, images.shape[1])
+            if position.done < length and self.pause(first + len(images)):
+                _settle(position, on_device)
+                position.seconds += time.perf_counter() - begin
+                self.step.pull()
+                self.keep(first + len(images))
+                begin = time.perf_counter()
+        _settle(position, on_device)
+        position.seconds += time.perf_counter() - begin
+        totals = dict(zip(SUMS, position.sums, strict=True))
         loss = totals["loss"] / totals["images"]
         last = number * length - 1
         if not math.isfinite(loss):
@@ -95,11 +110,10 @@ class Loop:
                 "schedule.warmup_epochs or optimizer.clip_norm=1."
             )
         self.step.pull()
-        # The first step is mostly tracing and compiling: it says nothing of the rate.
-        steady_seconds, steady_steps = seconds, length
-        if first_step_seconds is not None and length > size:
-            steady_seconds, steady_steps = seconds - first_step_seconds, length - size
-        return Epoch(
+        seconds, steps = position.seconds, length
+        if length > compiling_steps:
+            seconds, steps = seconds - compiling_seconds, length - compiling_steps
+        epoch = Epoch(
             number=number,
             step=last + 1,
             metrics={
@@ -107,8 +121,18 @@ class Loop:
                 "train/accuracy": totals["correct"] / totals["images"],
                 "train/top5_accuracy": totals["top5_correct"] / totals["images"],
                 "train/learning_rate": self.rate(last),
-                "train/images_per_second": steady_steps * self.batches.batch_size / steady_seconds,
+                "train/images_per_second": steps * self.batches.batch_size / seconds,
             },
-            seconds=seconds,
-            first_step_seconds=first_step_seconds,
+            seconds=position.seconds,
+            first_step_seconds=compiling_seconds or None,
         )
+        position.epoch, position.done = number + 1, 0
+        position.sums, position.seconds = [0.0] * len(SUMS), 0.0
+        return epoch
+
+
+def _settle(position: Position, on_device: list[Any]) -> None:
+    """Wait for the device and add its sums, one after the other: the order decides the last bit."""
+    for sums in on_device:
+        position.sums = [total + float(part) for total, part in zip(position.sums, np.asarray(sums), strict=True)]
+    on_device.clear()

@@ -19,11 +19,16 @@ class Progress:
     Args:
         epochs: Epochs of the run.
         steps: Steps of the run.
+
+    Attributes:
+        warm: Whether the process' first step was made.
     """
 
     def __init__(self, epochs: int, steps: int) -> None:
         self._epochs = epochs
         self._begin = time.perf_counter()
+        self._epochs_done = 0
+        self.warm = False
         self._bar: Bar | None = None
         if sys.stdout.isatty():
             self._bar = Bar(
@@ -66,8 +71,9 @@ class Progress:
         if "val/loss" in metrics:
             parts += [f"val loss {metrics['val/loss']:.4f}  accuracy {metrics['val/accuracy']:.4f}"]
         parts += [f"lr {metrics['train/learning_rate']:.2e}", f"{metrics['train/images_per_second']:,.0f} images/s"]
+        self._epochs_done += 1  # by this process
         elapsed = time.perf_counter() - self._begin
-        parts += [f"left {_clock(elapsed / number * (self._epochs - number))}"]
+        parts += [f"left {_clock(elapsed / self._epochs_done * (self._epochs - number))}"]
         line = " | ".join(parts)
         if self._bar:
             self._bar.console.print(line, highlight=False, soft_wrap=True)

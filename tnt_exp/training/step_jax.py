@@ -30,6 +30,7 @@ class JaxStep:
             work.network.non_trainable_variables,
             work.optimizer.variables,
         )
+        self._state: State = ([], [], [])
         self._chunk = jax.jit(self._steps, donate_argnums=0)
         self.push()
 
@@ -81,4 +82,5 @@ class JaxStep:
 
     def push(self) -> None:
         """Copy the variables' arrays: a step destroys those it is given."""
-        self._state: State = tuple([jnp.array(v.value, copy=True) for v in group] for group in self._variables)  # type: ignore[assignment]
+        trainable, others, optimizing = ([jnp.array(v.value, copy=True) for v in group] for group in self._variables)
+        self._state = (trainable, others, optimizing)

@@ -1,0 +1,101 @@
+"""Checkpoints: whole or absent, whatever happens to their bytes."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tnt_exp.training.checkpoint import Checkpoint, Checkpoints
+
+
+def checkpoint(step: int) -> Checkpoint:
+    arrays = {"a/0000": np.full((2, 3), step, np.float32), "b/0000": np.array(step, np.int64)}
+    return Checkpoint(step, arrays, {"step": step, "sums": [0.1, 1 / 3]})
+
+
+def written(folder: Path, *steps: int, keep: int = 9) -> Checkpoints:
+    checkpoints = Checkpoints(folder, keep)
+    for step in steps:
+        checkpoints.save(checkpoint(step))
+    checkpoints.wait()
+    return checkpoints
+
+
+def test_newest_comes_back_to_the_bit(tmp_path: Path) -> None:
+    found = written(tmp_path, 3, 12, 7).newest()
+    assert found is not None
+    assert found.step == 12
+    assert found.numbers == checkpoint(12).numbers
+    for name, value in checkpoint(12).arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], value)
+        assert found.arrays[name].dtype == value.dtype
+
+
+def test_no_checkpoint_in_an_empty_or_missing_folder(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path, 1).newest() is None
+    assert Checkpoints(tmp_path / "missing", 1).newest() is None
+
+
+def test_only_the_last_are_kept(tmp_path: Path) -> None:
+    written(tmp_path, 1, 2, 3, 4, keep=2)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        f"step-{step:08d}.{kind}" for step in (3, 4) for kind in ("json", "safetensors")
+    ]
+
+
+def test_what_the_caller_changes_later_is_not_written(tmp_path: Path) -> None:
+    checkpoints, numbers = Checkpoints(tmp_path, 1), {"rows": [1]}
+    checkpoints.save(Checkpoint(1, {"a": np.zeros(10_000_000, np.float32)}, numbers))
+    numbers["rows"].append(2)
+    checkpoints.wait()
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.numbers == {"rows": [1]}
+
+
+def test_failed_write_is_told_and_leaves_the_former(tmp_path: Path) -> None:
+    checkpoints = written(tmp_path, 1)
+    (tmp_path / ".step-00000002.safetensors.part").mkdir()  # nothing can be written there, as on a full disk
+    checkpoints.save(checkpoint(2))
+    with pytest.raises(OSError, match="step-00000002"):
+        checkpoints.wait()
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.step == 1
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_any_damage_ends_in_the_checkpoint_before(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoints = written(folder, 1, 2)
+        file = folder / data.draw(st.sampled_from(["step-00000002.json", "step-00000002.safetensors"]))
+        content = file.read_bytes()
+        kind = data.draw(st.sampled_from(["truncate", "flip", "empty", "remove", "garbage"]))
+        place = data.draw(st.integers(0, len(content) - 1))
+        if kind == "remove":
+            file.unlink()
+        elif kind == "flip":
+            bit = 1 << data.draw(st.integers(0, 7))
+            file.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        else:
+            file.write_bytes({"truncate": content[:place], "empty": b""}.get(kind, data.draw(st.binary(max_size=99))))
+        found = checkpoints.newest()
+        assert found is not None
+        # The JSON's own frame has bytes that say nothing (a space between two keys): then it is still whole.
+        assert found.step == 1 or (file.suffix == ".json" and found.numbers == checkpoint(2).numbers)
+        assert found.numbers == checkpoint(found.step).numbers
+        np.testing.assert_array_equal(found.arrays["a/0000"], checkpoint(found.step).arrays["a/0000"])
+
+
+def test_manifest_without_its_numbers_is_passed_over(tmp_path: Path) -> None:
+    checkpoints = written(tmp_path, 1, 2)
+    (tmp_path / "step-00000002.json").write_text(json.dumps({"manifest": "{}"}))
+    found = checkpoints.newest()
+    assert found is not None
+    assert found.step == 1

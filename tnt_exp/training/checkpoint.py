@@ -1,0 +1,144 @@
+"""Checkpoints that are whole or absent.
+
+A checkpoint is two files, `step-00000042.safetensors` (arrays) and `step-00000042.json` (numbers, and the size and
+SHA-256 of the other). Each is written beside, flushed to the disk and renamed into place, the JSON last: without it, or
+where it does not match, there is no checkpoint.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+log = logging.getLogger("tnt_exp")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run at a step.
+
+    Attributes:
+        step: Training steps that were made.
+        arrays: Weights, optimizer, random state.
+        numbers: Everything else, as JSON knows it.
+    """
+
+    step: int
+    arrays: dict[str, np.ndarray]
+    numbers: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run, newest last.
+
+    Args:
+        folder: Where they are; created when the first is written.
+        keep: How many to keep.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._writer: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write in the background; the arrays are the caller's no more. Waits for the one before.
+
+        Raises:
+            OSError: The one before could not be written.
+        """
+        self.wait()
+        numbers = json.dumps(checkpoint.numbers)  # here, because the caller goes on changing them
+        arguments = (checkpoint.step, checkpoint.arrays, numbers)
+        self._writer = threading.Thread(target=self._write, args=arguments, name="checkpoint")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on the disk.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies; a damaged one is named and passed over."""
+        for manifest in reversed(self._manifests()):
+            try:
+                return _read(manifest)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                log.warning("checkpoint %s is damaged and passed over: %s", manifest.stem, error)
+        return None
+
+    def _manifests(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*.json"))
+
+    def _write(self, step: int, arrays: dict[str, np.ndarray], numbers: str) -> None:
+        try:
+            self._folder.mkdir(exist_ok=True)
+            name = f"step-{step:08d}"
+            data = save(arrays)
+            _place(self._folder / f"{name}.safetensors", data)
+            manifest = {
+                "step": step,
+                "bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "numbers": numbers,
+            }
+            text = json.dumps(manifest)
+            _place(self._folder / f"{name}.json", json.dumps({"sha256": _hash(text), "manifest": text}).encode())
+            self._prune()
+        except Exception as error:  # told to the training thread, which decides
+            self._error = error
+
+    def _prune(self) -> None:
+        for manifest in self._manifests()[: -self._keep]:
+            # The manifest goes first: arrays without one are no checkpoint.
+            manifest.unlink(missing_ok=True)
+            manifest.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _place(file: Path, data: bytes) -> None:
+    beside = file.with_name(f".{file.name}.part")
+    with beside.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read(file: Path) -> Checkpoint:
+    sealed = json.loads(file.read_bytes())
+    if _hash(sealed["manifest"]) != sealed["sha256"]:
+        raise ValueError(f"{file.name} does not match its own SHA-256")
+    manifest = json.loads(sealed["manifest"])
+    arrays = file.with_suffix(".safetensors")
+    data = arrays.read_bytes()
+    if len(data) != manifest["bytes"]:
+        raise ValueError(f"{arrays.name} has {len(data)} bytes instead of {manifest['bytes']}")
+    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+        raise ValueError(f"{arrays.name} does not match its SHA-256")
+    return Checkpoint(manifest["step"], load(data), json.loads(manifest["numbers"]))
