@@ -34,18 +34,23 @@ class Axis:
         return 0.5 if self.high == self.low else (number - self.low) / (self.high - self.low)
 
 
-def axis(values: Sequence[str | float]) -> Axis:
-    """An axis for values: of numbers where all are, logarithmic where they span two decades."""
+def axis(values: Sequence[str | float], *, may_be_log: bool = True) -> Axis:
+    """An axis for values: of numbers where all are.
+
+    Args:
+        values: What must have a place.
+        may_be_log: Whether it is logarithmic where the values span nearly two decades.
+    """
     numbers = [as_number(value) for value in values]
     known = [number for number in numbers if number is not None]
     if not known or len(known) < len(numbers):
         names = tuple(dict.fromkeys(str(value) for value in values))
         return Axis([(_place(index, len(names)), name) for index, name in enumerate(names)], names)
     low, high = min(known), max(known)
-    log = low > 0 and high / low >= 50
+    log = may_be_log and low > 0 and high / low >= 50
     distinct = sorted(set(known))
     found = Axis([], (), math.log10(low) if log else low, math.log10(high) if log else high, log)
-    shown = distinct if len(distinct) <= 8 else _round_numbers(low, high, log)
+    shown = distinct if len(distinct) <= 6 else _round_numbers(low, high, log)
     ticks = [(place, f"{value:.4g}") for value in shown if (place := found.position(value)) is not None]
     return Axis(ticks, (), found.low, found.high, log)
 
@@ -67,7 +72,7 @@ def _round_numbers(low: float, high: float, log: bool) -> list[float]:
     if log:
         decades = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
         inner = [10.0**decade for decade in decades]
-        return sorted({low, *inner, high})
+        return inner if len(inner) > 1 else [low, high]
     step = 10 ** math.floor(math.log10((high - low) / 4))
     step = next(step * factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) <= 6)
     first = math.ceil(low / step)

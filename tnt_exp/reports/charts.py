@@ -6,8 +6,8 @@ from html import escape
 from tnt_exp.reports.axis import Axis, as_number, axis
 from tnt_exp.reports.standings import Row
 
-# Dark is worse, light is better; the ends of a colour-blind-safe scale (viridis).
-_SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+# From the worst to the best: pale, blue, red.
+_SCALE = ((203, 213, 225), (122, 166, 194), (42, 111, 151), (200, 55, 70))
 _LINES = ("#3b6ea8", "#d1662b", "#3f8f5b", "#a23b72", "#7a6a53", "#5c5fb0", "#b5892f", "#4b9aa8", "#8c4a3c", "#666666")
 _STYLE = (
     "<style>text{font:11px system-ui,sans-serif;fill:#333}.name{font-weight:600}.grid{stroke:#ddd}"
@@ -37,11 +37,11 @@ def parallel(rows: Sequence[Row], objective: str, *, maximize: bool) -> str:
         shown.reverse()  # the best are drawn last, on top
     keys = list(dict.fromkeys(key for row in shown for key in row.params))
     axes = {key: axis([row.params[key] for row in shown if key in row.params]) for key in keys}
-    last = axis([row.objective for row in shown if row.objective is not None])
-    width, height, top, side = max(640, 150 * (len(keys) + 1)), 360, 46, 60
+    last = axis([row.objective for row in shown if row.objective is not None], may_be_log=False)
+    width, height, top, side = max(1080, 150 * (len(keys) + 1)), 380, 46, 60
     step = (width - 2 * side) / max(1, len(keys))
     parts = []
-    for row in shown:
+    for rank, row in enumerate(shown):  # by rank, so that one bad run does not paint all others alike
         places = [axes[key].position(row.params[key]) if key in row.params else None for key in keys]
         places.append(last.position(row.objective or 0.0))
         points = [
@@ -49,8 +49,7 @@ def parallel(rows: Sequence[Row], objective: str, *, maximize: bool) -> str:
             for column, place in enumerate(places)
             if place is not None
         ]
-        good = last.position(row.objective or 0.0) or 0.0
-        stroke = colour(good if maximize else 1 - good)
+        stroke = colour(rank / max(1, len(shown) - 1))
         line = f'<polyline class="run" points="{" ".join(points)}" stroke="{stroke}">'
         parts.append(f"{line}<title>{_told(row)}</title></polyline>")
     for column, (name, here) in enumerate([*axes.items(), (objective, last)]):
@@ -69,7 +68,8 @@ def parallel(rows: Sequence[Row], objective: str, *, maximize: bool) -> str:
 def scatter(rows: Sequence[Row], key: str, objective: str) -> str:
     """The objective against one swept key, a dot a run."""
     shown = [row for row in rows if row.objective is not None and key in row.params]
-    x, y = axis([row.params[key] for row in shown]), axis([row.objective for row in shown if row.objective is not None])
+    x = axis([row.params[key] for row in shown])
+    y = axis([row.objective for row in shown if row.objective is not None], may_be_log=False)
     parts = _frame(x, y, key, objective, 340, 250)
     for row in shown:
         across, up = x.position(row.params[key]), y.position(row.objective or 0.0)
@@ -90,8 +90,9 @@ def curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> st
         metric: The metric's name.
     """
     known = [point for points in best.values() for point in points]
-    x, y = axis([epoch for epoch, _ in known]), axis([value for _, value in known])
-    width, height = 640, 320
+    x = axis([epoch for epoch, _ in known], may_be_log=False)
+    y = axis([value for _, value in known], may_be_log=False)
+    width, height = 1080, 360
     parts = _frame(x, y, "epoch", metric, width, height)
     for number, (label, points) in enumerate(best.items()):
         stroke = _LINES[number % len(_LINES)]

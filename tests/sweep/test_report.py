@@ -1,0 +1,145 @@
+"""The page of a sweep, its leaderboard and its pictures."""
+
+import csv
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tnt_exp.reports import charts
+from tnt_exp.reports.axis import axis
+from tnt_exp.reports.leaderboard import columns, write_points
+from tnt_exp.reports.standings import Row, standings
+from tnt_exp.reports.sweep_page import Sweep, page
+
+
+def row(job: int, objective: float | None, state: str = "finished", **params: object) -> Row:
+    texts = {key.replace("__", "."): str(value) for key, value in params.items()}
+    return Row(job=job, params=texts, state=state, objective=objective, command=f"tnt-exp train job={job}")
+
+
+def test_points_that_differ_in_the_seed_are_one_place() -> None:
+    rows = [
+        row(0, 0.8, model__depth=2, seed=0),
+        row(1, 0.9, model__depth=2, seed=1),
+        row(2, 0.86, model__depth=4, seed=0),
+        row(3, None, "failed", model__depth=4, seed=1),
+        row(4, None, "failed", model__depth=8, seed=0),
+    ]
+    first, second, last = standings(rows, maximize=True)
+    assert (first.params, first.rank, first.mean, first.std) == ({"model.depth": "4"}, 1, 0.86, None)
+    assert second.params == {"model.depth": "2"}
+    assert second.mean == pytest.approx(0.85)
+    assert second.std == pytest.approx(math.sqrt(0.005))
+    assert (last.rank, last.mean) == (None, None)
+    assert [place.params["model.depth"] for place in standings(rows, maximize=False)] == ["2", "4", "8"]
+    table = columns([first, second, last], "val/accuracy")
+    assert table["runs"] == [1, 2, 0]
+    assert table["jobs"] == ["2 3", "0 1", "4"]
+
+
+def test_points_csv_has_every_run(tmp_path: Path) -> None:
+    write_points(tmp_path / "points.csv", [row(0, 0.5, model__depth=2), row(1, None, "failed", model__depth=4)])
+    with (tmp_path / "points.csv").open() as stream:
+        table = list(csv.DictReader(stream))
+    assert [(line["job"], line["model.depth"], line["state"]) for line in table] == [
+        ("0", "2", "finished"),
+        ("1", "4", "failed"),
+    ]
+
+
+@given(st.lists(st.one_of(st.floats(allow_nan=False, width=32), st.text(max_size=5)), min_size=1, max_size=20))
+def test_every_value_has_a_place_on_its_axis(values: list[float | str]) -> None:
+    found = axis(values)
+    for value in values:
+        place = found.position(value)
+        assert place is not None or value in (math.inf, -math.inf) or not found.categories
+        assert place is None or -1e-9 <= place <= 1 + 1e-9
+    assert all(-1e-6 <= place <= 1 + 1e-6 for place, _ in found.ticks)
+
+
+def test_pictures_are_svg_and_escape_what_they_show() -> None:
+    rows = [row(0, 0.5, name="<b>&"), row(1, 0.7, name='"x"'), row(2, None, "failed", name="y")]
+    for text in (
+        charts.parallel(rows, "val/accuracy", maximize=True),
+        charts.scatter(rows, "name", "val/accuracy"),
+        charts.curves({"job <0>": [(1, 0.5), (2, 0.7)], "one": [(1, 0.6)]}, "val/accuracy"),
+    ):
+        ET.fromstring(text)
+    assert charts.parallel(rows, "val/accuracy", maximize=True).count("<polyline") == 2
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attributes if name in ("src", "href", "data", "action")]
+        assert tag not in ("link", "iframe", "img")
+
+
+def test_the_page_needs_nothing_else() -> None:
+    rows = [row(job, job / 10, model__depth=job) for job in range(4)] + [row(4, None, "failed", model__depth=4)]
+    text = page(Sweep("id", rows, "val/accuracy", True, {"job 3": [(1, 0.1), (2, 0.3)]}, "folder"))
+    links = Links()
+    links.feed(text)
+    assert links.found == []
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "tnt-exp train job=3" in text
+    assert 'class="failed">job 4' in text
+
+
+def test_a_sweep_without_any_result_has_a_page_too() -> None:
+    assert "Leaderboard" in page(Sweep("id", [row(0, None, "waiting", a=1)], "val/accuracy", True, {}, "folder"))
+
+
+def big_sweep(folder: Path, points: int) -> None:
+    """A folder of a sweep that has ended, as 1,000 runs leave it."""
+    books = {
+        "command": [],
+        "config_dir": None,
+        "cwd": str(folder),
+        "created": 0.0,
+        "search": None,
+        "objective": None,
+        "direction": "maximize",
+        "mlflow": None,
+        "ended": 1.0,
+        "points": [],
+    }
+    for job in range(points):
+        params = {"model.embed_dim": str(16 * (job % 10)), "optimizer.learning_rate": f"{10 ** -(1 + job % 7 / 2):.4g}"}
+        params |= {"model.depth": str(job % 12), "seed": str(job % 3)}
+        overrides = [f"{key}={value}" for key, value in params.items()]
+        books["points"].append({"job": job, "overrides": overrides, "params": params, "hash": str(job), "trial": None})
+        (folder / str(job)).mkdir(parents=True)
+        accuracy = 1 - 1 / (1 + job)
+        metrics = {f"{split}/{name}": accuracy for split in ("train", "val", "test") for name in ("accuracy", "loss")}
+        result = {"status": "FINISHED", "metrics": metrics, "parameters": job, "macs": job, "total_seconds": 9.0}
+        (folder / str(job) / "result.json").write_text(json.dumps(result, indent=2))
+        lines = [f"{epoch},{accuracy * epoch / 100}" for epoch in range(1, 101)]
+        (folder / str(job) / "metrics.csv").write_text("\n".join(["epoch,val/accuracy", *lines]) + "\n")
+    (folder / "sweep.json").write_text(json.dumps(books))
+
+
+def test_a_thousand_runs_take_seconds_and_little_memory(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    big_sweep(folder, 1000)
+    begin = time.monotonic()
+    subprocess.run([sys.executable, "-m", "tnt_exp", "report", str(folder)], check=True, capture_output=True)
+    assert time.monotonic() - begin < 10
+    taken = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    text = (folder / "report.html").read_text()
+    assert text.count("<polyline") == 1000 + 8
+    assert len(text) < 5e6
+    print(f"1,000 runs: {time.monotonic() - begin:.1f} s, at most {taken:.0f} MiB, page {len(text) / 1e6:.1f} MB")
