@@ -18,6 +18,7 @@ VERBS = {
     "report": ("tnt_exp.cli.report", "write one HTML page of a sweep (FOLDER or MLflow sweep id)"),
     "models": ("tnt_exp.cli.models", "table of model presets: parameters, MACs, memory"),
     "evaluate": ("tnt_exp.cli.evaluate", "measure a finished run's model, on its own test images or on others"),
+    "predict": ("tnt_exp.cli.predict", "what a finished run's model says of images: files, folders, globs, a list"),
     "ui": ("tnt_exp.cli.ui", "open the MLflow UI on this folder's runs"),
 }
 
