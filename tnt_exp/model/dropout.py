@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+from keras import ops
 
 
 class StepSeed(keras.random.SeedGenerator):
@@ -50,6 +51,9 @@ class Dropout(keras.layers.Layer):
         """Apply it."""
         if seed is None or self.rate == 0:
             return x
-        offset = keras.ops.convert_to_tensor([self.seed, 0], seed.dtype)
-        noise_shape = (None,) + (1,) * (len(x.shape) - 1) if self.whole_samples else None
-        return keras.random.dropout(x, self.rate, noise_shape=noise_shape, seed=StepSeed(seed + offset))
+        shape = ops.shape(x)
+        if self.whole_samples:
+            shape = shape[:1] + (1,) * (len(shape) - 1)
+        own = seed + ops.convert_to_tensor([self.seed, 0], seed.dtype)
+        kept = keras.random.uniform(shape, dtype="float32", seed=StepSeed(own)) >= self.rate
+        return ops.where(kept, x / (1 - self.rate), 0)

@@ -76,7 +76,8 @@ class Preprocess(keras.layers.Layer):
             if self.interpolation == "bicubic":
                 x = ops.clip(x, 0.0, 255.0)  # it overshoots at edges; in 8 bits that is cut off
         scale = 1 / (255 * np.asarray(self.std))
-        return x * scale.astype("float32") - (np.asarray(self.mean) / self.std).astype("float32")
+        shift = np.asarray(self.mean) / self.std
+        return ops.subtract(ops.multiply(x, scale.astype("float32")), shift.astype("float32"))
 
     def _matrices(self, height: Any, width: Any) -> tuple[Any, Any]:
         """What resizes and crops rows and columns: (S, height), (S, width)."""
