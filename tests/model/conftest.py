@@ -1,5 +1,6 @@
 """What the tests of the model share: presets, small networks, gradients on the backend at hand."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -98,3 +99,21 @@ def _compile_once(tmp_path_factory):
         jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def timm() -> Any:
+    """timm, which imports torchvision, of which the CPU wheel may lack its operators: two names are enough."""
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in (
+        "nms(Tensor dets, Tensor scores, float iou) -> Tensor",
+        "qnms(Tensor a, Tensor b, float c) -> Tensor",
+    ):
+        with contextlib.suppress(RuntimeError):  # it is there already
+            library.define(operator)
+    import timm
+
+    yield timm
+    del library  # it takes its operators with it

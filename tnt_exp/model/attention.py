@@ -49,7 +49,7 @@ class Attention(keras.layers.Layer):
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = head_dim(dim, num_heads, head_width)
-        self.qkv_bias = qkv_bias
+        self.has_qkv_bias = qkv_bias
         self.initialization = initialization
         self.seed = seed
         self.drop = Dropout(
@@ -68,16 +68,17 @@ class Attention(keras.layers.Layer):
             self.initialization, start.derive(self.seed, "projection"), inner, self.num_heads * self.dim
         )
         self.qkv_kernel = self.add_weight(name="qkv_kernel", shape=(self.dim, 3 * inner), initializer=into)
-        if self.qkv_bias:
-            self.qkv_bias_weight = self.add_weight(name="qkv_bias", shape=(3 * inner,), initializer="zeros")
+        self.qkv_bias = None
+        if self.has_qkv_bias:
+            self.qkv_bias = self.add_weight(name="qkv_bias", shape=(3 * inner,), initializer="zeros")
         self.projection_kernel = self.add_weight(name="projection_kernel", shape=(inner, self.dim), initializer=out_of)
         self.projection_bias = self.add_weight(name="projection_bias", shape=(self.dim,), initializer="zeros")
 
     def _weights_and_values(self, x: Any) -> tuple[Any, Any]:
         tokens = x.shape[1]
         qkv = ops.matmul(x, self.qkv_kernel)
-        if self.qkv_bias:
-            qkv = qkv + self.qkv_bias_weight
+        if self.qkv_bias is not None:
+            qkv = qkv + self.qkv_bias
         qkv = ops.reshape(qkv, (-1, tokens, 3, self.num_heads, self.head_dim))
         q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)  # each (B, H, T, head)
         scores = ops.matmul(q * self.head_dim**-0.5, ops.transpose(k, (0, 1, 3, 2)))

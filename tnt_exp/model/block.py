@@ -55,7 +55,7 @@ class Fusion(keras.layers.Layer):
         self.initialization = initialization
         self.seed = seed
         self.norm_each_pixel = fusion == "pixel_norm_dense"
-        self.use_bias = fusion != "norm_dense_norm"
+        self.has_bias = fusion != "norm_dense_norm"
         self.norm = normalization("norm", self.dtype_policy.name)
         self.last_norm = None
         if fusion == "norm_dense_norm":
@@ -66,7 +66,8 @@ class Fusion(keras.layers.Layer):
         self.norm.build(input_shape if self.norm_each_pixel else (None, self.patches, self.width))
         initializer = start.kernel(self.initialization, start.derive(self.seed, "kernel"), self.width, self.embed_dim)
         self.kernel = self.add_weight(name="kernel", shape=(self.width, self.embed_dim), initializer=initializer)
-        if self.use_bias:
+        self.bias = None
+        if self.has_bias:
             self.bias = self.add_weight(name="bias", shape=(self.embed_dim,), initializer="zeros")
         if self.last_norm is not None:
             self.last_norm.build((None, self.patches, self.embed_dim))
@@ -79,7 +80,7 @@ class Fusion(keras.layers.Layer):
         if not self.norm_each_pixel:
             joined = self.norm(joined)
         fused = ops.matmul(joined, self.kernel)
-        if self.use_bias:
+        if self.bias is not None:
             fused = fused + self.bias
         if self.last_norm is not None:
             fused = self.last_norm(fused)

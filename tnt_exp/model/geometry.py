@@ -4,7 +4,7 @@ Shape letters of this room: B batch, N patches an image, T tokens (N, and 1 for 
 M pixel tokens a patch, C inner width, D outer width, H heads, S side of the image in pixels.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 
@@ -105,3 +105,14 @@ def keeps_inner(depth: int, inner_blocks: Collection[int] | None) -> tuple[bool,
             f"received: inner_blocks={tuple(inner_blocks)}."
         )
     return tuple(number in kept for number in range(1, depth + 1))
+
+
+def useless(geometry: Geometry, depth: int, class_token: bool, drop_path: float) -> Iterator[str]:
+    """What changes nothing with these arguments, a sentence each."""
+    if drop_path and depth == 1:
+        yield "drop_path has no effect at depth=1: it is 0 in the first block."
+    # A softmax over one token is 1.
+    if geometry.pixels == 1:
+        yield "With stride equal to patch_size a patch has one pixel token: inner attention has no effect."
+    if geometry.patches == 1 and not class_token:
+        yield "With patch_size equal to image_size there is one patch token: outer attention has no effect."

@@ -8,7 +8,7 @@ import keras
 from tnt_exp.model import initialization as start
 from tnt_exp.model.block import TNTBlock
 from tnt_exp.model.embedding import PatchEmbedding, PixelEmbedding
-from tnt_exp.model.geometry import Geometry, keeps_inner
+from tnt_exp.model.geometry import Geometry, keeps_inner, useless
 from tnt_exp.model.pool import Pool
 from tnt_exp.model.transformer import normalization
 
@@ -100,7 +100,8 @@ class TNT(keras.Model):
         self._arguments = arguments
         geometry = Geometry(image_size, patch_size, stride)
         class_token = pool == "class_token"
-        _warn_of_useless(geometry, depth, class_token, drop_path)
+        for message in useless(geometry, depth, class_token, drop_path):
+            warnings.warn(message, stacklevel=2)
 
         def place(name: str) -> dict[str, Any]:
             return {"seed": start.derive(seed, name), "name": name, "dtype": self.dtype_policy.name}
@@ -238,17 +239,3 @@ class TNT(keras.Model):
             maps.append(block.maps(pixels, patches))
             pixels, patches = block(pixels, patches)
         return maps
-
-
-def _warn_of_useless(geometry: Geometry, depth: int, class_token: bool, drop_path: float) -> None:
-    """Warn of arguments that change nothing, since softmax over one token is 1."""
-    if drop_path and depth == 1:
-        warnings.warn("drop_path has no effect at depth=1: it grows from 0 in the first block.", stacklevel=3)
-    if geometry.pixels == 1:
-        warnings.warn(
-            "With stride equal to patch_size a patch has one pixel token: inner attention has no effect.", stacklevel=3
-        )
-    if geometry.patches == 1 and not class_token:
-        warnings.warn(
-            "With patch_size equal to image_size there is one patch token: outer attention has no effect.", stacklevel=3
-        )
