@@ -1,0 +1,134 @@
+"""`tnt-exp export`: written, loaded by its own runtime in a fresh process, compared."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tnt_exp import data
+from tnt_exp.cli import main
+from tnt_exp.config import InputError
+from tnt_exp.export.checking import check
+from tnt_exp.finished import find
+
+LABELS = list("0123456789")
+
+
+@pytest.fixture(scope="module")
+def images(run_folder: Path) -> np.ndarray:
+    return data.load(find(run_folder).config.dataset).test.images[:32]
+
+
+@pytest.fixture(scope="module")
+def exported(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of formats that need nothing more than the package, and what the command printed."""
+    folder = tmp_path_factory.mktemp("exported")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tnt_exp",
+            "export",
+            str(run_folder),
+            "format=keras,savedmodel,litert",
+            f"output={folder}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_table_says_what_was_measured(exported: tuple[Path, str]) -> None:
+    folder, output = exported
+    lines = output.splitlines()
+    assert [line.split()[0] for line in lines] == ["format", "keras", "savedmodel", "litert"]
+    for line in lines[1:]:
+        assert float(line.split()[3]) <= 1e-4
+    assert sorted(entry.name for entry in folder.iterdir()) == ["keras", "litert", "savedmodel"]
+
+
+@pytest.mark.parametrize("name", ["keras", "savedmodel", "litert"])
+def test_metadata_has_labels_and_preprocessing(exported: tuple[Path, str], name: str, result: dict) -> None:
+    about = json.loads((exported[0] / name / "metadata.json").read_text())
+    assert about["labels"] == LABELS
+    assert about["input"] == {
+        "name": "images",
+        "dtype": "uint8",
+        "shape": [None, 8, 8, 1],
+        "colour": "grey",
+    }
+    assert about["preprocessing"]["mean"] == [0.5]
+    assert about["metrics"]["test/accuracy"] == result["metrics"]["test/accuracy"]
+
+
+def test_litert_file_carries_its_labels(exported: tuple[Path, str]) -> None:
+    with zipfile.ZipFile(exported[0] / "litert/model.tflite") as archive:
+        assert archive.read("labels.txt").decode().split() == LABELS
+
+
+def test_savedmodel_takes_images_of_any_size(exported: tuple[Path, str], images: np.ndarray) -> None:
+    program = (
+        "import sys, numpy as np, tensorflow as tf;"
+        "serve = tf.saved_model.load(sys.argv[1]).signatures['serving_default'];"
+        "answer = serve(images=tf.zeros((3, 20, 31, 1), tf.uint8));"
+        "print(answer['logits'].shape, np.allclose(answer['probabilities'].numpy().sum(axis=1), 1));"
+        "print('tnt_exp' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(exported[0] / "savedmodel")], capture_output=True, text=True
+    )
+    assert done.stdout == "(3, 10) True\nFalse\n", done.stderr
+
+
+def test_a_model_that_says_something_else_is_refused(exported: tuple[Path, str], images: np.ndarray) -> None:
+    with pytest.raises(InputError, match="difference"):
+        check("litert", exported[0] / "litert", images, np.zeros((32, 10), np.float32))
+
+
+def test_onnx_is_written_or_says_what_to_install(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = all(importlib.util.find_spec(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime"))
+    code = main(["export", str(run_folder), "format=onnx", f"output={tmp_path / 'out'}"])
+    captured = capsys.readouterr()
+    if not installed:
+        assert code == 2
+        assert "pip install 'tnt-exp[onnx]'" in captured.err
+        assert len(captured.err.splitlines()) == 1
+        return
+    assert code == 0, captured.err
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "out/onnx/model.onnx")
+    assert json.loads(session.get_modelmeta().custom_metadata_map["labels"]) == LABELS
+    assert session.run(None, {"images": np.zeros((7, 8, 8, 1), np.uint8)})[0].shape == (7, 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        (["format=tflite"], "litert"),
+        (["output=x"], "format"),
+        (["format=keras", "model.depth=3"], "model.depth"),
+        (["format=keras", "dataset=npz"], "dataset.path"),
+    ],
+)
+def test_bad_input_ends_before_anything_slow(run_folder: Path, settings: list[str], word: str) -> None:
+    program = (
+        "import sys; from tnt_exp.cli import main; code = main(sys.argv[1:]);"
+        "print(sorted({'tensorflow', 'keras', 'mlflow'} & set(sys.modules))); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "export", str(run_folder), *settings], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
+    assert word in done.stderr
+    assert len(done.stderr.splitlines()) == 1

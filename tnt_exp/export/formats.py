@@ -1,0 +1,63 @@
+"""The formats there are. Imports nothing slow."""
+
+import importlib.util
+from dataclasses import dataclass
+
+from tnt_exp.config import InputError
+from tnt_exp.config.fields import did_you_mean
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        name: As in `format=NAME`.
+        file: What is in its folder; empty: the folder itself.
+        packages: What must be installed to write and to check it.
+        install: What installs them.
+    """
+
+    name: str
+    file: str
+    packages: tuple[str, ...] = ()
+    install: str = ""
+
+
+FORMATS = {
+    format_.name: format_
+    for format_ in (
+        Format("keras", "model.keras"),
+        Format("savedmodel", ""),
+        Format("litert", "model.tflite"),
+        Format("onnx", "model.onnx", ("torch", "onnx", "onnxscript", "onnxruntime"), "tnt-exp[onnx]"),
+    )
+}
+
+
+def chosen(text: str) -> list[Format]:
+    """The formats of `format=TEXT`: names with commas between, or `all`.
+
+    Raises:
+        InputError: One is unknown.
+    """
+    if text == "all":
+        return list(FORMATS.values())
+    for name in text.split(","):
+        if name not in FORMATS:
+            raise InputError(
+                f"format={text}: expected all or some of {', '.join(FORMATS)}, received {name or 'none'}."
+                f"{did_you_mean(name, list(FORMATS))}"
+            )
+    return [FORMATS[name] for name in dict.fromkeys(text.split(","))]
+
+
+def missing(format_: Format) -> str | None:
+    """What to install before the format can be written, in a line; None where all is there."""
+    lacking = [name for name in format_.packages if importlib.util.find_spec(name) is None]
+    if not lacking:
+        return None
+    return (
+        f"format={format_.name}: expected the packages {', '.join(format_.packages)}, received none of "
+        f"{', '.join(lacking)}. Install with: pip install '{format_.install}'"
+    )

@@ -1,0 +1,48 @@
+"""A Keras file to an ONNX file, by PyTorch: `python -m tnt_exp.export.onnx_by_torch SOURCE ABOUT TARGET`.
+
+TensorFlow's own converter asks for a protobuf that TensorFlow 2.21 refuses. Runs with KERAS_BACKEND=torch.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx  # type: ignore[import-not-found,unused-ignore]
+import torch
+
+from tnt_exp import model
+
+
+class _Serve(torch.nn.Module):
+    def __init__(self, classifier: Any) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(images)
+        return logits
+
+
+def convert(source: Path, about: dict[str, Any], target: Path) -> None:
+    """Write images uint8 (batch, H, W, channels) -> logits float32 (batch, classes), the batch of any size."""
+    serve = _Serve(model.load(source)).eval()
+    images = torch.zeros((2, *about["input"]["shape"][1:]), dtype=torch.uint8)
+    torch.onnx.export(
+        serve,
+        (images,),
+        str(target),
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    written = onnx.load(target)
+    onnx.helper.set_model_props(written, {"labels": json.dumps(about["labels"]), "metadata": json.dumps(about)})
+    onnx.save(written, target)
+
+
+if __name__ == "__main__":
+    convert(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3]))

@@ -1,0 +1,93 @@
+"""What an exported model says, by its own runtime: `python runtime.py FORMAT FOLDER IMAGES.npy ANSWERS.npz`.
+
+Run as a file, in a process of its own, and imports nothing of this package: only the Keras file needs it.
+"""
+
+import importlib
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+Model = Callable[[np.ndarray], np.ndarray]
+_REPEATS = 30
+
+
+def keras(folder: Path) -> Model:
+    """Keras, with this package's layers."""
+    from tnt_exp import model
+
+    classifier = model.load(folder / "model.keras")
+    return lambda images: np.asarray(classifier.predict_on_batch(images))
+
+
+def savedmodel(folder: Path) -> Model:
+    """TensorFlow alone."""
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    return lambda images: serve(images=tf.constant(images))["logits"].numpy()
+
+
+def litert(folder: Path) -> Model:
+    """LiteRT; its copy inside TensorFlow where the package is not installed."""
+    try:
+        interpreter_class = importlib.import_module("ai_edge_litert.interpreter").Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        interpreter_class = tf.lite.Interpreter
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the copy will go some day
+        interpreter = interpreter_class(model_path=str(folder / "model.tflite"))
+    into, out = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    shape: list[tuple[int, ...]] = []
+
+    def answer(images: np.ndarray) -> np.ndarray:
+        if shape != [images.shape]:
+            interpreter.resize_tensor_input(into, images.shape)
+            interpreter.allocate_tensors()
+            shape[:] = [images.shape]
+        interpreter.set_tensor(into, images)
+        interpreter.invoke()
+        return np.asarray(interpreter.get_tensor(out))
+
+    return answer
+
+
+def onnx(folder: Path) -> Model:
+    """ONNX Runtime."""
+    import onnxruntime  # type: ignore[import-not-found,unused-ignore]
+
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    return lambda images: np.asarray(session.run(["logits"], {"images": images})[0])
+
+
+RUNTIMES: dict[str, Callable[[Path], Model]] = {
+    "keras": keras,
+    "savedmodel": savedmodel,
+    "litert": litert,
+    "onnx": onnx,
+}
+
+
+def main(format_: str, folder: Path, images: Path, answers: Path) -> None:
+    """Write `logits` of all images and `milliseconds`, the median time of one image alone."""
+    model, batch = RUNTIMES[format_](folder), np.load(images)
+    logits = model(batch)
+    seconds = []
+    for repeat in range(_REPEATS + 3):  # the first few warm up
+        one = batch[repeat % len(batch)][None]
+        begin = time.perf_counter()
+        model(one)
+        seconds.append(time.perf_counter() - begin)
+    np.savez(answers, logits=logits, milliseconds=1000 * np.median(seconds[3:]))
+
+
+if __name__ == "__main__":
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    main(sys.argv[1], *map(Path, sys.argv[2:]))

@@ -1,0 +1,76 @@
+"""Write a model in each format. Keras runs on TensorFlow here; ONNX is written by PyTorch in a process of its own."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tnt_exp.config import InputError
+from tnt_exp.model import Classifier
+
+Write = Callable[[Classifier, dict[str, Any], Path], None]
+
+
+def keras(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
+    """`model.keras`, to be read with `tnt_exp.model.load`; labels and preprocessing are part of it."""
+    classifier.save(folder / "model.keras")
+
+
+def savedmodel(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
+    """A TensorFlow SavedModel; its signature takes images of any size and gives logits and probabilities."""
+    import tensorflow as tf
+
+    images = tf.TensorSpec((None, None, None, about["input"]["shape"][-1]), tf.uint8, name="images")
+
+    def serve(images: Any) -> dict[str, Any]:
+        logits = classifier(images)
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+
+    module = tf.Module()
+    module.weights = [variable.value for variable in classifier.variables]
+    module.serve = tf.function(serve, input_signature=[images])
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+
+
+def litert(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
+    """`model.tflite`; labels and metadata are a zip at its end, as TensorFlow Lite's metadata library puts files."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    images = tf.TensorSpec(about["input"]["shape"], tf.uint8, name="images")
+    serve = tf.function(lambda images: {"logits": classifier(images)}, input_signature=[images])
+    # Keras' variables would stay variables, which the interpreter reads as uninitialised memory.
+    frozen = convert_variables_to_constants_v2(serve.get_concrete_function())
+    file = folder / "model.tflite"
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it asks for the variables that are no more
+    file.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("labels.txt", "\n".join(about["labels"]) + "\n")
+        archive.writestr("metadata.json", json.dumps(about))
+
+
+def onnx(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
+    """`model.onnx`; labels and metadata are among its properties."""
+    source, told = folder / "source.keras", folder / "about.json"
+    classifier.save(source)
+    told.write_text(json.dumps(about))
+    command = [sys.executable, "-m", "tnt_exp.export.onnx_by_torch", str(source), str(told), str(folder / "model.onnx")]
+    environment = os.environ | {"KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"format=onnx: expected PyTorch to convert the model, received: {last_line(done.stderr)}")
+    source.unlink()
+    told.unlink()
+
+
+def last_line(text: str) -> str:
+    """What a traceback comes down to."""
+    return (text.strip().splitlines() or ["nothing"])[-1]
+
+
+WRITERS: dict[str, Write] = {"keras": keras, "savedmodel": savedmodel, "litert": litert, "onnx": onnx}
