@@ -63,6 +63,9 @@ def test_run_folder_is_complete(finished: Path) -> None:
         "plots/curves.png",
         "plots/samples.png",
         "plots/confusion_matrix.png",
+        "mlflow.json",
+        "checkpoints/step-00000010.json",
+        "checkpoints/step-00000010.safetensors",
     }
     result = json.loads((folder / "result.json").read_text())
     assert result["status"] == "FINISHED"
@@ -130,26 +133,66 @@ def test_sweep_gives_one_run_a_point_in_one_folder(tmp_path: Path) -> None:
     assert {run.data.tags["sweep_id"] for run in found} == {folder.name}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_run_is_killed_everywhere(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    long = ["model=tiny", "trainer.epochs=100000", "tracking.system_metrics=false"]
-    process = subprocess.Popen(
-        command(*long), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def train_until(folder: Path, epochs: int, number: signal.Signals, *arguments: str) -> int:
+    """Start a run, send it a signal once it has done so many epochs, and return its exit code."""
+    with (folder / "output.txt").open("w") as output:
+        process = subprocess.Popen(command(*arguments), cwd=folder, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("multirun/runs/*/metrics.csv")):  # training is under way
-            assert process.poll() is None, process.stdout and process.stdout.read()
+        while sum(len(file.read_text().splitlines()) for file in folder.glob("multirun/runs/*/metrics.csv")) <= epochs:
+            assert process.poll() is None, (folder / "output.txt").read_text()
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.02)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        return process.wait(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == code, output
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
+def test_stopped_run_is_killed_everywhere(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    long = ["model=tiny", "trainer.epochs=100000", "tracking.system_metrics=false"]
+    assert train_until(tmp_path, 1, number, *long) == code
     result = json.loads(only(tmp_path, "multirun/runs/*/result.json").read_text())
     assert result["status"] == "KILLED"
     assert [run.info.status for run in runs(tmp_path)] == ["KILLED"]
+
+
+def test_run_continued_after_kill_and_stop_ends_with_the_same_bits(tmp_path: Path) -> None:
+    arguments = [
+        *("model=tiny", "augmentation=keras_example", "model.mlp_dropout=0.1", "model.attention_dropout=0.1"),
+        *("trainer.epochs=60", "trainer.checkpoint.steps=7", "tracking.system_metrics=false", "run.name=run"),
+    ]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    train(whole, *arguments)
+    assert train_until(cut, 3, signal.SIGKILL, *arguments) == -signal.SIGKILL
+    assert [run.info.status for run in runs(cut)] == ["RUNNING"]
+    assert train_until(cut, 12, signal.SIGTERM, *arguments) == 143
+    train(cut, *arguments)
+
+    folders = [folder / "multirun/runs/run" for folder in (whole, cut)]
+    last = [sorted(folder.glob("checkpoints/*.safetensors"))[-1] for folder in folders]
+    assert last[0].name == last[1].name
+    assert last[0].read_bytes() == last[1].read_bytes()
+    curves = [list(csv.DictReader((folder / "metrics.csv").read_text().splitlines())) for folder in folders]
+    for row in curves[0] + curves[1]:
+        del row["seconds"], row["train/images_per_second"]
+    assert len(curves[0]) == 60
+    assert curves[0] == curves[1]
+    results = [json.loads((folder / "result.json").read_text())["metrics"] for folder in folders]
+    assert results[0]["test/loss"] == results[1]["test/loss"]
+    (run,) = runs(cut)
+    assert run.info.status == "FINISHED"
+    client = mlflow.MlflowClient(f"sqlite:///{cut / 'mlflow.db'}")
+    history = client.get_metric_history(run.info.run_id, "val/loss")
+    assert [point.step for point in history] == list(range(1, 61))
+
+    assert "finished before" in train(cut, *arguments).stdout
+    assert "model.depth=3 (there: 2)" in train(cut, *arguments, "model.depth=3", code=2).stderr
+    train(cut, *SMALL, "tracking=off", "run.name=run", "trainer.resume=never")
+    assert (cut / "multirun/runs/run-2/result.json").exists()
 
 
 def test_failed_run_is_failed_everywhere(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def run(step: Any, chunk: Chunk, times: int = 1, rate: float = 1e-2) -> list[np.
 
 def test_loss_falls_on_images_seen_again_and_again(make: Any, chunk: Chunk) -> None:
     _, _, step = make("trainer.label_smoothing=0")
-    sums = run(step, chunk, times=25)
+    sums = run(step, chunk, times=60)
     assert sums[0].shape == (4,)
     assert sums[0][3] == 32
     assert sums[-1][0] / 32 < 0.5 * sums[0][0] / 32
@@ -65,40 +65,11 @@ def test_same_seed_gives_the_same_bits_and_another_does_not(make: Any, chunk: Ch
     assert not all(np.array_equal(a, b) for a, b in zip(results[0], results[2], strict=True))
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "optimizer.weight_decay=0.9",
-        "optimizer.decay=all",
-        "optimizer.beta_1=0.5",
-        "optimizer.beta_2=0.5",
-        "optimizer.epsilon=0.1",
-        "optimizer.clip_norm=0.01",
-        "optimizer.accumulation=2",
-        "optimizer=sgd",
-        "optimizer=lion",
-        "optimizer=muon",
-        "trainer.label_smoothing=0.5",
-        "augmentation.horizontal_flip=1",
-    ],
-)
+@pytest.mark.parametrize("override", ["trainer.label_smoothing=0.5", "augmentation.horizontal_flip=1"])
 def test_setting_changes_the_update(make: Any, chunk: Chunk, override: str) -> None:
-    # Weight decay is strong, so that which weights decay is felt above rounding.
-    common = ("optimizer.weight_decay=0.5",)
-    first, _, step = make(*common)
+    first, _, step = make()
     run(step, chunk)
-    second, _, other = make(*common, override)
-    run(other, chunk)
-    pairs = zip(weights(first, step), weights(second, other), strict=True)
-    assert any(np.abs(a - b).max() > 1e-6 for a, b in pairs)
-
-
-@pytest.mark.parametrize("override", ["optimizer.momentum=0.1", "optimizer.nesterov=false"])
-@pytest.mark.parametrize("algorithm", ["sgd", "muon"])
-def test_momentum_is_felt(make: Any, chunk: Chunk, algorithm: str, override: str) -> None:
-    first, _, step = make(f"optimizer={algorithm}")
-    run(step, chunk)
-    second, _, other = make(f"optimizer={algorithm}", override)
+    second, _, other = make(override)
     run(other, chunk)
     pairs = zip(weights(first, step), weights(second, other), strict=True)
     assert any(np.abs(a - b).max() > 1e-6 for a, b in pairs)
