@@ -36,4 +36,6 @@ def _resume(books: Books, overrides: Sequence[str]) -> int:
     config_dir = books.data["config_dir"]
     os.chdir(books.data["cwd"])
     said = [*books.data["command"], *to_hydra(overrides, config_dir), f"hydra.sweep.dir={books.folder}"]
+    if books.data["search"]:
+        said.append(f"hydra.sweeper.parallel={books.data['search']['parallel']}")  # which trials there are depends on it
     return sweep(said, config_dir)

@@ -24,7 +24,7 @@ class Source(Protocol):
     def next(self) -> Point | None:
         """The next point that can start now; None: none can (before another ends)."""
 
-    def told(self, point: Point) -> None:
+    def ended(self, point: Point) -> None:
         """The point has ended for good."""
 
 
@@ -54,7 +54,7 @@ class Listed:
         """The next in order."""
         return self._waiting.popleft() if self._waiting else None
 
-    def told(self, point: Point) -> None:
+    def ended(self, point: Point) -> None:
         """Nothing that comes depends on it."""
 
 
@@ -140,7 +140,7 @@ class Jobs:
         for observer in self.observers:
             observer.ended(point, ending)
         if ending.cause is not Cause.stopped:
-            self.source.told(point)
+            self.source.ended(point)
 
     def count(self, state: State) -> int:
         """Points in this state."""

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 from tnt_exp.config import Config
+from tnt_exp.config.sweep import SweepConfig
 from tnt_exp.sweep.books import Books
 from tnt_exp.sweep.ending import recorded
 from tnt_exp.sweep.jobs import Jobs
 from tnt_exp.sweep.plan import Plan, costs
 from tnt_exp.sweep.point import Candidate, State, objective_of
 from tnt_exp.sweep.process import LOG
+from tnt_exp.sweep.space import Space
 from tnt_exp.sweep.story import command
 from tnt_exp.sweep.table import clock, size, table
 
@@ -31,6 +33,17 @@ def of_plan(plan: Plan, books: Books | None) -> str:
             lines[-1] += f", {len(plan.points)} new"
     elif plan.points:
         lines.append(f"{len(plan.points)} points; how long they take is known after the first")
+    return "\n".join(lines)
+
+
+def of_search(space: Space, settings: SweepConfig, parallel: int, books: Books | None) -> str:
+    """What is searched, and where the search stands."""
+    rows = [[key, space.text(key)] for key in space.swept]
+    lines = [table(["key", "values"], rows)]
+    how = f"{settings.trials} trials, {parallel} at once, {settings.method.name}, seed {settings.seed}"
+    lines.append(f"{how}, {settings.direction.name} {settings.objective or 'the accuracy'}")
+    if books:
+        lines.append(f"goes on with {books.folder}: {counts_of(books)}")
     return "\n".join(lines)
 
 

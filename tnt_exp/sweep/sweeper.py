@@ -11,16 +11,19 @@ from hydra.plugins.sweeper import Sweeper as HydraSweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from tnt_exp.check import check
 from tnt_exp.config import InputError
 from tnt_exp.config.sweep import Method, OnInvalid, Rerun, SweepConfig
 from tnt_exp.sweep import batches, continuing, overview
 from tnt_exp.sweep.books import Books
 from tnt_exp.sweep.composer import Composer
-from tnt_exp.sweep.jobs import Jobs, Listed
+from tnt_exp.sweep.jobs import Jobs, Listed, Source
 from tnt_exp.sweep.launcher import LocalLauncher
 from tnt_exp.sweep.plan import Plan, plan
 from tnt_exp.sweep.point import Point, State
 from tnt_exp.sweep.space import Space
+from tnt_exp.sweep.story import objective_name
+from tnt_exp.sweep.supervisor import Watcher
 from tnt_exp.sweep.telling import Telling
 from tnt_exp.sweep.view import View
 
@@ -64,36 +67,64 @@ class Sweeper(HydraSweeper):
             InputError: A point cannot run, or nothing can.
         """
         settings = self._settings
+        self._command = [*arguments, *continuing.settings(self._config)]
+        self._compose = Composer(_config_dir(self._config))
+        self._launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self._hydra_context, task_function=self._task_function, config=self._config
+        )
         space = Space(arguments, settings.space, self._hydra_context.config_loader)
-        compose = Composer(_config_dir(self._config))
-        if settings.method is not Method.grid:
-            raise InputError(f"sweep.method: expected grid, received {settings.method.name}.")
+        return self._grid(space) if settings.method is Method.grid else self._search(space)
+
+    def _grid(self, space: Space) -> Summary:
+        settings = self._settings
         candidates = space.grid()
-        books = continuing.find(self._config, {candidate.key for candidate in candidates}, settings.rerun)
+        books = continuing.grid(self._config, {candidate.key for candidate in candidates}, settings.rerun)
         known = books.keys() if books else set()
         hashes = [point.hash for point in books.points] if books else []
-        planned = plan([candidate for candidate in candidates if candidate.key not in known], compose, hashes)
+        planned = plan([candidate for candidate in candidates if candidate.key not in known], self._compose, hashes)
         self._refuse(planned)
         print(overview.of_plan(planned, books))
         if settings.dry_run:
             return Summary(0, None)
-        books = books or self._new(arguments)
+        books = books or self._new(None)
         books.hold()
         for candidate, config in planned.points:
             books.add(candidate, config)
         books.end(ended=False)
-        return self._run(books, Listed(self._waiting(books), len(books.points)))
+        return self._run(books, Listed(self._waiting(books), len(books.points)), [])
+
+    def _search(self, space: Space) -> Summary:
+        from tnt_exp.sweep.pruning import Pruning
+        from tnt_exp.sweep.search import Search, definition
+
+        settings = self._settings
+        check(self._compose(list(space.fixed.values())))
+        local = self._launcher if isinstance(self._launcher, LocalLauncher) else None
+        parallel = settings.parallel or (len(local.slots) if local else 1)
+        defined = definition(space, settings, parallel)
+        books = continuing.search(self._config, defined, settings)
+        print(overview.of_search(space, settings, parallel, books))
+        if settings.dry_run:
+            return Summary(0, None)
+        books = books or self._new(defined)
+        books.hold()
+        search = Search(books, space, settings, self._compose, parallel)
+        books.end(ended=False)
+        if settings.pruning and not local:
+            print("sweep.pruning works with the local launcher: here every point runs to its end")
+        watchers = [Pruning(search, objective_name(books))] if settings.pruning else []
+        return self._run(books, search, watchers)
 
     def _refuse(self, planned: Plan) -> None:
         if planned.invalid and (self._settings.on_invalid is OnInvalid.stop or not planned.points):
             raise InputError(planned.complaint())
 
-    def _new(self, arguments: Sequence[str]) -> Books:
+    def _new(self, search: dict[str, Any] | None) -> Books:
         return Books.new(
             continuing.folder(self._config),
-            command=[*arguments, *continuing.settings(self._config)],
+            command=self._command,
             config_dir=_config_dir(self._config),
-            search=None,
+            search=search,
             objective=self._settings.objective,
             direction=self._settings.direction.name,
         )
@@ -102,13 +133,10 @@ class Sweeper(HydraSweeper):
         wanted = {State.waiting} | ({State.failed} if self._settings.rerun is Rerun.failed else set())
         return [point for point in books.points if books.state(point) in wanted]
 
-    def _run(self, books: Books, source: Listed) -> Summary:
+    def _run(self, books: Books, source: Source, watchers: Sequence[Watcher]) -> Summary:
         with open_dict(self._config):
             self._config.hydra.sweep.dir = str(books.folder)
-        launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=self._hydra_context, task_function=self._task_function, config=self._config
-        )
-        local = launcher if isinstance(launcher, LocalLauncher) else None
+        local = self._launcher if isinstance(self._launcher, LocalLauncher) else None
         jobs = Jobs(books, source, self._settings.retries, self._settings.fail_fast)
         print(f"sweep folder {books.folder}", flush=True)
         telling = Telling.of(books)
@@ -116,9 +144,9 @@ class Sweeper(HydraSweeper):
             jobs.observers = [telling, view]
             try:
                 if local:
-                    local.serve(jobs, Path(books.data["cwd"]), [view])
+                    local.serve(jobs, Path(books.data["cwd"]), [view, *watchers])
                 else:
-                    batches.serve(launcher, jobs)
+                    batches.serve(self._launcher, jobs)
             except BaseException:
                 telling.finish("KILLED")
                 raise

@@ -1,0 +1,161 @@
+"""Search: on a function with a known optimum, and the same trials after an interruption."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath
+
+from tnt_exp.config import Config, InputError
+from tnt_exp.config.compose import conf_dir, register
+from tnt_exp.config.sweep import Direction, Method, SweepConfig
+from tnt_exp.sweep.books import Books
+from tnt_exp.sweep.composer import Composer
+from tnt_exp.sweep.point import Point
+from tnt_exp.sweep.search import Search, definition
+from tnt_exp.sweep.space import Space
+
+KEYS = [
+    "model=tiny",
+    "model.embed_dim=range(32,129,2)",
+    "optimizer.learning_rate=tag(log,interval(1e-4,1e-2))",
+    "optimizer.weight_decay=interval(0,0.2)",
+]
+
+
+def objective(config: Config) -> float:
+    """At most 1, at embed_dim 64, learning rate 1e-3, decay 0.05."""
+    width = (config.model.embed_dim - 64) / 64
+    rate = math.log10(config.optimizer.learning_rate) + 3
+    decay = (config.optimizer.weight_decay - 0.05) * 5
+    return 1 - width**2 / 4 - rate**2 / 4 - decay**2 / 4
+
+
+def space_of(*overrides: str) -> Space:
+    register()
+    path: ConfigSearchPath = create_config_search_path(str(conf_dir()))
+    return Space(overrides, {}, ConfigLoaderImpl(path))
+
+
+def books_in(folder: Path, space: Space, settings: SweepConfig, parallel: int) -> Books:
+    if (folder / "sweep.json").exists():
+        return Books.open(folder)
+    return Books.new(
+        folder,
+        command=[],
+        config_dir=None,
+        search=definition(space, settings, parallel),
+        objective=None,
+        direction=settings.direction.name,
+    )
+
+
+def end(books: Books, point: Point, result: dict[str, Any]) -> None:
+    (books.folder_of(point) / "result.json").write_text(json.dumps(result))
+
+
+def search(folder: Path, settings: SweepConfig, parallel: int = 1, stop: int | None = None, *keys: str) -> Books:
+    """Run a search whose jobs end at once, in any order; `stop`: die after so many endings."""
+    space = space_of(*KEYS, *keys)
+    books = books_in(folder, space, settings, parallel)
+    found = Search(books, space, settings, Composer(), parallel)
+    books.save()
+    chance, running, ended = random.Random(stop), [], 0
+    while True:
+        while (point := found.next()) is not None:
+            running.append(point)
+        if not running or ended == stop:
+            return books
+        point = running.pop(chance.randrange(len(running)))
+        sign = 1 if settings.direction is Direction.maximize else -1
+        if point.job % 10 == 7:
+            end(books, point, {"status": "FAILED", "metrics": {}, "error": "x", "cause": "error"})
+        else:
+            value = sign * objective(books.config(point))
+            end(books, point, {"status": "FINISHED", "metrics": {"val/accuracy": value}})
+        found.ended(point)
+        ended += 1
+
+
+def params(books: Books) -> list[dict[str, str]]:
+    return [point.params for point in books.points]
+
+
+@pytest.mark.parametrize(("seed", "direction"), [(0, Direction.maximize), (1, Direction.minimize)])
+def test_sixty_trials_come_within_one_percent_though_some_fail(tmp_path: Path, seed: int, direction: Direction) -> None:
+    settings = SweepConfig(method=Method.bayes, trials=60, seed=seed, direction=direction)
+    books = search(tmp_path / "sweep", settings)
+    values = [
+        abs(result["metrics"]["val/accuracy"])
+        for point in books.points
+        if (result := books.result(point)) and result["status"] == "FINISHED"
+    ]
+    assert len(books.data["trials"]) == 60
+    assert max(values) > 0.99
+
+
+@pytest.mark.parametrize(("method", "parallel"), [(Method.bayes, 1), (Method.bayes, 3), (Method.random, 3)])
+def test_an_interrupted_search_asks_for_the_same_trials(tmp_path: Path, method: Method, parallel: int) -> None:
+    settings = SweepConfig(method=method, trials=24, seed=5)
+    whole = search(tmp_path / "whole", settings, parallel)
+    for stop in (3, 5, 8):
+        search(tmp_path / "broken", settings, parallel, stop)
+    broken = search(tmp_path / "broken", settings, parallel)
+    assert params(broken) == params(whole)
+    assert len({json.dumps(point) for point in params(whole)}) == 24
+
+
+def test_the_study_on_disk_is_optunas_own(tmp_path: Path) -> None:
+    books = search(tmp_path / "sweep", SweepConfig(method=Method.random, trials=12))
+    backend = optuna.storages.journal.JournalFileBackend(str(books.folder / "optuna.log"))
+    study = optuna.load_study(study_name=books.id, storage=optuna.storages.JournalStorage(backend))
+    states = [trial.state.name for trial in study.trials]
+    assert states.count("COMPLETE") == 11
+    assert states[7] == "FAIL"
+
+
+def test_each_trial_runs_with_every_seed_and_counts_by_the_mean(tmp_path: Path) -> None:
+    settings = SweepConfig(method=Method.bayes, trials=4)
+    books = search(tmp_path / "sweep", settings, 1, None, "seed=0,1,2")
+    assert [point.params["seed"] for point in books.points] == ["0", "1", "2"] * 4
+    assert [point.trial for point in books.points] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_a_point_that_cannot_run_is_a_failed_trial(tmp_path: Path) -> None:
+    settings = SweepConfig(method=Method.random, trials=10)
+    books = search(tmp_path / "sweep", settings, 1, None, "model.num_heads=2,64")
+    invalid = [trial for trial in books.data["trials"] if "invalid" in trial]
+    assert invalid
+    assert "model.num_heads" in invalid[0]["invalid"]
+    assert len(books.points) + len(invalid) == 10
+
+
+@pytest.mark.parametrize("values", ["interval(1,1)", "tag(log,interval(0,1))"])
+def test_bad_values_are_named(tmp_path: Path, values: str) -> None:
+    with pytest.raises(InputError, match=r"optimizer.beta_1: expected interval"):
+        search(tmp_path, SweepConfig(method=Method.random), 1, None, f"optimizer.beta_1={values}")
+
+
+def test_a_search_from_the_command_line_prunes_and_goes_on(folder: Any) -> None:
+    arguments = [
+        "sweep=bayes",
+        "model.embed_dim=range(16,129,2)",
+        "optimizer.learning_rate=tag(log,interval(1e-4,1e-2))",
+        "trainer.epochs=8",
+        "tracking.run_name=sleep0.25",
+        "sweep.pruning_epochs=1",
+        "sweep.seed=1",
+    ]
+    folder.run(*arguments, "sweep.trials=6")
+    text = folder.run(*arguments, "sweep.trials=9")
+    assert len(folder.sweeps) == 1
+    states = [result.get("cause", "finished") for result in folder.results().values()]
+    assert len(states) == 9
+    assert set(states) == {"finished", "pruned"}
+    assert f"{states.count('pruned')} pruned" in text
