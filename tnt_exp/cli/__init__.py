@@ -19,6 +19,7 @@ VERBS = {
     "models": ("tnt_exp.cli.models", "table of model presets: parameters, MACs, memory"),
     "evaluate": ("tnt_exp.cli.evaluate", "measure a finished run's model, on its own test images or on others"),
     "predict": ("tnt_exp.cli.predict", "what a finished run's model says of images: files, folders, globs, a list"),
+    "explain": ("tnt_exp.cli.explain", "where a finished run's model looks in an image, as a picture"),
     "export": ("tnt_exp.cli.export", "write a finished run's model for other runtimes, checked by each"),
     "ui": ("tnt_exp.cli.ui", "open the MLflow UI on this folder's runs"),
 }

@@ -1,0 +1,69 @@
+"""`tnt-exp explain`: where a finished run's model looks in an image."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tnt_exp.config import InputError
+from tnt_exp.finished import find
+from tnt_exp.finished.finding import KINDS
+from tnt_exp.training import device
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tnt_exp.reports.attention import Maps
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw the attention on one image and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="tnt-exp explain", description="Attention between the patches of an image and within a patch, one picture."
+    )
+    parser.add_argument("run", help=KINDS)
+    parser.add_argument("image", type=Path, help="an image file")
+    parser.add_argument("--output", type=Path, help="the picture (default: explained/IMAGE.png in the run folder)")
+    parser.add_argument("--uri", help="tracking store to ask for a run (default: mlflow.db in this folder)")
+    options = parser.parse_args(list(arguments))
+    finished = find(options.run, options.uri)
+    device.check(finished.config.trainer)
+    if finished.config.model.inner_blocks == []:
+        raise InputError(f"{finished.path}: expected a model with an inner transformer, received one without.")
+    from tnt_exp.data.image_folder import decode
+
+    size, _, channels = finished.image_shape
+    image = decode(options.image, size, channels)
+
+    from tnt_exp.finished.loading import prepared
+    from tnt_exp.reports.attention import attention
+
+    classifier = prepared(finished, finished.config.trainer)
+    name, probability, seen, maps = _answer(classifier, image)
+    file = options.output or finished.path / "explained" / f"{options.image.stem}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    attention(seen, maps, f"{options.image.name}: {name} ({probability:.3f})", file)
+    print(f"{probability:.4f}  {name}  {options.image}\nwritten to {file}")
+    return 0
+
+
+def _answer(classifier: Any, image: "np.ndarray") -> "tuple[str, float, np.ndarray, Maps]":
+    """The class, its probability, the image as the network sees it in [0, 1], and the attention."""
+    import numpy as np
+    from keras import ops
+
+    from tnt_exp.reports.attention import Maps
+
+    preprocess, network = classifier.preprocess, classifier.network
+    given = preprocess(image[None])
+    probabilities = ops.convert_to_numpy(ops.softmax(network(given)))[0]
+    inner: list[np.ndarray] = []
+    outer: list[np.ndarray] = []
+    for within, between in network.attention(given):
+        outer.append(np.asarray(ops.convert_to_numpy(between), np.float64)[0])
+        if within is not None:
+            inner.append(np.asarray(ops.convert_to_numpy(within), np.float64))
+    seen = ops.convert_to_numpy(given)[0] * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
+    best = int(probabilities.argmax())
+    maps = Maps(outer, inner[-1], class_token=outer[0].shape[-1] > network.geometry.patches)
+    return classifier.class_names[best], float(probabilities[best]), seen, maps

@@ -1,0 +1,117 @@
+"""Where a TNT looks: between the patches of an image, and between the pixels of a patch.
+
+Shapes: N patches (a square), T tokens (N, and 1 for a class token), M pixel tokens a patch (a square), H heads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The attention weights of one image; each row sums to 1.
+
+    Attributes:
+        outer: A block's (H, T, T), in the order of the blocks.
+        inner: The last block's with an inner transformer (N, H, M, M).
+        class_token: Whether a class token, which the answer is read from, stands before the patches.
+    """
+
+    outer: Sequence[np.ndarray]
+    inner: np.ndarray
+    class_token: bool
+
+    def rollout(self) -> np.ndarray:
+        """(grid, grid): how much of each patch reaches the answer, through all blocks; sums to 1.
+
+        Attention rollout (arXiv 2005.00928): heads averaged, the residual path counted as half.
+        """
+        flow = np.eye(self.outer[0].shape[-1])
+        for weights in self.outer:
+            flow = (weights.mean(axis=0) + np.eye(len(flow))) / 2 @ flow
+        read = self._read(flow)
+        return np.asarray(read / read.sum())
+
+    def heads(self) -> np.ndarray:
+        """(H, grid, grid): what each head of the last block looks at."""
+        return np.stack([self._read(weights) for weights in self.outer[-1]])
+
+    def pixels(self) -> np.ndarray:
+        """(N, H, side, side): how much the pixels of a patch are looked at by all of that patch."""
+        patches, heads, tokens, _ = self.inner.shape
+        return np.asarray(self.inner.mean(axis=2)).reshape(patches, heads, isqrt(tokens), isqrt(tokens))
+
+    def _read(self, weights: np.ndarray) -> np.ndarray:
+        row = weights[0, 1:] if self.class_token else weights.mean(axis=0)
+        return row.reshape(isqrt(len(row)), isqrt(len(row)))
+
+
+def attention(image: np.ndarray, maps: Maps, title: str, file: Path) -> None:
+    """Draw the image, the patches that matter, and the pixels within the patch that matters most.
+
+    Args:
+        image: float (S, S, 1 or 3) in [0, 1], as the model sees it.
+        maps: Its attention.
+        title: Above the picture.
+        file: Where the PNG goes.
+    """
+    rollout, heads, pixels = maps.rollout(), maps.heads(), maps.pixels()
+    grid = len(rollout)
+    most = int(rollout.argmax())
+    row, column = divmod(most, grid)
+    side = len(image) // grid
+    columns = 3 + max(min(len(heads), 6), min(pixels.shape[1], 6))
+    figure = Figure(figsize=(1.9 * columns, 4.6), layout="constrained")
+    panels = figure.subplots(2, columns)
+    for axes in panels.flat:
+        axes.axis("off")
+    figure.suptitle(title)
+
+    _image(panels[0, 0], image, "image")
+    _image(panels[0, 1], image, "patches, all blocks")
+    _over(panels[0, 1], rollout, len(image))
+    _map(panels[0, 2], rollout, "the same, alone")
+    for number, weights in enumerate(heads[:6], start=1):
+        _map(panels[0, 2 + number], weights, f"last block, head {number}")
+
+    _image(panels[1, 0], image, "the patch that matters most")
+    frame = Rectangle((column * side - 0.5, row * side - 0.5), side, side, fill=False, color="#d1662b", linewidth=2)
+    panels[1, 0].add_patch(frame)
+    _image(panels[1, 1], image[row * side : (row + 1) * side, column * side : (column + 1) * side], "that patch")
+    _map(panels[1, 2], _mosaic(pixels.mean(axis=1)), "pixels of all patches")
+    for number, weights in enumerate(pixels[most][:6], start=1):
+        _map(panels[1, 2 + number], weights, f"its pixels, head {number}")
+    FigureCanvasAgg(figure)
+    figure.savefig(file, dpi=120)
+
+
+def _mosaic(pixels: np.ndarray) -> np.ndarray:
+    """(N, side, side) -> the image (grid side, grid side)."""
+    patches, side, _ = pixels.shape
+    grid = isqrt(patches)
+    return pixels.reshape(grid, grid, side, side).transpose(0, 2, 1, 3).reshape(grid * side, grid * side)
+
+
+def _image(axes: Axes, image: np.ndarray, title: str) -> None:
+    image = np.clip(image, 0, 1)
+    axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
+    axes.set_title(title, fontsize=8)
+
+
+def _over(axes: Axes, weights: np.ndarray, size: int) -> None:
+    axes.imshow(
+        weights, cmap="inferno", alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5), interpolation="bilinear"
+    )
+
+
+def _map(axes: Axes, weights: np.ndarray, title: str) -> None:
+    axes.imshow(weights, cmap="inferno", vmin=0, vmax=weights.max())
+    axes.set_title(f"{title}\n{weights.min():.3f} to {weights.max():.3f}", fontsize=8)
