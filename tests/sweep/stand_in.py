@@ -36,7 +36,9 @@ def train(experiment: Experiment) -> None:
 
         tags = {"run_folder": str(folder), **experiment.tags}
         name = config.tracking.experiment
-        experiment.tracker = Tracker(tracking_uri(config.tracking.uri), name, folder.name, tags)
+        uri, told = tracking_uri(config.tracking.uri), experiment.folder.read_tracking()
+        experiment.tracker = Tracker(uri, name, folder.name, tags, told.get("run_id"))
+        experiment.folder.write_tracking(uri, experiment.tracker.run_id)
         experiment.result["mlflow_run_id"] = experiment.tracker.run_id
     if plan == "die":
         os.kill(os.getpid(), signal.SIGKILL)

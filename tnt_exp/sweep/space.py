@@ -31,7 +31,7 @@ class Space:
         self.swept: dict[str, Override] = {}
         for text in [*(f"{key}={value}" for key, value in declared.items()), *overrides]:
             parse(text)  # for its one clear line
-            override = OverridesParser.create(config_loader=loader).parse_override(text)
+            (override,) = OverridesParser.create(config_loader=loader).parse_overrides([text])
             if about_sweeps(override):
                 continue
             key = override.get_key_element()

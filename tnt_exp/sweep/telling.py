@@ -12,6 +12,7 @@ from tnt_exp.reports.sweep_page import Sweep, page
 from tnt_exp.sweep import story
 from tnt_exp.sweep.books import Books
 from tnt_exp.sweep.ending import Ending
+from tnt_exp.sweep.files import read_json
 from tnt_exp.sweep.point import Point, State
 
 if TYPE_CHECKING:
@@ -71,15 +72,14 @@ class Telling:
         """A point has ended: its run says so too, even where the point could not."""
         if not self._tracker:
             return
-        keep = (self._books.result(point) or {}).get("mlflow_run_id")
-        self._tracker.settle(self._books.folder_of(point), ending.status, keep, _tags(ending))
+        self._tracker.settle(self._books.folder_of(point), ending.status, self._run_of(point), _tags(ending))
         if time.monotonic() - self._last > _EVERY:
             self._show()
 
     def again(self, point: Point, ending: Ending) -> None:
-        """A point is started again: what it left is not counted."""
+        """A point is started again: in the run that its folder names, others are tries that left nothing."""
         if self._tracker:
-            self._tracker.settle(self._books.folder_of(point), None, None)
+            self._tracker.settle(self._books.folder_of(point), None, self._run_of(point))
 
     def finish(self, status: str) -> None:
         """The sweep has ended."""
@@ -88,11 +88,15 @@ class Telling:
             self._tracker.finish(status)
 
     def _left(self, point: Point) -> tuple[str | None, str | None]:
-        """The status and the run that an earlier start has left; nothing of a point that will be started again."""
+        """The status of a point, none where it will be started (again), and the run that tells of it."""
         result = self._books.result(point)
-        if result is None or self._books.state(point) is State.waiting:
-            return None, None
-        return result["status"], result.get("mlflow_run_id")
+        waiting = result is None or self._books.state(point) is State.waiting
+        return None if waiting or result is None else result["status"], self._run_of(point)
+
+    def _run_of(self, point: Point) -> str | None:
+        """The MLflow run that the point's folder names."""
+        told = read_json(self._books.folder_of(point) / "mlflow.json")
+        return told["run_id"] if told else None
 
     def _show(self) -> None:
         """The leaderboard, the pictures and the best child, with the parent run."""

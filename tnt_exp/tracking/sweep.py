@@ -14,6 +14,7 @@ from tnt_exp.config import InputError
 from tnt_exp.tracking.experiments import experiment_id
 
 log = logging.getLogger("tnt_exp")
+logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it tells of every table it makes
 T = TypeVar("T")
 
 PARENT = "mlflow.parentRunId"

@@ -1,0 +1,193 @@
+"""From a command to points: spelling, expansion, composition, checks, endings."""
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tnt_exp.cli import main
+from tnt_exp.config import InputError
+from tnt_exp.config.compose import compose, conf_dir, options, register
+from tnt_exp.sweep.command import to_hydra
+from tnt_exp.sweep.composer import Composer
+from tnt_exp.sweep.ending import Cause, Ending, classify, record, recorded
+from tnt_exp.sweep.files import lock, read_json, write_json
+from tnt_exp.sweep.plan import plan
+from tnt_exp.sweep.point import Candidate, State, objective_of, state_of
+from tnt_exp.sweep.space import Space
+
+
+def space_of(*overrides: str, declared: Mapping[str, str] = {}) -> Space:
+    register()
+    return Space(overrides, declared, ConfigLoaderImpl(create_config_search_path(str(conf_dir()))))
+
+
+def test_what_is_about_the_sweep_is_no_part_of_the_run() -> None:
+    assert to_hydra(["sweep=random", "sweep.trials=3", "launcher=ray", "launcher.ray.x=1", "seed=1,2"]) == [
+        "sweep@hydra.sweeper=random",
+        "hydra.sweeper.trials=3",
+        "hydra/launcher=ray",
+        "hydra.launcher.ray.x=1",
+        "seed=1,2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sweep=byes", "Did you mean bayes"),
+        ("sweep.trails=3", "Did you mean sweep.trials"),
+        ("launcher.slot=3", "Did you mean launcher.slots"),
+        ("launcher.slots=1,2", "expected one value"),
+    ],
+)
+def test_a_misspelt_setting_is_answered_with_the_nearest(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        to_hydra([override])
+
+
+def test_a_grid_is_every_combination_the_last_key_fastest() -> None:
+    space = space_of(
+        "model=tiny,digits", "model.depth=range(1,4)", "seed=3", declared={"seed": "1,2", "model.depth": "9"}
+    )
+    points = space.grid()
+    assert [tuple(point.params.values()) for point in points] == [
+        (model, depth) for model in ("tiny", "digits") for depth in ("1", "2", "3")
+    ]
+    assert all("seed=3" in point.overrides for point in points)
+    assert {point.params["optimizer"] for point in space_of("optimizer=glob(*)").grid()} >= {"adamw", "sgd"}
+
+
+def test_an_interval_has_no_grid() -> None:
+    with pytest.raises(InputError, match=r"optimizer.learning_rate: .*sweep=bayes"):
+        space_of("optimizer.learning_rate=interval(0,1)").grid()
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.sampled_from(["tiny", "digits", "keras_example"]),
+    st.sampled_from(["adamw", "sgd", "lion"]),
+    st.integers(1, 9),
+    st.floats(1e-5, 1e-1),
+    st.sampled_from([None, "digits", "cifar100_keras_example"]),
+)
+def test_many_points_compose_as_one_does(
+    model: str, optimizer: str, depth: int, rate: float, chosen: str | None
+) -> None:
+    overrides = [
+        f"model.depth={depth}",
+        f"model={model}",
+        f"optimizer={optimizer}",
+        f"optimizer.learning_rate={rate!r}",
+    ]
+    overrides += [f"experiment={chosen}"] if chosen else []
+    composer = Composer()
+    composer(overrides[1:])  # what is kept of one point must not leak into another
+    assert composer(overrides) == compose(overrides)
+
+
+def test_bad_points_are_all_listed_and_duplicates_run_once() -> None:
+    register()
+    found = plan(space_of("model=tiny", "model.embed_dim=32,33,48,032,35").grid(), Composer())
+    assert [point.params["model.embed_dim"] for point, _ in found.points] == ["32", "48"]
+    assert [point.params["model.embed_dim"] for point in found.duplicates] == ["32"] or len(found.duplicates) == 1
+    assert len(found.complaint().splitlines()) == 2
+    again = plan([Candidate(["model=tiny", "model.embed_dim=32"])], Composer())
+    assert len(again.points) == 1
+
+
+def test_a_bad_point_stops_the_sweep_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", "model=tiny", "model.embed_dim=32,33,34,35"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert [line.count("model.embed_dim") for line in captured.err.splitlines()] == [2, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_shows_the_points_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["model=tiny", "model.embed_dim=32,33,48", "sweep.on_invalid=skip", "--dry-run"]
+    assert main(["train", "-m", *arguments]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].split()[:4] == ["job", "model.embed_dim", "parameters", "MACs"]
+    assert "left out: model=tiny model.embed_dim=33" in text
+    assert "2 points" in text
+    assert main(["train", "-m", "sweep=recipe", "model=tiny", "--dry-run"]) == 0
+    assert "60 trials, 1 at once, bayes" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sweep_settings_without_a_sweep_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "launcher.slots=2"]) == 2
+    assert "the flag -m" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name in options("sweep") if name != "base_sweep"])
+def test_every_shipped_sweep_composes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", f"sweep={name}", "optimizer.weight_decay=0.01,0.1", "--dry-run"]) == 0
+
+
+FINISHED = {"status": "FINISHED", "metrics": {}}
+FAILED = {"status": "FAILED", "metrics": {}, "error": "ValueError: no"}
+KILLED = {"status": "KILLED", "metrics": {}, "error": "stopped by SIGTERM"}
+
+
+@pytest.mark.parametrize(
+    ("code", "result", "order", "kernel", "cause"),
+    [
+        (0, FINISHED, None, False, None),
+        (-signal.SIGSEGV, FINISHED, None, False, None),  # a crash after the end changes nothing
+        (1, FAILED, None, False, Cause.error),
+        (1, {**FAILED, "error": "MemoryError: "}, None, False, Cause.memory),
+        (1, {**FAILED, "error": "ResourceExhaustedError: OOM when allocating"}, None, False, Cause.memory),
+        (3, None, None, False, Cause.exit),
+        (0, None, None, False, Cause.exit),
+        (-signal.SIGSEGV, None, None, False, Cause.signal),
+        (-signal.SIGKILL, None, None, True, Cause.memory),
+        (143, KILLED, None, False, Cause.signal),
+        (143, KILLED, Ending(Cause.timeout, "t"), False, Cause.timeout),
+        (-signal.SIGKILL, None, Ending(Cause.stopped, "s"), False, Cause.stopped),
+    ],
+)
+def test_how_a_job_ended(
+    tmp_path: Path, code: int, result: dict[str, Any] | None, order: Ending | None, kernel: bool, cause: Cause | None
+) -> None:
+    ending = classify(code, result, order, kernel)
+    assert ending.cause is cause
+    if result:
+        write_json(tmp_path / "result.json", result)
+    record(tmp_path, ending, 1.0)
+    if cause is not None:
+        assert recorded(read_json(tmp_path / "result.json")).cause is cause
+    state = state_of(read_json(tmp_path / "result.json"))
+    assert state is (State.finished if cause is None else State.waiting if cause is Cause.stopped else State.failed)
+
+
+def test_a_point_without_a_result_waits_and_has_no_objective() -> None:
+    assert state_of(None) is State.waiting
+    assert state_of(KILLED) is State.waiting  # killed together with the supervisor
+    assert objective_of(None, None) is None
+    assert objective_of({"metrics": {"test/accuracy": 0.5}}, None) == 0.5
+    assert objective_of({"metrics": {"test/accuracy": 0.5}, "train_seconds": 3}, "train_seconds") == 3
+
+
+def test_a_lock_has_one_owner(tmp_path: Path) -> None:
+    first = lock(tmp_path / "lock")
+    assert first is not None
+    assert lock(tmp_path / "lock", wait=0.1) is None
+    first.close()
+    second = lock(tmp_path / "lock")
+    assert second is not None
+    second.close()
