@@ -4,6 +4,7 @@ What is slow to import (the backend, Keras, MLflow) is imported where it is firs
 without it.
 """
 
+import getpass
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,9 @@ class Experiment:
             "model": self.config.model.name,
             "backend": self.config.trainer.backend.value,
             "run_folder": str(self.folder.path),
+            "mlflow.source.name": "tnt-exp train",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.user": getpass.getuser(),
             **provenance.git(),
             **self.tags,
         }
@@ -334,7 +338,8 @@ class Experiment:
         self.folder.save_model(classifier)
         if self.tracker and self.config.tracking.log_model:
             requirements = [f"{name}=={self.result['versions'][name]}" for name in ("keras", "tensorflow")]
-            self.tracker.model(classifier, dataset.image_shape, dataset.num_classes, requirements)
+            register, metrics = self.config.tracking.register, self.result["metrics"]
+            self.tracker.model(classifier, dataset.test.images[:1], requirements, register, metrics)
 
 
 def _class_accuracy(dataset: data.Dataset, test: "Evaluation") -> dict[str, float | None]:

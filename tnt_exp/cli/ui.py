@@ -15,5 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--uri", help="tracking store (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
     uri = tracking_uri(options.uri)
+    # MLflow's own front page is one for language models.
+    print(f"in a moment: http://127.0.0.1:{options.port}/#/experiments?workflowType=machine_learning", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     os.execv(sys.executable, [*command, "--port", str(options.port)])

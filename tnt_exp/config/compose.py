@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tnt_exp.config.errors import InputError
 from tnt_exp.config.fields import did_you_mean, fields, find
 from tnt_exp.config.schema import GROUPS, Config
+from tnt_exp.config.trainer import Resume
 from tnt_exp.config.sweep import LauncherConfig, SweepConfig
 
 CONFIG_NAME = "train"
@@ -44,14 +45,15 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 
 
-def run_folder(name: str | None, resume: str, unnamed: str) -> str:
+def run_folder(name: str | None, resume: Resume, unnamed: str) -> str:
     """The folder of a run: its name, or a new name where a run has none or must not be continued."""
     if name is None:
         return unnamed
-    if str(resume) != "never":
+    if resume is not Resume.never:
         return name
     taken = {folder.name for folder in Path("multirun/runs").glob("*")}
-    return next(free for free in (name, *(f"{name}-{k}" for k in itertools.count(2))) if free not in taken)
+    beside = (f"{name}-{number}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], beside) if free not in taken)
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config:

@@ -15,3 +15,6 @@ class TrackingConfig:
     run_name: str | None = option(None, "MLflow run name; null: the run folder's name")
     system_metrics: bool = option(True, "CPU, memory and GPU curves")
     log_model: bool = option(True, "log the chosen model")
+    register: str | None = option(
+        None, "registered model that the chosen model becomes a version of, champion if it is better; null: none"
+    )

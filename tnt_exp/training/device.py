@@ -81,7 +81,7 @@ def prepare(trainer: TrainerConfig) -> Device:
 def _quiet() -> Iterator[None]:
     """TensorFlow's libraries write a page to standard error while they load, whatever one asks of them."""
     level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if level in ("0", "1"):  # the user wants to read it
+    if level == "0":  # the user wants to read it
         yield
         return
     sys.stderr.flush()
