@@ -59,8 +59,8 @@ class Attention(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Create the weights: `qkv_kernel` holds the columns of q, of k and of v, each head by head."""
         inner = self.num_heads * self.head_dim
-        # Keras' MultiHeadAttention has kernels (dim, H, head) and (H, head, dim). Glorot reads their fans
-        # as if the axes before the last two were a window; the keras.io example trained from that.
+        # Keras' MultiHeadAttention has kernels (dim, H, head) and (H, head, dim). When the keras.io example was
+        # trained (2021), Keras took the axes before the last two for a convolution's window, and so does Glorot here.
         into = start.kernel(
             self.initialization, start.derive(self.seed, "qkv"), self.dim * self.num_heads, self.dim * self.head_dim
         )
