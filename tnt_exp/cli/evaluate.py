@@ -141,8 +141,7 @@ def _write(folder: Path, finished: FinishedRun, split: "Split", measured: "Evalu
 def _tell(finished: FinishedRun, uri: str | None, metrics: dict[str, float], folder: Path) -> bool:
     from tnt_exp.tracking.finished import store_of, tell
 
-    store = store_of(uri or finished.config.tracking.uri, finished.path)
-    return tell(store, str(finished.mlflow_run_id), metrics, folder)
+    return tell(uri or store_of(finished.path), str(finished.mlflow_run_id), metrics, folder)
 
 
 def _print(report: dict[str, Any], own: FinishedRun | None) -> None:

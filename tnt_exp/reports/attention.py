@@ -108,7 +108,12 @@ def _image(axes: Axes, image: np.ndarray, title: str) -> None:
 
 def _over(axes: Axes, weights: np.ndarray, size: int) -> None:
     axes.imshow(
-        weights, cmap="inferno", alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5), interpolation="bilinear"
+        weights,
+        cmap="inferno",
+        alpha=0.6,
+        vmin=0,
+        extent=(-0.5, size - 0.5, size - 0.5, -0.5),
+        interpolation="bilinear",
     )
 
 

@@ -1,5 +1,6 @@
 """Finished runs in MLflow: found again, fetched, told about what came after training."""
 
+import json
 import logging
 import os
 import tempfile
@@ -34,6 +35,7 @@ def folder_of(reference: str, uri: str | None, fetched: Path) -> Path:
     uri = tracking_uri(uri or os.environ.get("MLFLOW_TRACKING_URI"))
     if not _exists(uri):
         raise InputError(f"{reference}: expected a tracking store at {uri}, found none. Say where with --uri")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     client = mlflow.MlflowClient(uri)
     try:
         run = client.get_run(_run_id(client, reference))
@@ -80,17 +82,18 @@ def _fetch(client: mlflow.MlflowClient, uri: str, run: Run, fetched: Path) -> Pa
     return folder
 
 
-def store_of(uri: str | None, folder: Path) -> str | None:
-    """The store that knows a run; None where it is gone.
+def store_of(folder: Path) -> str | None:
+    """The store that knows the run of a folder; None where it is gone.
 
-    Args:
-        uri: `tracking.uri` of the run.
-        folder: Its folder: sqlite in the working folder of then is found above it.
+    The folder says it; where a project was moved as a whole, sqlite above the folder is meant.
     """
-    if uri is not None:
-        return tracking_uri(uri)
-    places = [parent for parent in [*folder.parents, Path.cwd()] if (parent / "mlflow.db").is_file()]
-    return f"{_SQLITE}{places[0] / 'mlflow.db'}" if places else None
+    file = folder / "mlflow.json"
+    uri = str(json.loads(file.read_text())["uri"]) if file.is_file() else f"{_SQLITE}/nowhere"
+    if _exists(uri):
+        return uri
+    return next(
+        (f"{_SQLITE}{above / 'mlflow.db'}" for above in folder.parents if (above / "mlflow.db").is_file()), None
+    )
 
 
 def tell(uri: str | None, run_id: str, metrics: Mapping[str, float], files: Path) -> bool:
@@ -106,7 +109,7 @@ def tell(uri: str | None, run_id: str, metrics: Mapping[str, float], files: Path
         Whether MLflow has them; where not, a warning says why.
     """
     try:
-        if uri is None or not _exists(uri):
+        if uri is None:
             raise MlflowException("the tracking store of the run is not here")
         client = mlflow.MlflowClient(uri)
         now = int(time.time() * 1000)

@@ -130,27 +130,32 @@ class Tracker:
             elif path.exists():
                 self._tell(lambda path=path: self._client.log_artifact(self.run_id, str(path)))  # type: ignore[misc]
 
-    def model(self, classifier: Any, input_shape: tuple[int, ...], classes: int, requirements: list[str]) -> None:
-        """Log the classifier as an MLflow model: uint8 images in, logits out."""
-        import numpy as np
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import Schema, TensorSpec
+    def model(
+        self,
+        classifier: Any,
+        example: Any,
+        requirements: list[str],
+        register: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Log the classifier as an MLflow model that needs nothing of this package; register it where asked.
 
-        signature = ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *input_shape))]),
-            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, classes))]),
-        )
-        self._tell(
-            lambda: Model.log(
-                artifact_path=None,
-                flavor=mlflow.keras,
-                name="model",
-                run_id=self.run_id,
-                model=classifier,
-                signature=signature,
-                pip_requirements=requirements,
-            )
-        )
+        Args:
+            classifier: The chosen model.
+            example: An image, uint8 (1, H, W, C).
+            requirements: What it needs, pinned.
+            register: Registered model that it becomes a version of, `champion` if it is better; None: none.
+            metrics: Of the run; what champions are compared by.
+        """
+
+        def log_and_register() -> None:
+            from tnt_exp.tracking import model
+
+            model_id = model.log_model(self._client, self.run_id, classifier, example, requirements)
+            if register:
+                model.register(self._client, self.run_id, model_id, register, metrics or {})
+
+        self._tell(log_and_register)
 
     def finish(self, status: str) -> None:
         """Say how the run ended: FINISHED, FAILED or KILLED."""

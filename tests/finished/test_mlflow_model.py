@@ -1,0 +1,104 @@
+"""The model that a run logs: it loads without this package, and is registered where asked."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.exceptions import MlflowException
+
+import tnt_exp
+from tnt_exp import data
+from tnt_exp.finished import find
+from tnt_exp.tracking.model import ALIAS, register
+
+# This package is kept out of the process: it is found where it is neither installed nor in the way.
+_PROGRAM = """
+import sys
+class Away:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tnt_exp", "hydra", "omegaconf"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Away())
+import json, mlflow, numpy as np
+model = mlflow.pyfunc.load_model(sys.argv[1])
+answers = model.predict(np.load(sys.argv[2]))
+print(json.dumps({name: answers[name].tolist() for name in answers}))
+"""
+
+
+@pytest.fixture(scope="module")
+def client(working_folder: Path) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{working_folder / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="module")
+def model(client: mlflow.MlflowClient, result: dict) -> mlflow.entities.LoggedModel:
+    (output,) = client.get_run(result["mlflow_run_id"]).outputs.model_outputs
+    return client.get_logged_model(output.model_id)
+
+
+@pytest.fixture(scope="module")
+def files(model: mlflow.entities.LoggedModel) -> Path:
+    return Path(model.artifact_location.removeprefix("file://"))
+
+
+def test_model_lies_with_the_run_and_nowhere_else(
+    client: mlflow.MlflowClient, model: mlflow.entities.LoggedModel, working_folder: Path, files: Path, result: dict
+) -> None:
+    assert model.status == "READY"
+    assert model.experiment_id == client.get_run(result["mlflow_run_id"]).info.experiment_id
+    assert files.is_relative_to(working_folder / "mlartifacts")
+    assert not (working_folder / "mlruns").exists()
+
+
+def test_it_says_what_it_takes_gives_and_needs(files: Path) -> None:
+    about = mlflow.models.Model.load(str(files))
+    assert about.signature.inputs.inputs[0].shape == (-1, -1, -1, 1)
+    assert about.signature.outputs.input_names() == ["class", "probability", "probabilities"]
+    assert np.shape(json.loads((files / "input_example.json").read_text())) == (1, 8, 8, 1)
+    for line in (files / "requirements.txt").read_text().split():
+        assert "==" in line
+
+
+def test_it_answers_without_this_package(files: Path, run_folder: Path, tmp_path: Path) -> None:
+    images = data.load(find(run_folder).config.dataset).test.images[:5]
+    np.save(tmp_path / "images.npy", images)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _PROGRAM, str(files), str(tmp_path / "images.npy")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
+    logits = tnt_exp.load(run_folder).predict(images, verbose=0)
+    assert answers["class"] == [str(index) for index in logits.argmax(axis=1)]
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert np.allclose(answers["probabilities"], odds / odds.sum(axis=1, keepdims=True), atol=1e-6)
+    assert answers["probability"] == [max(row) for row in answers["probabilities"]]
+
+
+def test_champion_moves_only_to_a_better_model(
+    client: mlflow.MlflowClient, model: mlflow.entities.LoggedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offer(**metrics: float) -> bool:
+        named = {key.replace("_", "/", 1): value for key, value in metrics.items()}
+        return register(client, model.source_run_id, model.model_id, "contest", named)
+
+    assert offer(val_accuracy=0.5, test_accuracy=0.9)
+    assert not offer(val_accuracy=0.4, test_accuracy=0.95)
+    assert not offer(val_accuracy=0.5)
+    assert not offer(val_accuracy=float("nan"))
+    assert str(client.get_model_version_by_alias("contest", ALIAS).version) == "1"
+    assert offer(val_accuracy=0.6)
+    assert str(client.get_model_version_by_alias("contest", ALIAS).version) == "5"
+    assert len(client.search_model_versions("name = 'contest'")) == 5
+
+
+def test_store_that_fails_is_not_taken_for_a_model_there_is(client: mlflow.MlflowClient, result: dict) -> None:
+    with pytest.raises(MlflowException):
+        register(client, result["mlflow_run_id"], "m-0", "", {"val/accuracy": 1.0})
