@@ -42,7 +42,7 @@ def test_a_grid_is_run_over_slots_and_the_best_is_named(folder: Any) -> None:
 
 def test_five_ways_to_fail_leave_the_other_seven_alone(folder: Any) -> None:
     arguments = ["seed=range(12)", "tracking.run_name=failures", "launcher.slots=2"]
-    limits = ["launcher.memory=0.4", "launcher.timeout=8"]
+    limits = ["launcher.memory=0.4", "launcher.timeout=15"]
     text = folder.run(*arguments, *limits, code=1)
     results = folder.results()
     assert sum(result["status"] == "FINISHED" for result in results.values()) == 7
@@ -51,7 +51,7 @@ def test_five_ways_to_fail_leave_the_other_seven_alone(folder: Any) -> None:
     failed = [line for line in text.splitlines() if line.startswith("failed ")]
     assert len(failed) == 5
     for job, reason in enumerate(
-        ["ended with code 3", "a sum that does not add up", "killed by SIGKILL", "GiB of memory", "launcher.timeout=8"]
+        ["ended with code 3", "a sum that does not add up", "killed by SIGKILL", "GiB of memory", "launcher.timeout=15"]
     ):
         (line,) = [line for line in failed if f"job {job} " in line]
         assert reason in line

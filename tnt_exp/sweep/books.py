@@ -15,6 +15,7 @@ import yaml
 from tnt_exp.config import Config, InputError
 from tnt_exp.config.compose import load_config
 from tnt_exp.run_folder import plain
+from tnt_exp.sweep.costs import costs
 from tnt_exp.sweep.files import lock, read_json, write_json
 from tnt_exp.sweep.point import Candidate, Point, State, hash_of, key_of, state_of
 
@@ -120,7 +121,9 @@ class Books:
     def add(self, candidate: Candidate, config: Config, trial: int | None = None) -> Point:
         """A new point, its configuration frozen in its folder; `save` makes it part of the sweep."""
         job = len(self.points)
-        point = Point(job, list(candidate.overrides), dict(candidate.params), hash_of(config), trial)
+        cost = costs(config)
+        work = cost.macs * config.trainer.epochs if cost else 0
+        point = Point(job, list(candidate.overrides), dict(candidate.params), hash_of(config), trial, work)
         folder = self.folder_of(point)
         folder.mkdir(exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))

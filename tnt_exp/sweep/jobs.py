@@ -79,6 +79,8 @@ class Jobs:
 
     Attributes:
         running: Point number: when it was handed out, monotonic seconds.
+        seconds: Of the points that finished now, start of the process to its end.
+        last_seconds: Of the point that ended last.
         failures: Points that failed now, in the order of their ends.
     """
 
@@ -92,6 +94,7 @@ class Jobs:
     best: Best | None = None
     failures: list[tuple[Point, Ending]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    last_seconds: float = 0.0
     _again: deque[Point] = field(default_factory=deque)
     _tries: dict[int, int] = field(default_factory=dict)
 
@@ -122,7 +125,7 @@ class Jobs:
         Raises:
             InputError: It finished without the objective that the sweep compares.
         """
-        seconds = time.monotonic() - self.running.pop(point.job)
+        seconds = self.last_seconds = time.monotonic() - self.running.pop(point.job)
         tries = self._tries[point.job] = self._tries.get(point.job, 0) + 1
         if ending.cause not in _FOR_GOOD and tries <= self.retries:
             for observer in self.observers:
@@ -150,8 +153,9 @@ class Jobs:
         value = objective_of(result, self.books.data["objective"])
         if value is None or self.states[point.job] is not State.finished or value != value:
             return
-        better = self.best is None or (value > self.best.value) == self.books.maximize
-        if better and (self.best is None or value != self.best.value):
+        sign = 1 if self.books.maximize else -1
+        # Of equals the first counts, as in the leaderboard.
+        if self.best is None or (sign * value, -point.job) > (sign * self.best.value, -self.best.point.job):
             self.best = Best(point, value)
 
     def _check_objective(self, point: Point, result: dict[str, Any] | None) -> None:

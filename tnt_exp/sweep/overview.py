@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from tnt_exp.config import Config
 from tnt_exp.config.sweep import SweepConfig
 from tnt_exp.sweep.books import Books
+from tnt_exp.sweep.costs import costs
 from tnt_exp.sweep.ending import recorded
 from tnt_exp.sweep.jobs import Jobs
-from tnt_exp.sweep.plan import Plan, costs
+from tnt_exp.sweep.plan import Plan
 from tnt_exp.sweep.point import Candidate, State, objective_of
 from tnt_exp.sweep.process import LOG
 from tnt_exp.sweep.space import Space

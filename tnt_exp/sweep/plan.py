@@ -3,27 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tnt_exp import data
 from tnt_exp.check import check
 from tnt_exp.config import Config, InputError
-from tnt_exp.model import counts
 from tnt_exp.sweep.composer import Composer
 from tnt_exp.sweep.point import Candidate, hash_of
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a point will take.
-
-    Attributes:
-        parameters: Numbers that are learnt.
-        macs: Multiply-accumulate operations of a forward pass of one image.
-        bytes: Of a training step, by an estimate: activations of a batch, four copies of the parameters.
-    """
-
-    parameters: int
-    macs: int
-    bytes: int
 
 
 @dataclass
@@ -73,20 +56,3 @@ def plan(candidates: Iterable[Candidate], compose: Composer, known: Iterable[str
         hashes.add(digest)
         result.points.append((candidate, config))
     return result
-
-
-def costs(config: Config) -> Costs | None:
-    """What a point will take; None where classes and channels are known only after reading the data."""
-    facts = data.facts(config.dataset)
-    if facts.classes is None or facts.channels is None:
-        return None
-    parameters = counts.parameters(config.model, facts.classes, facts.channels)
-    trainer = config.trainer
-    width = 4 if trainer.precision.value == "float32" else 2
-    activations = counts.activation_bytes(config.model, facts.classes, facts.channels, width=width, remat=trainer.remat)
-    # Parameters, gradients and two moments of the optimizer, in float32.
-    return Costs(
-        parameters,
-        counts.macs(config.model, facts.classes, facts.channels),
-        activations * trainer.batch_size + 16 * parameters,
-    )

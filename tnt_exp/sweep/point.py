@@ -30,6 +30,7 @@ class Point:
         params: Swept key: its value here.
         hash: Of the composed configuration.
         trial: Number of the search's trial; points of one trial differ in the seed only.
+        work: What it takes beside the others: MACs of an image times epochs; 0: not known.
     """
 
     job: int
@@ -37,6 +38,7 @@ class Point:
     params: dict[str, str]
     hash: str
     trial: int | None = None
+    work: int = 0
 
     @property
     def label(self) -> str:

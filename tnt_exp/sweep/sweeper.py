@@ -131,7 +131,9 @@ class Sweeper(HydraSweeper):
 
     def _waiting(self, books: Books) -> list[Point]:
         wanted = {State.waiting} | ({State.failed} if self._settings.rerun is Rerun.failed else set())
-        return [point for point in books.points if books.state(point) in wanted]
+        waiting = [point for point in books.points if books.state(point) in wanted]
+        # The largest first: what does not fit is known early, and the slots come to their end together.
+        return sorted(waiting, key=lambda point: -point.work)
 
     def _run(self, books: Books, source: Source, watchers: Sequence[Watcher]) -> Summary:
         with open_dict(self._config):

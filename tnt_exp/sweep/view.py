@@ -67,7 +67,7 @@ class View:
         value = objective_of(result, jobs.books.data["objective"])
         if value is not None and state is not State.failed:
             parts.append(f"{value:.4f}")
-        parts.append(clock(result.get("total_seconds", 0)))
+        parts.append(clock(jobs.last_seconds))
         if state is State.failed and ending.cause:
             parts += [f"{ending.cause.value}: {ending.error}", f"log {jobs.books.folder_of(point) / LOG}"]
         self._say(" | ".join([*parts, self.summary()]))
