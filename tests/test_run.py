@@ -217,6 +217,33 @@ def test_unreachable_store_is_named_before_training(tmp_path: Path) -> None:
     assert "tracking=off" in done.stderr
 
 
+def test_fine_tuning_starts_from_weights_and_moves_only_the_head(tmp_path: Path) -> None:
+    """A network saved under timm's names, then another head trained on it."""
+    from keras import ops
+
+    from tnt_exp import model
+    from tnt_exp.config.compose import compose
+    from tnt_exp.model.weights import save_timm
+
+    published = model.build(compose(["model=tiny"]).model, 7, 1, seed=5)
+    save_timm(published.network, tmp_path / "tiny.safetensors")
+    done = train(
+        tmp_path,
+        *(*SMALL, "tracking=off", "model.weights=tiny.safetensors", "trainer.freeze=all_but_head"),
+        "trainer.layer_decay=0.8",
+    )
+    assert "tiny.safetensors" in done.stdout
+    tuned = model.load(only(tmp_path, "multirun/runs/*") / "model.keras")
+    pairs = list(zip(published.network.weights, tuned.network.weights, strict=True))
+    moved = {
+        before.path
+        for before, after in pairs
+        if before.shape != after.shape or (ops.convert_to_numpy(before) != ops.convert_to_numpy(after)).any()
+    }
+    assert moved
+    assert all("head" in path for path in moved), moved
+
+
 @pytest.mark.parametrize("backend", [pytest.param("jax", marks=pytest.mark.jax)])
 def test_other_backends_train_the_same_experiment(tmp_path: Path, backend: str) -> None:
     train(tmp_path, *SMALL, "tracking=off", f"trainer.backend={backend}")

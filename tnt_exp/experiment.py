@@ -144,6 +144,12 @@ class Experiment:
             seed=self.config.seed,
             remat=self.config.trainer.remat,
         )
+        if self.config.model.weights is not None:
+            from tnt_exp.model.weights import load_pytorch
+
+            log.info("weights   %s", self.config.model.weights)
+            for remark in load_pytorch(classifier.network, self.config.model.weights):
+                log.info("          %s", remark)
         model.freeze(classifier.network, self.config.trainer.freeze.value)
         classifier.jit_compile = device.xla  # for evaluation; training has a step of its own
         self.result["parameters"] = classifier.count_params()

@@ -30,6 +30,7 @@ sys.exit(code)
         (["+model.foo=1"], "model.foo"),
         (["experiment=nope"], "experiment"),
         (["model.depth="], "model.depth"),
+        (["model.weights=/nowhere.safetensors"], "/nowhere.safetensors"),
         (["-m", "model.depth=2,x"], "model.depth"),
         (["-m", "model.embed_dim=32,33"], "model.embed_dim"),
         (["--experimental-rerun=x.pkl"], "--experimental-rerun"),
