@@ -1,5 +1,7 @@
 """Composition: what a misspelt or mistyped override says, and what the shipped groups give."""
 
+import re
+
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -92,14 +94,23 @@ def test_every_shipped_option_composes_and_obeys_the_rules(group: str) -> None:
     assert offered
     for option in offered:
         overrides = [f"{group}={option}"]
-        if option in ("image_folder", "npz"):
+        if option in ("image_folder", "npz", "finetune", "imagenet_tnt_s"):
             overrides.append("dataset.path=somewhere")
+        if option == "finetune":
+            overrides.append("model.weights=tnt_s.safetensors")
         config = compose(overrides)
         rules.check(config)
         section = getattr(config, group, None)
         if group in ("model", "augmentation") and option != "mixing":  # a part to add to another, without a name
             assert section is not None
             assert section.name == option
+
+
+def test_every_experiment_opens_with_its_command_and_its_result() -> None:
+    for name in options("experiment"):
+        text = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
+        assert f"tnt-exp train experiment={name}" in text, name
+        assert re.search(r"[Rr]esult: ", text), name
 
 
 def test_no_option_sets_what_the_schema_already_has() -> None:

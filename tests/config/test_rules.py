@@ -29,6 +29,7 @@ from tnt_exp.config.compose import compose
         (["augmentation.mix_off_epochs=41"], ["augmentation.mix_off_epochs", "trainer.epochs=40"]),
         (["augmentation.saturation=0.5"], ["augmentation.saturation", "grey"]),
         (["trainer.layer_decay=0.5"], ["trainer.layer_decay", "model.weights"]),
+        (["trainer.freeze=backbone"], ["trainer.freeze", "model.weights"]),
         (["dataset=npz"], ["dataset.path", "null"]),
         (["seed=-1"], ["seed", ">= 0"]),
         (["trainer.backend=jax", "trainer.xla=never"], ["trainer.xla", "jax"]),

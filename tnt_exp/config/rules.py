@@ -9,7 +9,7 @@ from tnt_exp.config.model import HeadWidth
 from tnt_exp.config.optimizer import Shape
 from tnt_exp.config.options import out_of_bounds
 from tnt_exp.config.schema import Config
-from tnt_exp.config.trainer import Compile
+from tnt_exp.config.trainer import Compile, Freeze
 
 
 def check(config: Config, *, channels: int | None = None, train_images: int | None = None) -> None:
@@ -66,8 +66,8 @@ def _model(config: Config) -> Iterator[str]:
         yield f"model.inner_blocks: expected each block once, received {model.inner_blocks}."
     if model.inner_blocks == []:
         yield "model.inner_blocks: expected at least one block (null: all), received []."
-    if config.trainer.layer_decay < 1 and model.weights is None:
-        yield "trainer.layer_decay: expected 1 without model.weights (it is for fine-tuning), received less."
+    if (config.trainer.layer_decay < 1 or config.trainer.freeze is not Freeze.nothing) and model.weights is None:
+        yield "model.weights: expected weights to start from with trainer.layer_decay or trainer.freeze, received null."
 
 
 def _divisors(number: int) -> str:
