@@ -29,11 +29,11 @@ def space_of(*overrides: str, declared: Mapping[str, str] = {}) -> Space:
 
 
 def test_what_is_about_the_sweep_is_no_part_of_the_run() -> None:
-    assert to_hydra(["sweep=random", "sweep.trials=3", "launcher=ray", "launcher.ray.x=1", "seed=1,2"]) == [
+    assert to_hydra(["sweep=random", "sweep.trials=3", "launcher=ray", "+launcher.ray.x=1", "seed=1,2"]) == [
         "sweep@hydra.sweeper=random",
         "hydra.sweeper.trials=3",
         "hydra/launcher=ray",
-        "hydra.launcher.ray.x=1",
+        "+hydra.launcher.ray.x=1",
         "seed=1,2",
     ]
 

@@ -4,6 +4,7 @@ import argparse
 import faulthandler
 import logging
 import logging.config
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +16,6 @@ from tnt_exp.sweep import lifeline
 from tnt_exp.sweep.books import NAME, Books
 from tnt_exp.sweep.files import lock
 from tnt_exp.sweep.story import command
-
-_WAIT = 60.0  # seconds for an earlier process of the same folder to be gone
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,7 +31,11 @@ def main(arguments: Sequence[str]) -> int:
     file = folder / "config.yaml"
     if not file.is_file():
         raise InputError(f"{folder}: expected a run folder with a config.yaml, received one without.")
-    held = lock(folder / ".lock", wait=_WAIT)
+    held = lock(folder / ".lock")
+    if held is None and options.supervised:
+        # On a cluster, a job of an earlier start of the sweep may still be at it.
+        print(f"another process runs {folder}: waiting for its end", flush=True)
+        held = lock(folder / ".lock", wait=math.inf)
     if held is None:
         raise InputError(f"{folder}: expected a run folder that nobody uses, received one with a running process.")
     with held:

@@ -4,7 +4,7 @@ import logging
 
 from hydra.plugins.launcher import Launcher
 
-from tnt_exp.sweep.ending import Cause, record, recorded
+from tnt_exp.sweep.ending import Cause, Ending, record, recorded
 from tnt_exp.sweep.jobs import Jobs
 from tnt_exp.sweep.point import Point
 
@@ -21,17 +21,22 @@ def serve(launcher: Launcher, jobs: Jobs) -> None:
         jobs: Where points come from and endings go to.
     """
     while batch := _batch(jobs):
-        # Its folder is all a job needs; the overrides are for the launcher's own messages.
-        overrides = [[f"hydra.sweep.subdir={point.job}", *point.overrides] for point in batch]
+        # Its folder is all a job needs: what a launcher would compose anew is not what was frozen.
+        here = str(jobs.books.folder).replace("'", "\\'")
+        overrides = [[f"hydra.sweep.dir='{here}'", f"hydra.sweep.subdir={point.job}"] for point in batch]
         for point in batch:
+            print(f"job {point.job} | handed over | {point.label}", flush=True)
             (jobs.books.folder_of(point) / "result.json").unlink(missing_ok=True)
+        reason = "the launcher came back without it"
         try:
             launcher.launch(overrides, initial_job_idx=batch[0].job)
         except Exception as error:
-            log.warning("the launcher failed: %s: %s", type(error).__name__, str(error).partition("\n")[0])
+            reason = f"the launcher failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            log.warning(reason)
         for point in batch:
             ending = recorded(jobs.books.result(point))
             if ending.cause is Cause.lost:
+                ending = Ending(Cause.lost, reason)
                 record(jobs.books.folder_of(point), ending, 0.0)
             jobs.ended(point, ending)
 

@@ -57,4 +57,5 @@ def _translated(text: str, config_dir: str | None, *, foreign_launcher: bool) ->
             f"{override.key_or_group}: expected one of {', '.join(known)}; received an unknown key."
             f"{did_you_mean(override.key_or_group, known)}"
         )
-    return f"{package}.{name}={value}"
+    plus = text[: len(text) - len(text.lstrip("+"))]
+    return f"{plus}{package}.{name}={value}"

@@ -69,9 +69,6 @@ class Sweeper(HydraSweeper):
         settings = self._settings
         self._command = [*arguments, *continuing.settings(self._config)]
         self._compose = Composer(_config_dir(self._config))
-        self._launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=self._hydra_context, task_function=self._task_function, config=self._config
-        )
         space = Space(arguments, settings.space, self._hydra_context.config_loader)
         return self._grid(space) if settings.method is Method.grid else self._search(space)
 
@@ -99,7 +96,8 @@ class Sweeper(HydraSweeper):
 
         settings = self._settings
         check(self._compose(list(space.fixed.values())))
-        local = self._launcher if isinstance(self._launcher, LocalLauncher) else None
+        launcher = self._launcher()
+        local = launcher if isinstance(launcher, LocalLauncher) else None
         parallel = settings.parallel or (len(local.slots) if local else 1)
         defined = definition(space, settings, parallel)
         books = continuing.search(self._config, defined, settings)
@@ -114,6 +112,13 @@ class Sweeper(HydraSweeper):
             print("sweep.pruning works with the local launcher: here every point runs to its end")
         watchers = [Pruning(search, objective_name(books))] if settings.pruning else []
         return self._run(books, search, watchers)
+
+    def _launcher(self) -> Launcher:
+        """The launcher that Hydra's configuration names, set up for the sweep folder as it is now."""
+        launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self._hydra_context, task_function=self._task_function, config=self._config
+        )
+        return launcher
 
     def _refuse(self, planned: Plan) -> None:
         if planned.invalid and (self._settings.on_invalid is OnInvalid.stop or not planned.points):
@@ -138,7 +143,8 @@ class Sweeper(HydraSweeper):
     def _run(self, books: Books, source: Source, watchers: Sequence[Watcher]) -> Summary:
         with open_dict(self._config):
             self._config.hydra.sweep.dir = str(books.folder)
-        local = self._launcher if isinstance(self._launcher, LocalLauncher) else None
+        launcher = self._launcher()
+        local = launcher if isinstance(launcher, LocalLauncher) else None
         jobs = Jobs(books, source, self._settings.retries, self._settings.fail_fast)
         print(f"sweep folder {books.folder}", flush=True)
         telling = Telling.of(books)
@@ -148,7 +154,7 @@ class Sweeper(HydraSweeper):
                 if local:
                     local.serve(jobs, Path(books.data["cwd"]), [view, *watchers])
                 else:
-                    batches.serve(self._launcher, jobs)
+                    batches.serve(launcher, jobs)
             except BaseException:
                 telling.finish("KILLED")
                 raise
