@@ -47,7 +47,7 @@ format: $(VENV)/.check-installed  ## Format and mend what the linter can
 # What the tests of other backends, of parity with timm and of the browser need; CI installs it, a user need not.
 # timm asks for a torchvision that asks for another torch: both are installed as they are.
 everything: $(VENV)/.test-installed $(VENV)/.jax-installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[peers,browser]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[peers,browser,ray,slurm]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
 
 lock: $(VENV)/.check-installed  ## Resolve the newest versions that pyproject.toml allows

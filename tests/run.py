@@ -25,6 +25,11 @@ def _missing() -> dict[str, str]:
         "peers": (_installed("torch", "timm"), "PyTorch and timm (pip install -e '.[peers]')"),
         "jax": (_installed("jax"), "JAX (pip install -e '.[jax]')"),
         "browser": (shutil.which("chromium") is not None and _installed("selenium"), "Chromium and selenium"),
+        "ray": (_installed("ray", "hydra_plugins.hydra_ray_launcher"), "Ray (pip install -e '.[ray]')"),
+        "submitit": (
+            _installed("submitit", "hydra_plugins.hydra_submitit_launcher"),
+            "submitit (pip install -e '.[slurm]')",
+        ),
     }
     return {marker: what for marker, (there, what) in needs.items() if not there}
 
@@ -32,7 +37,9 @@ def _missing() -> dict[str, str]:
 def _pytest(backend: str, arguments: list[str]) -> int:
     print(f"\n== tests on {backend}", flush=True)
     environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=_ROOT, env=environment).returncode
+    # A process a core, a file a process: tracing uses one core, and fixtures of a file are made once.
+    command = [sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadfile", *arguments]
+    return subprocess.run(command, cwd=_ROOT, env=environment).returncode
 
 
 def main(arguments: list[str]) -> int:
