@@ -112,6 +112,39 @@ def test_onnx_is_written_or_says_what_to_install(
     assert session.run(None, {"images": np.zeros((7, 8, 8, 1), np.uint8)})[0].shape == (7, 10)
 
 
+# timm imports torchvision, of which the CPU wheel may lack its operators: two names are enough.
+_OPERATORS = """
+import sys
+class Operators:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            import contextlib, torch
+            sys.torchvision_library = torch.library.Library("torchvision", "DEF")
+            for operator in (
+                "nms(Tensor dets, Tensor scores, float iou) -> Tensor",
+                "qnms(Tensor a, Tensor b, float c) -> Tensor",
+            ):
+                with contextlib.suppress(RuntimeError):
+                    sys.torchvision_library.define(operator)
+sys.meta_path.insert(0, Operators())
+"""
+
+
+@pytest.mark.peers
+def test_timm_reads_what_is_written_for_it(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_OPERATORS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert main(["export", str(run_folder), "format=timm", f"output={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
+    about = json.loads((tmp_path / "out/timm/metadata.json").read_text())
+    assert about["preprocessing"]["inside"] is False
+    config = json.loads((tmp_path / "out/timm/config.json").read_text())
+    assert config["pretrained_cfg"]["label_names"] == LABELS
+    assert config["pretrained_cfg"]["input_size"] == [1, 8, 8]
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [

@@ -76,8 +76,9 @@ def main(arguments: Sequence[str]) -> int:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            WRITERS[format_.name](classifier, about, part)
-            (part / "metadata.json").write_text(json.dumps(about, indent=2) + "\n")
+            told = dict(about)
+            WRITERS[format_.name](classifier, told, part)
+            (part / "metadata.json").write_text(json.dumps(told, indent=2) + "\n")
             checks[format_.name] = check(format_.name, part, images, logits)
             shutil.rmtree(target, ignore_errors=True)
             part.rename(target)

@@ -15,7 +15,7 @@ class Format:
         name: As in `format=NAME`.
         file: What is in its folder; empty: the folder itself.
         packages: What must be installed to write and to check it.
-        install: What installs them.
+        install: What pip is to install.
     """
 
     name: str
@@ -30,7 +30,8 @@ FORMATS = {
         Format("keras", "model.keras"),
         Format("savedmodel", ""),
         Format("litert", "model.tflite"),
-        Format("onnx", "model.onnx", ("torch", "onnx", "onnxscript", "onnxruntime"), "tnt-exp[onnx]"),
+        Format("onnx", "model.onnx", ("torch", "onnx", "onnxscript", "onnxruntime"), "'tnt-exp[onnx]'"),
+        Format("timm", "model.safetensors", ("torch", "timm"), "torch timm"),
     )
 }
 
@@ -59,5 +60,5 @@ def missing(format_: Format) -> str | None:
         return None
     return (
         f"format={format_.name}: expected the packages {', '.join(format_.packages)}, received none of "
-        f"{', '.join(lacking)}. Install with: pip install '{format_.install}'"
+        f"{', '.join(lacking)}. Install with: pip install {format_.install}"
     )

@@ -4,6 +4,7 @@ Run as a file, in a process of its own, and imports nothing of this package: onl
 """
 
 import importlib
+import math
 import os
 import sys
 import time
@@ -67,11 +68,36 @@ def onnx(folder: Path) -> Model:
     return lambda images: np.asarray(session.run(["logits"], {"images": images})[0])
 
 
+def timm(folder: Path) -> Model:
+    """timm, on PyTorch; resized and normalised here as its configuration says."""
+    import timm as timm_
+    import torch
+
+    model = timm_.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    config = model.pretrained_cfg
+    size, crop, mode = config["input_size"][-1], config["crop_pct"], config["interpolation"]
+    mean, std = (torch.tensor(config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
+
+    def answer(images: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+        if crop < 1 or pixels.shape[-2:] != (size, size):
+            resized, short = math.floor(size / crop), min(pixels.shape[-2:])
+            height, width = (length * resized // short for length in pixels.shape[-2:])
+            pixels = torch.nn.functional.interpolate(pixels, (height, width), mode=mode, antialias=True).clip(0, 255)
+            top, left = round((height - size) / 2), round((width - size) / 2)
+            pixels = pixels[:, :, top : top + size, left : left + size]
+        with torch.inference_mode():
+            return np.asarray(model((pixels / 255 - mean) / std))
+
+    return answer
+
+
 RUNTIMES: dict[str, Callable[[Path], Model]] = {
     "keras": keras,
     "savedmodel": savedmodel,
     "litert": litert,
     "onnx": onnx,
+    "timm": timm,
 }
 
 

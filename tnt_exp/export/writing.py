@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tnt_exp.config import InputError
 from tnt_exp.model import Classifier
+from tnt_exp.model.weights import save_timm
 
 Write = Callable[[Classifier, dict[str, Any], Path], None]
 
@@ -68,9 +69,50 @@ def onnx(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
     told.unlink()
 
 
+def timm(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
+    """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
+
+    timm has no preprocessing in its models: `config.json` says what `timm.data` is to do, and the labels.
+    """
+    options, preprocess = classifier.network.get_config(), classifier.preprocess
+    save_timm(classifier.network, folder / "model.safetensors")
+    about["preprocessing"] = {**about["preprocessing"], "inside": False}
+    channels, size, classes = options["channels"], options["image_size"], options["num_classes"]
+    legacy = options["fusion"] == "pixel_norm_dense"
+    config = {
+        "architecture": "tnt_s_legacy_patch16_224" if legacy else "tnt_s_patch16_224",
+        "num_classes": classes,
+        "model_args": {
+            "img_size": size,
+            "in_chans": channels,
+            "first_stride": options["stride"],
+            "num_heads_inner": options["inner_num_heads"],
+            "num_heads_outer": options["num_heads"],
+            **{key: options[key] for key in ("patch_size", "embed_dim", "inner_dim", "depth", "mlp_ratio", "qkv_bias")},
+        },
+        "pretrained_cfg": {
+            "num_classes": classes,
+            "input_size": [channels, size, size],
+            "fixed_input_size": True,
+            "interpolation": preprocess.interpolation,
+            "crop_pct": preprocess.crop_fraction,
+            "mean": _one_a_channel(preprocess.mean, channels),
+            "std": _one_a_channel(preprocess.std, channels),
+            "first_conv": "pixel_embed.proj",
+            "classifier": "head",
+            "label_names": about["labels"],
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _one_a_channel(numbers: Sequence[float], channels: int) -> list[float]:
+    return list(numbers) * (channels if len(numbers) == 1 else 1)
+
+
 def last_line(text: str) -> str:
     """What a traceback comes down to."""
     return (text.strip().splitlines() or ["nothing"])[-1]
 
 
-WRITERS: dict[str, Write] = {"keras": keras, "savedmodel": savedmodel, "litert": litert, "onnx": onnx}
+WRITERS: dict[str, Write] = {"keras": keras, "savedmodel": savedmodel, "litert": litert, "onnx": onnx, "timm": timm}
