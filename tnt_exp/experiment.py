@@ -4,14 +4,13 @@ What is slow to import (the backend, Keras, MLflow) is imported where it is firs
 without it.
 """
 
-import getpass
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tnt_exp import data, provenance
 from tnt_exp.config import Config, rules
-from tnt_exp.run_folder import RunFolder, flat
+from tnt_exp.run_folder import RunFolder
 from tnt_exp.signals import Signals
 
 if TYPE_CHECKING:
@@ -52,7 +51,11 @@ class Experiment:
         """From the configuration to a complete run folder."""
         dataset = data.load(self.config.dataset)
         rules.check(self.config, channels=dataset.channels, train_images=len(dataset.train))
-        self._begin_tracking(dataset)
+        if self.config.tracking.enabled:
+            from tnt_exp.tracking import begin
+
+            self.tracker = begin(self.config, self.folder, dataset, self.tags)
+            self.result["mlflow_run_id"] = self.tracker.run_id
         device = self._prepare()
         classifier = self._build(dataset, device)
         choice = self._fit(classifier, dataset, device)
@@ -94,43 +97,6 @@ class Experiment:
         xla = "compiled by XLA" if device.xla else "without XLA"
         log.info("device    %s (%s), %s, %s", device.name, device.kind, device.backend, xla)
         return device
-
-    def _begin_tracking(self, dataset: data.Dataset) -> None:
-        tracking = self.config.tracking
-        if not tracking.enabled:
-            return
-        from tnt_exp.tracking import Tracker, tracking_uri
-
-        tags = {
-            "dataset": dataset.name,
-            "dataset_digest": dataset.digest,
-            "model": self.config.model.name,
-            "backend": self.config.trainer.backend.value,
-            "run_folder": str(self.folder.path),
-            "mlflow.source.name": "tnt-exp train",
-            "mlflow.source.type": "LOCAL",
-            "mlflow.user": getpass.getuser(),
-            **provenance.git(),
-            **self.tags,
-        }
-        name = tracking.run_name or "_".join(self.folder.path.parts[-2 if "sweep_id" in tags else -1 :])
-        uri, told = tracking_uri(tracking.uri), self.folder.read_tracking()
-        run_id = told["run_id"] if told.get("uri") == uri else None
-        self.tracker = Tracker(uri, tracking.experiment, name, tags, run_id)
-        self.folder.write_tracking(uri, self.tracker.run_id)
-        self.result["mlflow_run_id"] = self.tracker.run_id
-        if self.tracker.continued:
-            return self._watch_system()
-        self.tracker.params(flat(self.config))
-        for context, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
-            if split is not None:
-                source = self.config.dataset.path or dataset.name
-                self.tracker.dataset(dataset.name, dataset.digest, source, context, split.images, split.labels)
-        self._watch_system()
-
-    def _watch_system(self) -> None:
-        if self.tracker and self.config.tracking.system_metrics:
-            self.tracker.watch_system()
 
     def _build(self, dataset: data.Dataset, device: "Device") -> Any:
         from tnt_exp import model

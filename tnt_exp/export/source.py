@@ -1,10 +1,12 @@
 """What is exported: the model in float32, and what a user of it must know."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tnt_exp
-from tnt_exp.finished import FinishedRun
 from tnt_exp.model import TNT, Classifier
+
+if TYPE_CHECKING:
+    from tnt_exp.finished import FinishedRun
 
 
 def in_float32(classifier: Classifier) -> Classifier:
@@ -18,7 +20,7 @@ def in_float32(classifier: Classifier) -> Classifier:
     return copy
 
 
-def metadata(finished: FinishedRun, classifier: Classifier) -> dict[str, Any]:
+def metadata(finished: "FinishedRun", classifier: Classifier) -> dict[str, Any]:
     """Labels, preprocessing, input and output, as plain values."""
     height, width, channels = finished.image_shape
     preprocess = classifier.preprocess
