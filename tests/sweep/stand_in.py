@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tnt_exp.cli.run import main
 from tnt_exp.experiment import Experiment
+from tnt_exp.run_folder import flat
 
 FAILURES = {0: "exit", 1: "raise", 2: "kill", 3: "memory", 4: "hang"}
 
@@ -40,6 +41,7 @@ def train(experiment: Experiment) -> None:
         experiment.tracker = Tracker(uri, name, folder.name, tags, told.get("run_id"))
         experiment.folder.write_tracking(uri, experiment.tracker.run_id)
         experiment.result["mlflow_run_id"] = experiment.tracker.run_id
+        experiment.tracker.params(flat(config))
     if plan == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     value = objective(experiment)
@@ -48,6 +50,8 @@ def train(experiment: Experiment) -> None:
             time.sleep(float(plan.removeprefix("sleep")))
         row = {"epoch": epoch, "val/accuracy": value * epoch / config.trainer.epochs}
         experiment.folder.append_metrics(row)
+        if experiment.tracker:
+            experiment.tracker.metrics({"val/accuracy": row["val/accuracy"]}, step=epoch)
     experiment.result["metrics"] = {"val/accuracy": value}
     experiment.result["begins"] = len((folder / "begins").read_text().splitlines())
 
