@@ -2,6 +2,8 @@
 
 import csv
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from mlflow.entities import Run, ViewType
 
 from tnt_exp.sweep import story
 from tnt_exp.sweep.books import Books
+from tnt_exp.tracking.creation import make_store
 
 GRID = ["model.embed_dim=32,64", "seed=1,0", "tracking=default"]
 
@@ -97,6 +100,21 @@ def test_a_run_that_died_unseen_is_told_of_and_a_next_try_takes_its_place(
     (parent,), (child,) = runs(folder.path)
     assert (parent.info.status, child.info.status) == ("FAILED", "KILLED")
     assert child.data.tags["cause"] == "signal"
+
+
+def test_a_store_that_was_killed_while_it_was_made_is_made_anew(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    make = "import sys; from tnt_exp.tracking.creation import make_store; make_store(sys.argv[1])"
+    process = subprocess.Popen([sys.executable, "-c", make, f"sqlite:///{file}"])
+    while not (tmp_path / "mlflow.db.part").exists():
+        time.sleep(0.02)
+        assert process.poll() is None
+    time.sleep(0.3)  # some of its tables are there
+    process.kill()
+    process.wait()
+    assert not file.exists()
+    make_store(f"sqlite:///{file}")
+    assert mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
 
 
 def test_the_story_told_by_mlflow_is_that_of_the_folder(finished: Any) -> None:

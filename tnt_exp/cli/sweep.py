@@ -37,5 +37,6 @@ def _resume(books: Books, overrides: Sequence[str]) -> int:
     os.chdir(books.data["cwd"])
     said = [*books.data["command"], *to_hydra(overrides, config_dir), f"hydra.sweep.dir={books.folder}"]
     if books.data["search"]:
-        said.append(f"hydra.sweeper.parallel={books.data['search']['parallel']}")  # which trials there are depends on it
+        # Which trials there are depends on it, and slots may be said anew.
+        said.append(f"hydra.sweeper.parallel={books.data['search']['parallel']}")
     return sweep(said, config_dir)

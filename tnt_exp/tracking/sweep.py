@@ -11,10 +11,10 @@ from mlflow.entities import Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
 from tnt_exp.config import InputError
+from tnt_exp.tracking.creation import make_store
 from tnt_exp.tracking.experiments import experiment_id
 
 log = logging.getLogger("tnt_exp")
-logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it tells of every table it makes
 T = TypeVar("T")
 
 PARENT = "mlflow.parentRunId"
@@ -37,9 +37,10 @@ class SweepTracker:
     """
 
     def __init__(self, uri: str, experiment: str, sweep_id: str, run_id: str | None) -> None:
-        self._client = mlflow.MlflowClient(uri)
         self._sweep_id = sweep_id
         try:
+            make_store(uri)
+            self._client = mlflow.MlflowClient(uri)
             self._experiment_id = experiment_id(self._client, uri, experiment)
             found = [run.info.run_id for run in self._search("tags.sweep = 'parent'")] if run_id is None else [run_id]
             self.run_id: str = found[0] if found else self._new()

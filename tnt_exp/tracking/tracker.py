@@ -15,6 +15,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from tnt_exp.config import InputError
+from tnt_exp.tracking.creation import make_store
 from tnt_exp.tracking.experiments import experiment_id
 
 log = logging.getLogger("tnt_exp")
@@ -48,6 +49,7 @@ class Tracker:
         self.uri = uri
         self._told = 0
         try:
+            make_store(uri)
             mlflow.set_tracking_uri(uri)
             self._client = mlflow.MlflowClient(uri)
             self._experiment_id = experiment_id(self._client, uri, experiment)
