@@ -19,8 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from tnt_exp.config.errors import InputError
 from tnt_exp.config.fields import did_you_mean, fields, find
 from tnt_exp.config.schema import GROUPS, Config
-from tnt_exp.config.trainer import Resume
 from tnt_exp.config.sweep import LauncherConfig, SweepConfig
+from tnt_exp.config.trainer import Resume
 
 CONFIG_NAME = "train"
 
