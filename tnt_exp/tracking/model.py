@@ -6,7 +6,6 @@ Only the client is used: the fluent functions put the files of a model where the
 import logging
 import os
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,7 @@ def log_model(
     logged = client.create_logged_model(
         run.info.experiment_id, name="model", source_run_id=run_id, params=run.data.params, model_type="pyfunc"
     )
-    with tempfile.TemporaryDirectory() as beside, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*type hints")  # of the served `predict`: the signature is ours
+    with tempfile.TemporaryDirectory() as beside:
         saved, keras_file, folder = Path(beside) / "saved_model", Path(beside) / "model.keras", Path(beside) / "model"
         savedmodel(classifier, example.shape[1:], saved)
         classifier.save(keras_file)
