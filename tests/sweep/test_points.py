@@ -1,10 +1,14 @@
 """From a command to points: spelling, expansion, composition, checks, endings."""
 
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
@@ -191,3 +195,28 @@ def test_a_lock_has_one_owner(tmp_path: Path) -> None:
     second = lock(tmp_path / "lock")
     assert second is not None
     second.close()
+
+
+def test_a_job_that_keeps_pythons_lock_dies_with_its_supervisor(tmp_path: Path) -> None:
+    # PyDLL keeps the lock while it calls: no thread of the job can run.
+    job = "from tnt_exp.sweep import lifeline; import ctypes, sys; lifeline.hold(); print('held', flush=True)"
+    job += "; ctypes.PyDLL(None).sleep(60)"
+    supervisor = (
+        "import subprocess, sys, time\n"
+        f"job = subprocess.Popen([sys.executable, '-c', {job!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE,"
+        " start_new_session=True)\n"
+        "job.stdout.readline()\n"
+        "print(job.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", supervisor], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    job_id = int(process.stdout.readline())
+    time.sleep(0.3)
+    assert psutil.pid_exists(job_id)
+    process.kill()
+    process.communicate()
+    end = time.monotonic() + 5
+    while psutil.pid_exists(job_id) and psutil.Process(job_id).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end
+        time.sleep(0.02)
