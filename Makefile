@@ -52,7 +52,7 @@ everything: $(VENV)/.test-installed $(VENV)/.jax-installed
 
 lock: $(VENV)/.check-installed  ## Resolve the newest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-		--extra jax --extra test --extra check --upgrade pyproject.toml --output-file requirements.lock
+		--extra jax --extra test --extra check --extra browser --extra ray --extra slurm --upgrade pyproject.toml --output-file requirements.lock
 
 clean:  ## Remove caches and the virtual environment; runs and mlflow.db stay
 	@rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis

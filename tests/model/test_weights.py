@@ -13,6 +13,7 @@ from keras import ops
 from safetensors.numpy import load_file, save_file
 
 from tnt_exp.config import InputError
+from tnt_exp.model import TNT
 from tnt_exp.model.interpolation import interpolation_matrix
 from tnt_exp.model.timm_names import HUAWEI, links
 from tnt_exp.model.weights import load_pytorch, save_timm
@@ -178,11 +179,10 @@ _CORRUPTIONS = st.sampled_from(["drop", "rename", "add", "shape", "dtype", "twic
 @given(st.lists(st.tuples(_CORRUPTIONS, st.integers(0, 10_000)), min_size=1, max_size=4), st.booleans())
 def test_corrupted_files_are_refused_whole(victim, file, corruptions, huawei):
     """Whatever is done to a file: one message that names each tensor, and not one weight has moved."""
-    network, before = victim
     tensors = _huawei(_tensors()) if huawei else _tensors()
-    touched = set()
+    whole, touched = sorted(tensors.keys() - {"outer_tokens"}), set()
     for kind, number in corruptions:
-        name = sorted(tensors.keys() - {"outer_tokens"})[number % (len(tensors) - 1)]
+        name = whole.pop(number % len(whole))
         if name.startswith("head.") and kind == "shape":
             continue  # a head of another shape may be one of other classes
         if kind == "add":
@@ -199,18 +199,18 @@ def test_corrupted_files_are_refused_whole(victim, file, corruptions, huawei):
             touched.add(name)
         else:
             value = tensors.pop(name)
-            touched = {other for other in touched if other != name} | {name}
+            touched.add(name)
             if kind == "rename":
                 tensors[f"x{name}"] = value
                 touched.add(f"x{name}")
     if not touched:
         return
     with pytest.raises(InputError) as caught:
-        load_pytorch(network, file(tensors))
+        load_pytorch(victim.network, file(tensors))
     for name in touched:
         renamed = ".".join(HUAWEI.get(part, part) for part in name.split("."))
         assert f"\n{renamed}: " in str(caught.value)
-    assert all(np.array_equal(one, same) for one, same in zip(before, _values(network), strict=True))
+    assert victim.untouched()
 
 
 def _refusal(network, path):
@@ -221,20 +221,31 @@ def _refusal(network, path):
     return None
 
 
+class _Victim:
+    """A network whose weights no bad file may touch."""
+
+    def __init__(self):
+        sizes = {"image_size": 24, "stride": 2, "depth": 2, "embed_dim": 24, "inner_dim": 6}
+        self.network = TNT(5, **sizes, num_heads=4, inner_num_heads=3)
+        self.before = _values(self.network)
+
+    def untouched(self):
+        return all(np.array_equal(one, same) for one, same in zip(self.before, _values(self.network), strict=True))
+
+    def restore(self):
+        for variable, value in zip(self.network.trainable_variables, self.before, strict=True):
+            variable.assign(value)
+
+
 @pytest.fixture(scope="module")
 def victim():
-    """A network and its weights, which no corrupted file may touch."""
-    from tnt_exp.model import TNT
-
-    network = TNT(5, image_size=24, stride=2, depth=2, embed_dim=24, inner_dim=6, num_heads=4, inner_num_heads=3)
-    return network, _values(network)
+    return _Victim()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_bytes_are_refused_or_harmless(victim, file, data):
     """Cut short, or with bytes changed: a clear message, or (bits of a number changed) a file like any other."""
-    network, before = victim
     path = file(_tensors())
     content = bytearray(path.read_bytes())
     if data.draw(st.booleans()):
@@ -244,12 +255,11 @@ def test_damaged_bytes_are_refused_or_harmless(victim, file, data):
         for _ in range(data.draw(st.integers(1, 3))):
             content[data.draw(st.integers(0, header - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    message = _refusal(network, path)
+    message = _refusal(victim.network, path)
     if message is None:
-        for variable, value in zip(network.trainable_variables, before, strict=True):
-            variable.assign(value)
+        victim.restore()
     assert message is None or str(path) in message
-    assert all(np.array_equal(one, same) for one, same in zip(before, _values(network), strict=True))
+    assert victim.untouched()
 
 
 @pytest.mark.parametrize(
@@ -347,13 +357,12 @@ class TestPyTorchFiles:
     @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_damaged_files(self, victim, pth, state, data):
-        network, before = victim
         path = pth(state)
         content = path.read_bytes()
         path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
         with pytest.raises(InputError):
-            load_pytorch(network, path)
-        assert all(np.array_equal(one, same) for one, same in zip(before, _values(network), strict=True))
+            load_pytorch(victim.network, path)
+        assert victim.untouched()
 
     def test_timm_reads_what_was_written(self, timm, small, tmp_path):
         from timm.models import load_checkpoint
