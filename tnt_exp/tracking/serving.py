@@ -13,8 +13,8 @@ import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 from mlflow.pyfunc import PythonModel
 
 
-class Classifier(PythonModel):  # type: ignore[misc,unused-ignore]
-    """A SavedModel with its labels."""
+class Served:
+    """A SavedModel with its labels. Not a `PythonModel` itself: one without hints at `predict` prints a warning."""
 
     def load_context(self, context: Any) -> None:
         """Load what lies beside."""
@@ -38,6 +38,10 @@ class Classifier(PythonModel):  # type: ignore[misc,unused-ignore]
                 "probabilities": probabilities.tolist(),
             }
         )
+
+
+class Classifier(Served, PythonModel):  # type: ignore[misc,unused-ignore]
+    """What MLflow calls."""
 
 
 mlflow.models.set_model(Classifier())
