@@ -97,7 +97,7 @@ def test_killed_at_ten_random_moments_every_point_finishes_once(folder: Any) -> 
         assert jobs_alive(folder.path) == []
         if folder.sweeps and folder.books()["ended"]:
             break
-    if not folder.books()["ended"]:
+    if not (folder.sweeps and folder.books()["ended"]):  # on a busy machine all ten may come before the folder
         folder.run(*arguments)
     assert len(folder.sweeps) == 1
     results = folder.results()
