@@ -1,11 +1,23 @@
-"""Where a run comes from: code, packages, machine."""
+"""Where a run comes from: code, packages, machine, environment."""
 
+import hashlib
 import importlib.metadata
+import os
 import platform
 import subprocess
+import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from tnt_exp.durable import read_json, write, write_json
+
+FOLDER = "provenance"  # in a run folder
+_STARTS = "starts.json"
 _PACKAGES = ("tnt-exp", "keras", "tensorflow", "jax", "torch", "mlflow", "hydra-core", "omegaconf", "numpy")
+# What can change a result. Never the whole environment: it holds passwords.
+_VARIABLES = ("CUDA_", "JAX_", "KERAS_", "MALLOC_", "MKL_", "NVIDIA_", "OMP_", "PYTHONHASHSEED", "TF_", "XLA_")
 
 
 def versions() -> dict[str, str]:
@@ -21,16 +33,87 @@ def versions() -> dict[str, str]:
 
 def git(folder: Path | None = None) -> dict[str, str]:
     """`git_commit` and `git_dirty` (true or false) of the working folder's checkout; empty outside of one."""
-
-    def ask(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
     try:
         return {
-            "git_commit": ask("rev-parse", "HEAD"),
-            "git_dirty": str(bool(ask("status", "--porcelain", "--untracked-files=no"))).lower(),
+            "git_commit": _ask(folder, "rev-parse", "HEAD").strip(),
+            "git_dirty": str(bool(_ask(folder, "status", "--porcelain", "--untracked-files=no"))).lower(),
         }
     except (OSError, subprocess.SubprocessError):
         return {}
+
+
+def start(**facts: Any) -> dict[str, Any]:
+    """What is known of a run that starts here and now.
+
+    Args:
+        facts: What the caller knows besides: hardware, data set.
+    """
+    diff = _diff()
+    return {
+        "command": sys.argv,
+        "cwd": str(Path.cwd()),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **git(),
+        "git_diff": f"git-{hashlib.sha256(diff).hexdigest()[:12]}.diff" if diff else None,
+        "packages": {each.name: each.version for each in sorted(importlib.metadata.distributions(), key=_name)},
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)},
+        **facts,
+    }
+
+
+def record(folder: Path, **facts: Any) -> None:
+    """Write `start` to `provenance/starts.json` of a run folder, and what git has not committed to a file beside it.
+
+    A start like the one before is a further time of that one.
+    """
+    place, found = folder / FOLDER, start(**facts)
+    place.mkdir(exist_ok=True)
+    if found["git_diff"] and not (place / found["git_diff"]).exists():
+        write(place / found["git_diff"], _diff())
+    starts, now = read(folder), time.strftime("%Y-%m-%d %H:%M:%S%z")
+    if starts and {**starts[-1], "times": None} == {**found, "times": None}:
+        starts[-1]["times"].append(now)
+    else:
+        starts.append({**found, "times": [now]})
+    write_json(place / _STARTS, starts)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The different starts of a run, the last one last; none where nothing was recorded."""
+    return read_json(folder / FOLDER / _STARTS) or []
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two starts and can change a result, one line each."""
+    told = [
+        f"{key}: {now.get(key)} (then: {then.get(key)})"
+        for key in ("git_commit", "git_diff", "python", "system", "hardware", "dataset_digest")
+        if key in now and now[key] != then.get(key)
+    ]
+    for kind in ("packages", "environment"):
+        old, new = then.get(kind, {}), now.get(kind, {})
+        told += [
+            f"{kind}: {name} {new.get(name)} (then: {old.get(name)})"
+            for name in sorted({*old, *new})
+            if old.get(name) != new.get(name)
+        ]
+    return told
+
+
+def _name(distribution: importlib.metadata.Distribution) -> str:
+    return distribution.name.lower()
+
+
+def _diff() -> bytes:
+    try:
+        return subprocess.run(["git", "diff", "HEAD", "--binary"], capture_output=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return b""
+
+
+def _ask(folder: Path | None, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+    ).stdout

@@ -2,9 +2,8 @@
 
 import csv
 import io
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -12,8 +11,13 @@ from typing import Any
 
 import yaml
 
+from tnt_exp.config import InputError
 from tnt_exp.config.compose import load_config
 from tnt_exp.config.schema import Config
+from tnt_exp.durable import beside, lock, naming, owner, read_json, release, write, write_json
+
+# Files and folders of a run that MLflow has, too.
+ARTIFACTS = ["config.yaml", "overrides.yaml", "result.json", "metrics.csv", "train.log", "plots", "provenance"]
 
 
 class RunFolder:
@@ -26,6 +30,31 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
         (self.path / "plots").mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def held(self, wait: float = 0.0) -> Iterator[None]:
+        """Be the only process that uses the folder.
+
+        Args:
+            wait: Seconds to wait for another process' end.
+
+        Raises:
+            InputError: Another process uses it.
+        """
+        file = self.path / ".lock"
+        found = lock(file)
+        if found is None and wait:
+            print(f"another process runs {self.path}: waiting for its end", flush=True)
+            found = lock(file, wait)
+        if found is None:
+            raise InputError(
+                f"{self.path}: expected a run folder that nobody uses, received one that {owner(file)} uses. "
+                "Wait for its end, or choose another run.name."
+            )
+        try:
+            yield
+        finally:
+            release(found)
 
     @property
     def checkpoints(self) -> Path:
@@ -49,12 +78,12 @@ class RunFolder:
 
     def write_config(self, config: Config, overrides: Sequence[str]) -> None:
         """`config.yaml` (every value, reloadable) and `overrides.yaml` (what the command line changed)."""
-        self._write("config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
-        self._write("overrides.yaml", yaml.safe_dump(list(overrides)))
+        write(self.path / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
+        write(self.path / "overrides.yaml", yaml.safe_dump(list(overrides)))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """`result.json`."""
-        self._write("result.json", json.dumps(result, indent=2) + "\n")
+        write_json(self.path / "result.json", result)
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """`metrics.csv` anew, as a run that goes on from a checkpoint knows it."""
@@ -63,20 +92,20 @@ class RunFolder:
             writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        self._write("metrics.csv", text.getvalue())
+        write(self.path / "metrics.csv", text.getvalue())
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """One row of `metrics.csv`; every row has the columns of the first."""
-        with (self.path / "metrics.csv").open("a", newline="") as stream:
+        file = self.path / "metrics.csv"
+        with naming(file), file.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, list(row), lineterminator="\n")
             if stream.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
-            stream.flush()
 
     def read_result(self) -> dict[str, Any]:
         """What `result.json` says; empty while the run has not ended."""
-        return self._read_json("result.json")
+        return self._read("result.json")
 
     def remove_result(self) -> None:
         """The run is under way again: no `result.json` of before may be taken for its end."""
@@ -84,38 +113,24 @@ class RunFolder:
 
     def read_tracking(self) -> dict[str, Any]:
         """Which run of which store is told of this run; empty where none is."""
-        return self._read_json("mlflow.json")
+        return self._read("mlflow.json")
 
     def write_tracking(self, uri: str, run_id: str) -> None:
         """`mlflow.json`."""
-        self._write("mlflow.json", json.dumps({"uri": uri, "run_id": run_id}, indent=2) + "\n")
+        write_json(self.path / "mlflow.json", {"uri": uri, "run_id": run_id})
 
     def read_config(self) -> Config | None:
         """What `config.yaml` says; None in a new folder."""
         file = self.path / "config.yaml"
         return load_config(file) if file.exists() else None
 
-    def _read_json(self, name: str) -> dict[str, Any]:
-        try:
-            content: dict[str, Any] = json.loads((self.path / name).read_text())
-        except FileNotFoundError:
-            return {}
-        return content
-
     def save_model(self, classifier: Any) -> None:
         """`model.keras`."""
-        beside = self.path / ".part.keras"
-        classifier.save(beside)
-        beside.replace(self.model)
+        with beside(self.model) as part:
+            classifier.save(part)
 
-    def _write(self, name: str, text: str) -> None:
-        target = self.path / name
-        beside = target.with_name(f".{name}.part")
-        with beside.open("w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(target)
+    def _read(self, name: str) -> dict[str, Any]:
+        return read_json(self.path / name) or {}
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -30,6 +30,21 @@ class Stopped(BaseException):
         return EXIT_CODES[self.signal]
 
 
+@contextmanager
+def exiting() -> Iterator[None]:
+    """A signal ends the process with its exit code, where no run has begun to listen."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(EXIT_CODES[signal.Signals(number)])
+
+    before = {number: signal.signal(number, end) for number in EXIT_CODES}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Signals:
     """Handlers of the signals, within `with signals.handled():`."""
 

@@ -1,0 +1,66 @@
+"""Files are whole or absent; a lock has one owner and dies with it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tnt_exp import durable
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    durable.write(file, "old")
+    with pytest.raises(FileExistsError), durable.beside(file) as part:
+        [part.write_text("ne"), part.mkdir()]
+    assert file.read_text() == "old"
+    durable.write(file, b"new")
+    assert file.read_text() == "new"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    for content in ("old", "new"):
+        with durable.beside(folder) as part:
+            part.mkdir()
+            (part / content).write_text(content)
+    with pytest.raises(FileExistsError), durable.beside(folder) as part:
+        [part.mkdir() for _ in range(2)]
+    assert [file.name for file in folder.iterdir()] == ["new"]
+    assert [found.name for found in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_a_killed_writer_left_is_found_and_does_not_matter(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, pathlib\nfrom tnt_exp import durable\n"
+        "with durable.beside(pathlib.Path(sys.argv[1])) as part:\n"
+        "    part.write_text('half')\n    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], check=False)
+    assert [left.name for left in durable.leftovers(tmp_path)] == [".part.file"]
+    durable.write_json(tmp_path / "file", {"a": 1})
+    assert durable.read_json(tmp_path / "file") == {"a": 1}
+    assert durable.leftovers(tmp_path) == []
+
+
+def test_a_lock_has_one_owner_and_dies_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    code = (
+        "import sys, pathlib, time\nfrom tnt_exp import durable\n"
+        "held = durable.lock(pathlib.Path(sys.argv[1]))\nprint(held is not None, flush=True)\ntime.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "True\n"
+        assert durable.lock(file) is None
+        assert durable.owner(file).startswith(f"process {process.pid} on ")
+        process.kill()
+        process.wait()
+    assert durable.owner(file).startswith(f"process {process.pid} on ")  # it did not let go
+    held = durable.lock(file)
+    assert held is not None
+    durable.release(held)
+    assert durable.owner(file) == ""
