@@ -3,6 +3,8 @@
 import getpass
 from collections.abc import Mapping
 
+import numpy as np
+
 from tnt_exp import provenance
 from tnt_exp.config import Config
 from tnt_exp.data import Dataset
@@ -37,15 +39,15 @@ def begin(config: Config, folder: RunFolder, dataset: Dataset, tags: Mapping[str
         **tags,
     }
     name = tracking.run_name or "_".join(folder.path.parts[-2 if "sweep_id" in tags else -1 :])
-    uri, told = tracking_uri(tracking.uri), folder.read_tracking()
-    tracker = Tracker(uri, tracking.experiment, name, all_tags, told["run_id"] if told.get("uri") == uri else None)
-    folder.write_tracking(uri, tracker.run_id)
-    if not tracker.continued:
-        tracker.params(flat(config))
-        for context, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
-            if split is not None:
-                source = config.dataset.path or dataset.name
-                tracker.dataset(dataset.name, dataset.digest, source, context, split.images, split.labels)
+    tracker = Tracker.open(folder.path, tracking_uri(tracking.uri), tracking.experiment, name, all_tags)
+    folder.write_tracking(tracker.uri, tracker.run_id)
+    tracker.params(flat(config))
+    for context, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
+        if split is not None:
+            source = config.dataset.path or dataset.name
+            # MLflow notes type and shape: all that it is given of images, which may be in files.
+            images = np.broadcast_to(np.uint8(0), split.images.shape)
+            tracker.dataset(dataset.name, dataset.digest, source, context, images, split.labels)
     if tracking.system_metrics:
         tracker.watch_system()
     return tracker

@@ -14,6 +14,7 @@ from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
 from tnt_exp.config import InputError
+from tnt_exp.tracking.opening import client_of
 from tnt_exp.tracking.store import tracking_uri
 
 log = logging.getLogger("tnt_exp")
@@ -32,11 +33,8 @@ def folder_of(reference: str, uri: str | None, fetched: Path) -> Path:
     Raises:
         InputError: The store or the run does not exist, or the run has no model.
     """
-    uri = tracking_uri(uri or os.environ.get("MLFLOW_TRACKING_URI"))
-    if not _exists(uri):
-        raise InputError(f"{reference}: expected a tracking store at {uri}, found none. Say where with --uri")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    client = mlflow.MlflowClient(uri)
+    uri = _store(reference, uri)
+    client = client_of(uri)
     try:
         run = client.get_run(_run_id(client, reference))
         folder: Path = Path(run.data.tags.get("run_folder", "nowhere"))
@@ -45,6 +43,26 @@ def folder_of(reference: str, uri: str | None, fetched: Path) -> Path:
         raise InputError(
             f"{reference}: expected a run with a model in {uri}, received: {str(error).splitlines()[0]}"
         ) from error
+
+
+def said_folder(run_id: str, uri: str | None) -> Path:
+    """The folder that a run's tag says, there or not.
+
+    Raises:
+        InputError: The store or the run does not exist, or the run is none of tnt-exp.
+    """
+    uri = _store(run_id, uri)
+    try:
+        return Path(mlflow.MlflowClient(uri).get_run(run_id).data.tags["run_folder"])
+    except (MlflowException, KeyError) as error:
+        raise InputError(f"{run_id}: expected a run of tnt-exp in {uri}, received: {error}") from error
+
+
+def _store(reference: str, uri: str | None) -> str:
+    uri = tracking_uri(uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    if not _exists(uri):
+        raise InputError(f"{reference}: expected a tracking store at {uri}, found none. Say where with --uri")
+    return uri
 
 
 def _run_id(client: mlflow.MlflowClient, reference: str) -> str:
@@ -83,12 +101,21 @@ def _fetch(client: mlflow.MlflowClient, uri: str, run: Run, fetched: Path) -> Pa
 
 
 def store_of(folder: Path) -> str | None:
-    """The store that knows the run of a folder; None where it is gone.
-
-    The folder says it; where a project was moved as a whole, sqlite above the folder is meant.
-    """
+    """The store that knows the run of a folder, as the folder says; None where it is gone."""
     file = folder / "mlflow.json"
-    uri = str(json.loads(file.read_text())["uri"]) if file.is_file() else f"{_SQLITE}/nowhere"
+    return where_now(str(json.loads(file.read_text())["uri"]) if file.is_file() else f"{_SQLITE}/nowhere", folder)
+
+
+def where_now(uri: str, folder: Path) -> str | None:
+    """A store that was told of a folder; where a project was moved as a whole, sqlite above the folder is meant.
+
+    Args:
+        uri: Where it was.
+        folder: A run folder, or that of a sweep.
+
+    Returns:
+        Where it is; None: it is gone.
+    """
     if _exists(uri):
         return uri
     return next(
@@ -111,7 +138,7 @@ def tell(uri: str | None, run_id: str, metrics: Mapping[str, float], files: Path
     try:
         if uri is None:
             raise MlflowException("the tracking store of the run is not here")
-        client = mlflow.MlflowClient(uri)
+        client = client_of(uri)
         now = int(time.time() * 1000)
         client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
         client.log_artifacts(run_id, str(files), files.name)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from tnt_exp.config import InputError
+from tnt_exp.tracking.opening import client_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def read_sweep(uri: str, sweep_id: str) -> tuple[Told, list[Told]]:
     Raises:
         InputError: The store cannot be read or has no such sweep.
     """
-    client = mlflow.MlflowClient(uri)
+    client = client_of(uri)
     try:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         found: list[Run] = []

@@ -6,139 +6,165 @@ FINISHED, and here a run's state is said by whoever knows it.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 
-from tnt_exp.config import InputError
-from tnt_exp.tracking.creation import make_store
-from tnt_exp.tracking.experiments import experiment_id
+from tnt_exp.tracking import model, settling
+from tnt_exp.tracking.delivery import Delivery
+from tnt_exp.tracking.opening import open_run
+from tnt_exp.tracking.spool import FOLDER, Run, Spool
+
+if TYPE_CHECKING:
+    from tnt_exp.tracking.system import SystemMetrics
 
 log = logging.getLogger("tnt_exp")
-T = TypeVar("T")
 
-_LONGEST_PARAM = 6000
+_LONGEST = {"params": 6000, "tags": 8000}  # characters that MLflow takes
+_GRACE = {"FINISHED": 30.0, "FAILED": 30.0, "KILLED": 10.0}  # seconds that the end waits for a store that is away
 
 
-class Tracker:
-    """Tells MLflow of one run. A store that fails is warned about and never stops the run.
+class Teller:
+    """Says things to a run's spool, and has them delivered. Whatever the store does, nothing waits for it.
 
     Args:
-        uri: Tracking store.
-        experiment: Name; created when new.
-        run_name: Name of the run.
-        tags: Tags of the run.
-        run_id: A run to go on with; a new one is created where it is gone.
+        spool: Of the folder.
+        run: Whom it is about.
 
     Attributes:
         uri: The tracking store.
         run_id: MLflow's id of the run.
-        continued: Whether the run was there before.
-
-    Raises:
-        InputError: The store cannot be reached or the experiment was deleted: found before training begins.
     """
 
-    def __init__(
-        self, uri: str, experiment: str, run_name: str, tags: Mapping[str, str], run_id: str | None = None
-    ) -> None:
-        self.uri = uri
-        self._told = 0
-        try:
-            make_store(uri)
-            mlflow.set_tracking_uri(uri)
-            self._client = mlflow.MlflowClient(uri)
-            self._experiment_id = experiment_id(self._client, uri, experiment)
-            found = self._find(run_id)
-            self.continued = found is not None
-            self.run_id: str = found or self._create(run_name, tags)
-        except (MlflowException, OSError) as error:
-            raise InputError(
-                f"tracking.uri: expected a tracking store, received {uri}: {str(error).splitlines()[0]} "
-                "(tracking=off trains without)."
-            ) from error
-        self._monitor: Any = None
-        self._failed = 0
-
-    def _find(self, run_id: str | None) -> str | None:
-        """The run to go on with, marked RUNNING again, and how far it was told."""
-        if run_id is None:
-            return None
-        try:
-            run = self._client.get_run(run_id)
-        except MlflowException:
-            return None
-        if run.info.lifecycle_stage != "active":
-            return None
-        self._client.update_run(run_id, status="RUNNING")
-        told = self._client.get_metric_history(run_id, "train/loss")
-        self._told = max((point.step for point in told), default=0)
-        return run_id
-
-    def _create(self, run_name: str, tags: Mapping[str, str]) -> str:
-        run = self._client.create_run(self._experiment_id, run_name=run_name, tags=dict(tags))
-        return str(run.info.run_id)
-
-    def epoch(self, values: Mapping[str, float], number: int) -> None:
-        """Log an epoch's values, unless a former process of the run did."""
-        if number > self._told:
-            self.metrics(values, step=number)
-
-    def watch_system(self) -> None:
-        """Begin to log CPU, memory and GPU every few seconds, as `system/...`."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
-        self._monitor = SystemMetricsMonitor(self.run_id, sampling_interval=5, tracking_uri=self.uri)
-        self._monitor.start()
-
-    def params(self, values: Mapping[str, Any]) -> None:
-        """Log the flattened configuration. A value too long for MLflow is kept whole in `config.yaml`."""
-        params = [Param(key, str(value)) for key, value in values.items() if len(str(value)) <= _LONGEST_PARAM]
-        self._tell(lambda: self._client.log_batch(self.run_id, params=params))
+    def __init__(self, spool: Spool, run: Run) -> None:
+        self.uri, self.run_id, self._experiment_id = run
+        self._spool = spool
+        self._unsaid: list[dict[str, Any]] = []
+        self._delivery = Delivery(spool, run)
+        self._delivery.start()
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        self._tell(lambda: self._client.log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in values.items()]))
+        self._values("tags", values)
+
+    def finish(self, status: str) -> None:
+        """Say how it ended: FINISHED, FAILED or KILLED; wait, not for long, until MLflow knows everything."""
+        self._say("status", status=status, time=now())
+        self._delivery.finish(_GRACE[status], self._unsaid)
+
+    def _say(self, kind: str, **content: Any) -> None:
+        try:
+            self._spool.append(kind, **content)
+        except OSError as error:  # a full disk stops the run elsewhere, and MLflow should hear of it
+            if not self._unsaid:
+                log.warning("messages to MLflow cannot be kept: %s", error)
+            self._unsaid.append({"kind": kind, **content})
+
+    def _once(self, kind: str, about: str, **content: Any) -> None:
+        """Say what a former process of the run may have said."""
+        if about not in self._spool.said:
+            self._say(kind, id=about, **content)
+
+    def _values(self, kind: str, values: Mapping[str, Any], about: str | None = None) -> None:
+        """Say parameters or tags; a value that is too long for MLflow is a file there."""
+        short = {}
+        for key, value in values.items():
+            short[key] = str(value)
+            if len(short[key]) > _LONGEST[kind]:
+                file = f"{kind}/{key}.txt"
+                self._say("text", text=short[key], to=file)
+                short[key] = f"too long: artifact {file}"
+        if about is None:
+            self._say(kind, values=short)
+        else:
+            self._once(kind, about, values=short)
+
+
+class Tracker(Teller):
+    """Tells MLflow of one run."""
+
+    def __init__(self, spool: Spool, run: Run) -> None:
+        super().__init__(spool, run)
+        self._system: SystemMetrics | None = None
+
+    @classmethod
+    def open(cls, folder: Path, uri: str, experiment: str, run_name: str, tags: Mapping[str, str]) -> Self:
+        """Go on with the run that a folder tells of, or begin one.
+
+        Args:
+            folder: The run folder.
+            uri: Tracking store.
+            experiment: Name; created when new.
+            run_name: Name of a new run.
+            tags: Of a new run; `run_folder` is among them.
+
+        Raises:
+            InputError: A new run's store cannot be reached or the experiment was deleted: found before training begins.
+        """
+        spool = Spool(folder)
+
+        def find(client: mlflow.MlflowClient, experiment_id: str) -> str | None:
+            condition = f"tags.run_folder = {settling.quoted(tags['run_folder'])}"
+            found = client.search_runs([experiment_id], condition)
+            return str(found[0].info.run_id) if found else None
+
+        def make(client: mlflow.MlflowClient, experiment_id: str) -> str:
+            # Tags by which a run is found are there from the first moment.
+            short = {key: value for key, value in tags.items() if len(value) <= _LONGEST["tags"]}
+            return str(client.create_run(experiment_id, run_name=run_name, tags=short).info.run_id)
+
+        run, there = open_run(spool, uri, experiment, find, make)
+        tracker = cls(spool, run)
+        if there:
+            tracker._say("status", status="RUNNING")
+        tracker._values("tags", {key: value for key, value in tags.items() if len(value) > _LONGEST["tags"]})
+        return tracker
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log the flattened configuration, once in the life of a run."""
+        self._values("params", values, "params")
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log values at a step."""
-        now = int(time.time() * 1000)
-        batch = [Metric(key, float(value), now, step) for key, value in values.items()]
-        self._tell(lambda: self._client.log_batch(self.run_id, metrics=batch))
+        """Log values at a step, those that no former process of the run has logged: steps of a metric only grow."""
+        new = {key: float(value) for key, value in values.items() if step > self._spool.steps.get(key, step - 1)}
+        if new:
+            self._say("metrics", time=now(), step=step, values=new)
+
+    def watch_system(self) -> None:
+        """Begin to log CPU, memory and GPU every few seconds, as `system/...`."""
+        from tnt_exp.tracking.system import SystemMetrics
+
+        step = max((step + 1 for key, step in self._spool.steps.items() if key.startswith("system/")), default=0)
+        self._system = SystemMetrics(self.metrics, step)
 
     def dataset(self, name: str, digest: str, source: str, context: str, images: Any, labels: Any) -> None:
         """Log a split as an MLflow dataset (its shape and digest, not its pixels)."""
+        # MLflow takes splits of one digest for one dataset, and forgets all but the first.
+        digest = f"{digest}-{context}"
         from mlflow.data.code_dataset_source import CodeDatasetSource
 
-        dataset = mlflow.data.from_numpy(
+        entity = mlflow.data.from_numpy(
             images, CodeDatasetSource({"source": source}), targets=labels, name=name, digest=digest
-        )
-        entity = mlflow.entities.DatasetInput(
-            dataset._to_mlflow_entity(), [mlflow.entities.InputTag("mlflow.data.context", context)]
-        )
-        self._tell(lambda: self._client.log_inputs(self.run_id, [entity]))
+        )._to_mlflow_entity()
+        self._once("dataset", f"dataset/{context}", dataset=entity.to_dictionary(), context=context)
 
-    def artifacts(self, folder: Path, names: list[str]) -> None:
+    def artifacts(self, names: list[str]) -> None:
         """Log files and folders of the run folder, those that exist."""
         for name in names:
-            path = folder / name
-            if path.is_dir():
-                self._tell(lambda path=path, name=name: self._client.log_artifacts(self.run_id, str(path), name))  # type: ignore[misc]
-            elif path.exists():
-                self._tell(lambda path=path: self._client.log_artifact(self.run_id, str(path)))  # type: ignore[misc]
+            path = self._spool.folder / name
+            if path.exists():
+                self._say("artifact", path=name, to=name if path.is_dir() else None)
 
     def model(
         self,
         classifier: Any,
         example: Any,
         requirements: list[str],
-        register: str | None = None,
-        metrics: Mapping[str, float] | None = None,
+        step: int,
+        register: str | None,
+        metrics: Mapping[str, float],
     ) -> None:
         """Log the classifier as an MLflow model that needs nothing of this package; register it where asked.
 
@@ -146,31 +172,28 @@ class Tracker:
             classifier: The chosen model.
             example: An image, uint8 (1, H, W, C).
             requirements: What it needs, pinned.
+            step: The epoch whose weights it has.
             register: Registered model that it becomes a version of, `champion` if it is better; None: none.
             metrics: Of the run; what champions are compared by.
         """
-
-        def log_and_register() -> None:
-            from tnt_exp.tracking import model
-
-            model_id = model.log_model(self._client, self.run_id, classifier, example, requirements)
-            if register:
-                model.register(self._client, self.run_id, model_id, register, metrics or {})
-
-        self._tell(log_and_register)
+        about = f"model/{self.run_id}/{step}"
+        if about in self._spool.said:
+            return
+        path = f"{FOLDER}/model-{step}"
+        try:
+            model.package(classifier, example, requirements, self._spool.folder / path)
+        except Exception as error:  # the run is complete without it
+            log.warning("the model is not logged with MLflow: %s: %s", type(error).__name__, error)
+            return
+        self._once("model", about, path=path, step=step, register=register, metrics=dict(metrics))
 
     def finish(self, status: str) -> None:
-        """Say how the run ended: FINISHED, FAILED or KILLED."""
-        if self._monitor is not None:
-            self._monitor.finish()
-        self._tell(lambda: self._client.set_terminated(self.run_id, status))
-        if self._failed:
-            log.warning("MLflow missed %d messages of this run; the run folder has everything.", self._failed)
+        """Say how the run ended."""
+        if self._system is not None:
+            self._system.finish()
+        super().finish(status)
 
-    def _tell(self, message: Callable[[], T]) -> T | None:
-        try:
-            return message()
-        except Exception as error:  # whatever a store does, training goes on
-            self._failed += 1
-            log.warning("MLflow: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
-            return None
+
+def now() -> int:
+    """Milliseconds, as MLflow counts."""
+    return int(time.time() * 1000)

@@ -1,0 +1,91 @@
+"""What is written down can be read again, whatever cut it."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tnt_exp.tracking.spool import Mark, Spool
+
+VALUES = st.dictionaries(st.text(max_size=5), st.one_of(st.text(max_size=20), st.floats(allow_nan=False), st.none()))
+
+
+def contents(spool: Spool) -> list[dict]:
+    return [entry.message for entry in spool.read()]
+
+
+def message(values: dict) -> dict:
+    return {"kind": "params", "values": values}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(VALUES, max_size=6), st.data())
+def test_a_cut_file_holds_what_was_whole_and_can_be_gone_on_with(said: list[dict], data: st.DataObject) -> None:
+    with TemporaryDirectory() as name:
+        spool = Spool(Path(name))
+        for values in said:
+            spool.append("params", values=values)
+        file = spool.place / "messages.jsonl"
+        ends = [entry.end for entry in spool.read()]
+        cut = data.draw(st.integers(0, spool.size()))
+        if file.exists():
+            file.write_bytes(file.read_bytes()[:cut])
+        whole = [message(values) for values, end in zip(said, ends, strict=True) if end <= cut]
+        again = Spool(Path(name))
+        assert contents(again) == whole
+        again.append("params", values={"last": 1})
+        assert contents(again) == contents(Spool(Path(name))) == [*whole, message({"last": 1})]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(VALUES, min_size=1, max_size=6), st.binary(min_size=1, max_size=8), st.data())
+def test_a_damaged_line_is_passed_over_and_the_others_are_there(
+    said: list[dict], damage: bytes, data: st.DataObject
+) -> None:
+    with TemporaryDirectory() as name:
+        spool = Spool(Path(name))
+        for values in said:
+            spool.append("params", values=values)
+        damaged = data.draw(st.sampled_from(list(spool.read())))
+        place = data.draw(st.integers(damaged.start, damaged.end - 2))  # its end of line stays
+        file = spool.place / "messages.jsonl"
+        content = bytearray(file.read_bytes())
+        length = min(len(damage), damaged.end - 1 - place)
+        content[place : place + length] = damage[:length].replace(b"\n", b"\0")
+        before = [entry.message for entry in spool.read() if entry != damaged]
+        file.write_bytes(content)
+        found = contents(Spool(Path(name)))
+        assert found == before or len(found) == len(said)  # other text in a value is no damage that can be seen
+
+
+def test_a_mark_of_another_run_or_in_the_midst_of_a_line_counts_for_nothing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.append("run", uri="http://there", run_id="a", experiment_id="1")
+    for step in range(3):
+        spool.append("metrics", time=1, step=step, values={"loss": 1.0})
+    whole = [entry.end for entry in spool.read()]
+    spool.write_mark(Mark("a", whole[1]))
+    assert spool.waiting() == 2
+    for mark in (Mark("b", whole[1]), Mark("a", whole[1] - 1), Mark("a", 10**9)):
+        spool.write_mark(mark)
+        assert spool.waiting() == 3
+    (spool.place / "delivered.json").write_text("{")
+    assert spool.waiting() == 3
+
+
+def test_what_was_said_is_known_to_the_next_process(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.append("begin", uri="http://there")
+    assert Spool(tmp_path).begun == "http://there"
+    spool.append("run", uri="http://there", run_id="a", experiment_id="1")
+    spool.append("params", id="params", values={})
+    spool.append("metrics", time=1, step=7, values={"loss": float("nan"), "accuracy": 1.0})
+    spool.append("metrics", time=1, step=8, values={"loss": 1.0})
+    again = Spool(tmp_path)
+    assert again.run is not None
+    assert (again.run.run_id, again.begun) == ("a", None)
+    assert again.steps == {"loss": 8, "accuracy": 7}
+    assert again.said == {"params"}
+    assert json.loads((spool.place / "messages.jsonl").read_text().splitlines()[0])["kind"] == "begin"

@@ -1,0 +1,75 @@
+"""`tnt-exp doctor`: find what is not true, say what would be done, do it with `--fix`."""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tnt_exp import durable
+
+if TYPE_CHECKING:
+    from tnt_exp.tracking.doctor import Finding
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Examine, mend where asked, and return the exit code: 1 where something is left to mend."""
+    parser = argparse.ArgumentParser(
+        prog="tnt-exp doctor",
+        description="Find runs left RUNNING whose process is dead, runs strayed into the experiment Default, lost "
+        "artifacts, an older file store, locks and half-written files that dead processes left.",
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="where multirun/ is (default: here)")
+    parser.add_argument("--uri", help="tracking store (default: mlflow.db in the folder)")
+    parser.add_argument("--fix", action="store_true", help="mend what is found")
+    options = parser.parse_args(list(arguments))
+    os.chdir(options.folder)
+    left = found = 0
+    for finding in _findings(options.uri):
+        found += 1
+        print(finding.what)
+        if options.fix and finding.mend:
+            finding.mend()
+            print(f"  done: {finding.remedy}")
+        else:
+            left += 1
+            print(f"  {'--fix would' if finding.mend else 'not mended here'}: {finding.remedy}")
+    if not found:
+        print("nothing to mend")
+    return int(left > 0)
+
+
+def _findings(uri: str | None) -> Iterator["Finding"]:
+    from tnt_exp.tracking.doctor import examine, file_store
+    from tnt_exp.tracking.store import tracking_uri
+
+    store = tracking_uri(uri)
+    if not store.startswith("sqlite:///") or Path(store.removeprefix("sqlite:///")).is_file():
+        yield from examine(store)
+    yield from file_store(Path.cwd())
+    for folder in sorted({config.parent for config in Path("multirun").rglob("config.yaml")}):
+        yield from _left_by_the_dead(folder.resolve())
+
+
+def _left_by_the_dead(folder: Path) -> Iterator["Finding"]:
+    """The lock and the half-written files of a run folder that nobody uses."""
+    from tnt_exp.tracking.doctor import Finding
+
+    file = folder / ".lock"
+    owner, parts = durable.owner(file), durable.leftovers(folder)
+    if not owner and not parts:
+        return
+    if not durable.free(file):
+        return  # in use
+
+    def mend() -> None:
+        held = durable.lock(file)
+        if held is not None:
+            durable.remove(durable.leftovers(folder))
+            durable.release(held)
+
+    if owner:
+        yield Finding(f"{file} names {owner}, which died without letting go", "empty it; it stops nobody", mend)
+    if parts:
+        names = ", ".join(part.name for part in parts)
+        yield Finding(f"{folder} has half-written files: {names}", "remove them", mend)

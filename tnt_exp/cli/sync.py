@@ -1,0 +1,38 @@
+"""`tnt-exp sync`: tell MLflow what it missed while it was away."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tnt_exp.config import InputError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Deliver what waits and return the exit code: 0 nothing is left, 1 something is."""
+    parser = argparse.ArgumentParser(
+        prog="tnt-exp sync", description="Tell MLflow what it missed. What it has is not told twice."
+    )
+    parser.add_argument("folder", type=Path, nargs="*", help="a run, a sweep or a folder of them (default: multirun)")
+    options = parser.parse_args(list(arguments))
+    from tnt_exp.tracking.delivery import first_line, sync
+    from tnt_exp.tracking.spool import FOLDER, MESSAGES, Spool
+
+    given = options.folder or [Path("multirun")]
+    for folder in given:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: expected the folder of a run, of a sweep or of many, received none.")
+    found = dict.fromkeys(file.parent.parent for folder in given for file in folder.rglob(f"{FOLDER}/{MESSAGES}"))
+    left = 0
+    for folder in sorted(found):
+        before = Spool(folder).waiting()
+        if before == 0:
+            continue
+        error = sync(folder.resolve())
+        after = Spool(folder).waiting()
+        print(
+            f"{folder}: {before - after} messages delivered" + (f", {after} wait: {first_line(error)}" if error else "")
+        )
+        left += after
+    if not left:
+        print("MLflow has everything")
+    return int(bool(left))

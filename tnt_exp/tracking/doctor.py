@@ -1,0 +1,164 @@
+"""What is not true in a tracking store: runs that died unseen, strays, lost artifacts, an older file store."""
+
+import platform
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Experiment, Run, ViewType
+
+from tnt_exp.durable import free, lock, read_json, release, write_json
+from tnt_exp.run_folder import ARTIFACTS
+from tnt_exp.tracking.delivery import sync
+from tnt_exp.tracking.opening import client_of
+from tnt_exp.tracking.spool import FOLDER
+
+_SQLITE = "sqlite:///"
+_DEFAULT = "0"  # MLflow's own experiment, where runs land that name none
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        what: One line.
+        remedy: What mending it does, one line; where it cannot be mended here, what to do.
+        mend: Does it; None: it cannot be mended here.
+    """
+
+    what: str
+    remedy: str
+    mend: Callable[[], None] | None
+
+
+def examine(uri: str) -> Iterator[Finding]:
+    """What is not true in a store.
+
+    Args:
+        uri: Tracking store, absolute; it exists.
+    """
+    client = client_of(uri)
+    experiments = client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
+    for experiment in experiments:
+        for run in _runs(client, experiment):
+            if "run_folder" not in run.data.tags and "tracking.experiment" not in run.data.params:
+                continue  # somebody else's
+            if run.info.status == "RUNNING":
+                yield from _unseen(client, run)
+            elif "tracking.experiment" in run.data.params:
+                yield from _artifacts(client, run)
+            if experiment.experiment_id == _DEFAULT:
+                yield from _stray(client, uri, run)
+
+
+def _runs(client: mlflow.MlflowClient, experiment: Experiment) -> Iterator[Run]:
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _unseen(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
+    """A run that is said to be running, and whose process is dead."""
+    name, folder = _name(run), _folder(run)
+    host = run.data.tags.get("host", platform.node())
+    if not folder.is_dir() and host != platform.node():
+        yield Finding(f"{name} is RUNNING on {host}, whose folders are not here", f"run tnt-exp doctor on {host}", None)
+        return
+    if not free(folder / ".lock"):
+        return  # alive
+    status = (read_json(folder / "result.json") or {}).get("status", "KILLED")
+
+    def mend() -> None:
+        held = lock(folder / ".lock") if folder.is_dir() else None
+        if folder.is_dir() and held is None:
+            return  # started again meanwhile
+        if (folder / FOLDER).is_dir():
+            sync(folder)  # its own last words, where it could write them
+        if client.get_run(run.info.run_id).info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, status)
+        if (folder / "config.yaml").is_file() and not (folder / "result.json").exists():
+            result = {"status": "KILLED", "metrics": {}, "error": "the process ended unseen"}
+            write_json(folder / "result.json", result)
+        if held is not None:
+            release(held)
+
+    gone = "" if folder.is_dir() else " and its folder is gone"
+    yield Finding(f"{name} is RUNNING, but its process is dead{gone}", f"mark it {status}", mend)
+
+
+def _artifacts(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
+    """A run that has ended and whose files MLflow does not have (any more)."""
+    if "result.json" in {file.path for file in client.list_artifacts(run.info.run_id)}:
+        return
+    folder, what = _folder(run), f"{_name(run)} has lost its artifacts ({run.info.artifact_uri})"
+    if not (folder / "result.json").is_file():
+        yield Finding(what, f"nothing is left of them: {folder} is gone too", None)
+        return
+
+    def mend() -> None:
+        for path in [folder / name for name in ARTIFACTS]:
+            if path.is_dir():
+                client.log_artifacts(run.info.run_id, str(path), path.name)
+            elif path.exists():
+                client.log_artifact(run.info.run_id, str(path))
+
+    yield Finding(what, f"log them again from {folder}", mend)
+
+
+def _stray(client: mlflow.MlflowClient, uri: str, run: Run) -> Iterator[Finding]:
+    """A run in *Default* that was meant for another experiment."""
+    meant = run.data.params.get("tracking.experiment", "Default")
+    if meant == "Default":
+        return
+    what = f"{_name(run)} is in the experiment Default, not in {meant}"
+    found = client.get_experiment_by_name(meant)
+    if found is None or not uri.startswith(_SQLITE):
+        yield Finding(what, "MLflow cannot move a run of a server; sqlite's are moved once the experiment exists", None)
+        return
+
+    def mend() -> None:
+        with closing(sqlite3.connect(uri.removeprefix(_SQLITE), timeout=60)) as database, database:
+            move = "UPDATE {} SET experiment_id = ? WHERE {} = ?"
+            for table, key in (("runs", "run_uuid"), ("logged_models", "source_run_id")):
+                database.execute(move.format(table, key), (int(found.experiment_id), run.info.run_id))
+
+    yield Finding(what, f"move it to {meant}; its artifacts stay where they are", mend)
+
+
+def file_store(folder: Path) -> Iterator[Finding]:
+    """What an older MLflow left in `mlruns`: MLflow's own commands, typed there, open it instead of the database."""
+    metas = sorted((folder / "mlruns").glob("*/meta.yaml"))
+    if not metas:
+        return
+    runs, target = len(list((folder / "mlruns").glob("*/*/meta.yaml"))), folder / "mlruns.db"
+    copied = f"copy its runs to {target} (tnt-exp ui --uri {_SQLITE}{target}), and " if runs else ""
+
+    def mend() -> None:
+        if runs and not target.exists():
+            from mlflow.store.fs2db import migrate
+
+            migrate(folder, f"{_SQLITE}{target}", progress=False)
+        for meta in metas:
+            meta.rename(meta.with_name("meta.yaml.before"))
+
+    yield Finding(
+        f"{folder / 'mlruns'} is the file store of an older MLflow ({runs} runs): a plain mlflow ui opens it",
+        f"{copied}rename its {len(metas)} meta.yaml to meta.yaml.before; artifacts stay where they are",
+        mend,
+    )
+
+
+def _name(run: Run) -> str:
+    return f"run {run.info.run_name} ({run.info.run_id})"
+
+
+def _folder(run: Run) -> Path:
+    return Path(run.data.tags.get("run_folder", "nowhere"))
