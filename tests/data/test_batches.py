@@ -74,3 +74,18 @@ def test_padded_batches_have_one_shape_and_count_what_is_real(size: int, counts:
     images, labels, count = batches[-1]
     assert (images[count:] == size - 1).all()
     assert (labels[count:] == split.labels[-1]).all()
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 4])
+def test_a_repeated_image_is_in_one_batch_that_often(repeats: int) -> None:
+    batches = Batches(split_of(42), 8, seed=3, repeats=repeats)
+    assert batches.steps_per_epoch == 5  # as many as without
+    ((images, labels),) = batches.chunks(epoch=1, start_step=0, steps=5)
+    numbers = images[..., 0, 0, 0]
+    assert images.shape == (5, 8, 4, 5, 3)
+    np.testing.assert_array_equal(numbers.reshape(-1, repeats)[:, 0], epoch_order(3, 1, 42)[: 40 // repeats])
+    assert (numbers.reshape(-1, repeats)[:, 0] == numbers.reshape(-1, repeats).T).all()
+    np.testing.assert_array_equal(labels, numbers % 7)
+    for start in range(5):
+        rest = np.concatenate([part for part, _ in batches.chunks(1, start, 2)])
+        np.testing.assert_array_equal(rest, images[start:])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tnt_exp.config import InputError
-from tnt_exp.data.image_folder import decode
+from tnt_exp.data.decoding import decode
 
 
 def test_decoding_keeps_the_middle(tmp_path: Path) -> None:

@@ -193,7 +193,9 @@ def test_folders_of_another_form(tmp_path: Path, names: list[str], message: str)
 
 def test_memory_is_asked_for_before_it_is_taken(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dataset\.image_size=1000000: 12 images need 36000\.0 GB"):
-        load(folder(classes(tmp_path), size=1_000_000))
+        load(folder(classes(tmp_path), size=1_000_000, memory_limit=1e6))
+    with pytest.raises(InputError, match=r"dataset\.image_size=1000000: 1 images need 3000\.0 GB"):
+        load(folder(tmp_path, size=1_000_000))
 
 
 def test_an_early_error_does_not_wait_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,14 +203,14 @@ def test_an_early_error_does_not_wait_for_the_rest(tmp_path: Path, monkeypatch: 
 
     decoded = []
 
-    def slowly(file: Path, size: int, channels: int) -> np.ndarray:
+    def slowly(encoded: bytes, file: Path, size: int, channels: int) -> np.ndarray:
         decoded.append(file)
         if file.name == "0.png" and file.parent.name == "a":
             raise InputError(f"{file}: damaged")
         time.sleep(0.001)
         return np.zeros((size, size, channels), np.uint8)
 
-    monkeypatch.setattr(image_folder, "decode", slowly)
+    monkeypatch.setattr(image_folder, "pixels", slowly)
     for name in "ab":
         (tmp_path / name).mkdir()
         for image in range(1000):

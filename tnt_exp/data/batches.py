@@ -3,12 +3,15 @@
 Shapes: S steps of a chunk, B images of a batch, (H, W, C) an image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from tnt_exp.data.dataset import Split
 from tnt_exp.data.order import Purpose, order
+
+_CHUNK_BYTES = 2**28
 
 
 def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
@@ -23,17 +26,25 @@ class Batches:
         split: The images; at least `batch_size` of them.
         batch_size: Images a step.
         seed: With the epoch, all that the order depends on.
+        repeats: Times each image is in a batch, one after the other; divides `batch_size`. An epoch has as many steps
+            as without, and so shows one image in `repeats` (arXiv 1901.09335; timm's RASampler).
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int, repeats: int = 1) -> None:
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
+        self.repeats = repeats
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the split."""
         return len(self.split) // self.batch_size
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of a chunk of a quarter of a GiB; at least one."""
+        return max(1, _CHUNK_BYTES // (self.batch_size * int(np.prod(self.split.images.shape[1:]))))
 
     def chunks(self, epoch: int, start_step: int, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the rest of an epoch from `start_step` on, `steps` steps at a time (the last chunk may be shorter).
@@ -42,13 +53,15 @@ class Batches:
             images uint8 (S, B, H, W, C) and labels int32 (S, B), in memory of their own.
         """
         positions = epoch_order(self.seed, epoch, len(self.split))
-        for first in range(start_step, self.steps_per_epoch, steps):
-            last = min(first + steps, self.steps_per_epoch)
-            chosen = positions[first * self.batch_size : last * self.batch_size]
-            shape = (last - first, self.batch_size)
-            images = np.take(self.split.images, chosen, axis=0)
-            labels = np.take(self.split.labels, chosen)
-            yield images.reshape(shape + images.shape[1:]), labels.reshape(shape)
+        steps_done = [*range(start_step, self.steps_per_epoch, steps), self.steps_per_epoch]
+        different = self.batch_size // self.repeats  # images of a batch
+        chosen = [positions[a * different : b * different] for a, b in pairwise(steps_done)]
+        for some, images in zip(chosen, _taken(self.split, chosen), strict=True):
+            labels = self.split.labels[some]
+            if self.repeats > 1:
+                images, labels = (np.repeat(values, self.repeats, axis=0) for values in (images, labels))
+            labels = labels.reshape(-1, self.batch_size)
+            yield images.reshape(labels.shape + images.shape[1:]), labels
 
 
 def padded(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
@@ -58,11 +71,18 @@ def padded(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarr
         images uint8 (B, H, W, C), labels int32 (B,) and how many of them are real: the last batch
         is filled up by repeating the last image.
     """
-    for first in range(0, len(split), batch_size):
-        count = min(batch_size, len(split) - first)
-        if count == batch_size:
-            part = slice(first, first + batch_size)
-            yield split.images[part], split.labels[part], count
-        else:
-            positions = np.minimum(np.arange(first, first + batch_size), len(split) - 1)
-            yield split.images[positions], split.labels[positions], count
+    parts = [slice(first, first + batch_size) for first in range(0, len(split), batch_size)]
+    for part, images in zip(parts, _taken(split, parts), strict=True):
+        labels, count = split.labels[part], len(images)
+        if count < batch_size:
+            filled = np.minimum(np.arange(batch_size), count - 1)
+            images, labels = images[filled], labels[filled]
+        yield images, labels, count
+
+
+def _taken(split: Split, selections: Sequence[slice | np.ndarray]) -> Iterator[np.ndarray]:
+    """The images of each selection in turn; those in files are decoded ahead."""
+    images = split.images
+    if isinstance(images, np.ndarray):
+        return (images[selection] for selection in selections)
+    return images.ahead(selections)

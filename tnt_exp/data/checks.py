@@ -56,7 +56,7 @@ def _check_combination(config: DatasetConfig) -> None:
         image_size(config)
         return
     default = DatasetConfig()
-    for key in ("image_size", "channels"):
+    for key in ("image_size", "channels", "memory_limit"):
         value = getattr(config, key)
         if value != getattr(default, key):
             raise InputError(

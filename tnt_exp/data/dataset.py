@@ -1,13 +1,16 @@
-"""Images and labels in memory."""
+"""Images and labels, in memory or in files."""
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from tnt_exp.config.errors import InputError
+
+if TYPE_CHECKING:
+    from tnt_exp.data.streaming import FileImages
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
@@ -15,12 +18,14 @@ class Split:
     """Images and their class numbers.
 
     Attributes:
-        images: uint8 (images, height, width, channels).
+        images: uint8 (images, height, width, channels): an array, or what stands where one would.
         labels: int32 (images,), from 0.
+        content: SHA-256 over the files of the images, in order; None: the images come without files.
     """
 
-    images: np.ndarray
+    images: "np.ndarray | FileImages"
     labels: np.ndarray
+    content: bytes | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,13 +110,17 @@ class Dataset:
 
 
 def digest(splits: Iterable[Split | None], class_names: Iterable[str]) -> str:
-    """16 hexadecimal digits of SHA-256 over pixels, labels and class names, in order."""
+    """16 hexadecimal digits of SHA-256 over pixels, labels and class names, in order.
+
+    Images that come in files are told by their files' content and the size to which they are decoded, whether they
+    are in memory or not: nothing is decoded for it.
+    """
     sha = hashlib.sha256("\0".join(class_names).encode())
     for split in splits:
         if split is None:
             sha.update(b"none")
             continue
         sha.update(repr(split.images.shape).encode())
-        sha.update(np.ascontiguousarray(split.images).data)
+        sha.update(np.ascontiguousarray(split.images[:]).data if split.content is None else split.content)
         sha.update(split.labels.astype("<i4").tobytes())
     return sha.hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""Images of one's own, a folder a class, decoded on all cores."""
+"""Images of one's own, a folder a class: held in memory, or left in their files where they are too many."""
 
+import hashlib
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,22 +10,25 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 
-from tnt_exp.config.dataset import OnError
+from tnt_exp.config.dataset import DatasetConfig, OnError
 from tnt_exp.config.errors import InputError
+from tnt_exp.data.checks import image_size
 from tnt_exp.data.dataset import Parts, Split
+from tnt_exp.data.decoding import check, content, cores, pixels
 from tnt_exp.data.folders import ClassFolders, image_files, layout
-from tnt_exp.data.reading import reading, shown
+from tnt_exp.data.reading import shown
+from tnt_exp.data.streaming import FileImages
 
 _log = logging.getLogger(__name__)
 _FILES_A_TASK = 32
+_GIB = 2**30
 
 
-def read_image_folder(root: Path, size: int, channels: int, on_error: OnError) -> Parts:
-    """List a folder of class folders (see `layout`); images are decoded when they are taken.
+def read_image_folder(root: Path, config: DatasetConfig) -> Parts:
+    """List a folder of class folders (see `layout`); images are read when they are taken.
 
     Raises:
         InputError: Not two classes, or a class without images.
@@ -35,40 +38,14 @@ def read_image_folder(root: Path, size: int, channels: int, on_error: OnError) -
         _log.warning("%s: folder %s beside train is not read", shown(root), name)
 
     def files(part: ClassFolders | None, name: str) -> "Files | None":
-        return None if part is None else Files(part, size, channels, on_error, name)
+        return None if part is None else Files(part, config, name)
 
-    train = Files(folders.train, size, channels, on_error, "training images")
     return Parts(
-        train=train,
+        train=Files(folders.train, config, "training images"),
         validation=files(folders.validation, "validation images"),
         test=files(folders.test, "test images"),
         class_names=folders.class_names,
     )
-
-
-def decode(file: Path, size: int, channels: int) -> np.ndarray:
-    """Decode an image to uint8 (size, size, channels): turned as EXIF says, short side resized, middle kept.
-
-    Raises:
-        InputError: It cannot be decoded.
-    """
-    with reading(file), Image.open(file) as image:
-        # Lets the JPEG decoder skip detail that the resize would drop; twice the size leaves it enough.
-        image.draft(None, (2 * size, 2 * size))
-        upright = _converted(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
-        fitted = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
-        return np.asarray(fitted).reshape(size, size, channels)
-
-
-def _converted(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow would cut 16-bit levels off at 255.
-        image = Image.fromarray((np.asarray(image, np.uint32) // 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"levels of mode {image.mode}, whose range is not known")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert(mode)
 
 
 class Files:
@@ -78,9 +55,10 @@ class Files:
         labels: int32 (files,).
     """
 
-    def __init__(self, folders: ClassFolders, size: int, channels: int, on_error: OnError, name: str) -> None:
-        self.size, self.channels, self.on_error, self.name = size, channels, on_error, name
-        self.files: list[Path] = []
+    def __init__(self, folders: ClassFolders, config: DatasetConfig, name: str) -> None:
+        self._config, self._name = config, name
+        self._size = image_size(config)
+        self._files: list[Path] = []
         labels: list[int] = []
         for label, folder in folders:
             found = list(image_files(folder))
@@ -89,56 +67,86 @@ class Files:
                     f"{shown(folder)}: expected images (.png, .jpg, ...) of a class, received none; "
                     "add some or remove the folder"
                 )
-            self.files += found
+            self._files += found
             labels += [label] * len(found)
         self.labels = np.array(labels, np.int32)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._files)
 
     def take(self, positions: np.ndarray) -> Split:
-        """Decode the files at `positions`; shorter than these where unreadable ones are skipped.
+        """Read the files at `positions`; shorter than these where unreadable ones are skipped.
+
+        Images that need more than `dataset.memory_limit` stay in their files: every file is read once and checked, so
+        that one that is damaged is found here, not in the middle of training.
 
         Raises:
             InputError: A file is unreadable and `on_error` is stop, nothing is left, or memory would not do.
         """
-        shape = (len(positions), self.size, self.size, self.channels)
-        _check_memory(shape)
-        images = np.empty(shape, np.uint8)
-        readable = np.ones(len(positions), bool)
-        _log.info("decoding %d %s", len(positions), self.name)
-        pool = ThreadPoolExecutor(os.cpu_count())
+        shape = (len(positions), self._size, self._size, self._config.channels)
+        held = np.prod(shape, dtype=object) <= self._config.memory_limit * _GIB
+        _check_memory(shape if held else (1, *shape[1:]))
+        images = np.empty(shape, np.uint8) if held else None
+        files = [self._files[position] for position in positions]
+        hashes, readable = self._read(files, images)
+        if not readable.any():
+            raise InputError(f"expected {self._name}, received {len(positions)} files, none of which can be read")
+        digest = hashlib.sha256(hashes[readable].tobytes()).digest()
+        labels = self.labels[positions][readable]
+        if images is not None:
+            return Split(images if readable.all() else images[readable], labels, digest)
+        _log.info("%d %s are decoded ahead of each step (dataset.memory_limit)", len(labels), self._name)
+        kept = [file for file, good in zip(files, readable, strict=True) if good]
+        return Split(FileImages(kept, self._size, self._config.channels), labels, digest)
+
+    def _read(self, files: list[Path], images: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Read all files on all cores, into `images` or only to check them.
+
+        Returns:
+            SHA-256 of each file, uint8 (files, 32), and whether it can be read, bool (files,).
+        """
+        hashes = np.zeros((len(files), 32), np.uint8)
+        readable = np.ones(len(files), bool)
+        verb = "checking" if images is None else "decoding"
+        _log.info("%s %d %s", verb, len(files), self._name)
+        pool = ThreadPoolExecutor(cores())
         try:
-            for index, error in self._decode_into(images, positions, pool):
-                if self.on_error is OnError.stop:
+            for index, error in self._unreadable(files, images, hashes, pool, f"{verb} {len(files)} {self._name}"):
+                if self._config.on_error is OnError.stop:
                     raise InputError(f"{error} (dataset.on_error=skip leaves unreadable images out)")
                 _log.warning("left out: %s", error)
                 readable[index] = False
         finally:
             pool.shutdown(cancel_futures=True)  # an error or Ctrl-C waits for no more than is being decoded
-        if not readable.any():
-            raise InputError(f"expected {self.name}, received {len(positions)} files, none of which can be read")
-        labels = self.labels[positions]
-        return Split(images, labels) if readable.all() else Split(images[readable], labels[readable])
+        return hashes, readable
 
-    def _decode_into(
-        self, images: np.ndarray, positions: np.ndarray, pool: ThreadPoolExecutor
+    def _unreadable(
+        self, files: list[Path], images: np.ndarray | None, hashes: np.ndarray, pool: ThreadPoolExecutor, title: str
     ) -> Iterator[tuple[int, InputError]]:
-        """Fill `images`; yield (index, error) of the unreadable, in order."""
+        """Fill `images` and `hashes`; yield (index, error) of the unreadable, in order."""
+        size, channels = self._size, self._config.channels
+
+        def one(index: int) -> None:
+            encoded = content(files[index])
+            hashes[index] = np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8)
+            if images is None:
+                check(encoded, files[index], channels)
+            else:
+                images[index] = pixels(encoded, files[index], size, channels)
 
         def some(first: int) -> list[tuple[int, InputError]]:
             errors = []
-            for index in range(first, min(first + _FILES_A_TASK, len(positions))):
+            for index in range(first, min(first + _FILES_A_TASK, len(files))):
                 try:
-                    images[index] = decode(self.files[positions[index]], self.size, self.channels)
+                    one(index)
                 except InputError as error:
                     errors.append((index, error))
             return errors
 
-        starts = range(0, len(positions), _FILES_A_TASK)
+        starts = range(0, len(files), _FILES_A_TASK)
         done = track(
             pool.map(some, starts),
-            description=f"decoding {len(positions)} {self.name}",
+            description=title,
             total=len(starts),
             console=Console(stderr=True),
             disable=not sys.stderr.isatty(),
@@ -151,5 +159,5 @@ def _check_memory(shape: tuple[int, ...]) -> None:
     if needed > free:
         raise InputError(
             f"dataset.image_size={shape[1]}: {shape[0]} images need {needed / 1e9:.1f} GB of memory, "
-            f"{free / 1e9:.1f} GB are free; choose a smaller size or dataset.train_limit"
+            f"{free / 1e9:.1f} GB are free; choose a smaller size, dataset.train_limit or dataset.memory_limit"
         )

@@ -1,11 +1,12 @@
-"""From a configuration to a data set in memory."""
+"""From a configuration to a data set."""
 
 import logging
+from typing import assert_never
 
 import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.data.checks import check, image_size, location
+from tnt_exp.data.checks import check, location
 from tnt_exp.data.dataset import Dataset, Part, Parts, digest
 from tnt_exp.data.order import Purpose
 from tnt_exp.data.sizes import test_size, train_sizes
@@ -69,30 +70,31 @@ def _whole(part: Part | None) -> _Selection | None:
 
 def _read(config: DatasetConfig) -> Parts:
     # Each source is imported only when it is the one: scikit-learn and Pillow are slow to import.
-    path = location(config)
-    match config.name, path:
-        case Source.digits, _:
-            from tnt_exp.data.digits import read_digits
+    name, path = config.name, location(config)
+    if name is Source.digits:
+        from tnt_exp.data.digits import read_digits
 
-            return read_digits()
-        case _, None:
-            from tnt_exp.data.download import download
+        return read_digits()
+    if path is None:
+        from tnt_exp.data.download import download
 
-            return download(config.name)
-        case Source.cifar10 | Source.cifar100, _:
+        return download(name)
+    match name:
+        case Source.cifar10 | Source.cifar100:
             from tnt_exp.data.cifar import read_cifar
 
-            return read_cifar(config.name, path)
-        case Source.mnist | Source.fashion_mnist, _:
+            return read_cifar(name, path)
+        case Source.mnist | Source.fashion_mnist:
             from tnt_exp.data.mnist import read_mnist
 
-            return read_mnist(config.name, path)
-        case Source.image_folder, _:
+            return read_mnist(name, path)
+        case Source.image_folder:
             from tnt_exp.data.image_folder import read_image_folder
 
-            return read_image_folder(path, image_size(config), config.channels, config.on_error)
-        case Source.npz, _:
+            return read_image_folder(path, config)
+        case Source.npz:
             from tnt_exp.data.npz import read_npz
 
             return read_npz(path)
-    raise NotImplementedError(config.name)
+        case _:
+            assert_never(name)
