@@ -53,7 +53,9 @@ def test_maps_are_those_that_act(small, images):
     values = (normed @ _numpy(attention.qkv_kernel)[:, 48:]).reshape(3, 10, 4, 6).transpose(0, 2, 1, 3)
     mixed = (maps @ values).transpose(0, 2, 1, 3).reshape(3, 10, 24)
     expected = mixed @ _numpy(attention.projection_kernel) + _numpy(attention.projection_bias)
-    np.testing.assert_allclose(_numpy(attention(normed)), expected, rtol=1e-4, atol=1e-4)
+    norm = block.outer.attention_norm
+    acted = _numpy(attention(norm.standardized(fused), norm=norm)).reshape(3, 10, 24)
+    np.testing.assert_allclose(acted, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("channels", "pool"), [(3, "class_token"), (1, "average")])

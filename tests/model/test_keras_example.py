@@ -152,8 +152,8 @@ def test_logits(pair):
 def test_dropouts_are_where_they_are_there(pair):
     network = pair[2].network
     assert network.patch_embedding.drop.rate == 0.5
+    assert network.drop_path == 0
     for block in network.blocks:
         for part in (block.inner, block.outer):
-            assert part.attention.drop.rate == 0.5
-            assert (part.mlp.hidden_drop.rate, part.mlp.drop.rate) == (0.2, 0.2)
-            assert (part.attention_drop.rate, part.mlp_drop.rate) == (0, 0)
+            assert part.attention.dropout == 0.5
+            assert (part.mlp.dropout, part.mlp_dropout) == (0.2, 0.2)

@@ -131,12 +131,6 @@ def test_rematerialisation_changes_no_gradient(small, images, gradients):
         np.testing.assert_allclose(plain, again, rtol=1e-3, atol=1e-6)
 
 
-def test_a_network_that_drops_nothing_has_no_use_for_a_seed(small, images):
-    network = small()
-    network(images, training=True)
-    assert int(_numpy(network.seed_generator.state)[1]) == 0
-
-
 def test_models_of_other_sizes_share_no_state():
     """Two networks in one process neither share weights nor randomness."""
     first, second = TNT(3, mlp_dropout=0.5, depth=1), TNT(3, mlp_dropout=0.5, depth=1)

@@ -13,6 +13,7 @@ from tnt_exp.config.model import ModelConfig
 from tnt_exp.model import TNT, build
 from tnt_exp.model.geometry import head_dim, keeps_inner
 from tnt_exp.model.options import network_options
+from tnt_exp.model.transformer import Transformer
 
 # The small network: D 24, C 6, N 9 patches, M 16 pixels a patch, so M C = 96.
 _BLOCK = lambda dim: 12 * dim**2 + 6 * dim + 4 * dim  # noqa: E731  (four matrices and a bias; an MLP; two norms)
@@ -126,12 +127,22 @@ def test_dropouts_act_in_training_alone(small, images, name):
 
 def test_drop_path_grows_from_the_first_block(small):
     network = small(depth=5, drop_path=0.2)
-    rates = [block.outer.mlp_drop.rate for block in network.blocks]
-    np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.15, 0.2])
-    for block in network.blocks:
-        drops = [drop for part in (block.inner, block.outer) for drop in (part.attention_drop, part.mlp_drop)]
-        assert len({drop.rate for drop in drops}) == 1
-        assert all(drop.whole_samples for drop in drops)
+    rates = [float(network._drop_path(number)) for number in range(5)]
+    np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.15, 0.2], rtol=1e-6)
+
+
+def test_drop_path_drops_whole_sequences(images):
+    block = Transformer(24, 4)
+    x = np.random.default_rng(0).normal(size=(400, 10, 24)).astype("float32")
+    seed = ops.convert_to_tensor(np.array([1, 2], "int32"))
+    kept = [
+        (np.abs(np.asarray(ops.convert_to_numpy(block(x, ops.convert_to_tensor(rate, "float32"), seed))) - x) > 0)
+        for rate in (0.0, 0.5)
+    ]
+    assert kept[0].mean() > 0.99
+    moved = kept[1].any(axis=(1, 2))
+    assert (kept[1].mean(axis=(1, 2))[moved] > 0.99).all()
+    assert moved.mean() == pytest.approx(0.75, abs=0.08)  # one of the two branches is kept
 
 
 def test_one_seed_one_model(small, images):

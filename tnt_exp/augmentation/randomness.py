@@ -46,11 +46,11 @@ class Draws:
         """Return `count` words of 32 random bits, int32."""
         digest = hashlib.blake2b(f"{self._seed}/{salt}".encode(), digest_size=8).digest()
         first, second = (int.from_bytes(half, "big", signed=True) for half in (digest[:4], digest[4:]))
-        start = _mix(self._step ^ first) ^ second
-        return _mix(_mix(ops.arange(count, dtype="int32") ^ start) + start)
+        start = mix(self._step ^ first) ^ second
+        return mix(mix(ops.arange(count, dtype="int32") ^ start) + start)
 
 
-def _mix(words: Tensor) -> Tensor:
+def mix(words: Tensor) -> Tensor:
     """Scramble each word: C. Wellons' lowbias32, a bijection where every input bit turns every output bit."""
     words = (words ^ _shift_right(words, 16)) * 0x7FEB352D
     words = (words ^ _shift_right(words, 15)) * (0x846CA68B - 2**32)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tnt_exp.model import initialization as start
-from tnt_exp.model.dropout import Dropout
+from tnt_exp.model.fused import softmax_drop
 from tnt_exp.model.geometry import head_dim
 
 
@@ -16,6 +16,13 @@ class Attention(keras.layers.Layer):
 
     `keras.layers.MultiHeadAttention` gives the query the bias that it gives the output; the paper's block has
     a bias on the output alone.
+
+    Tokens come standardised; scale and offset of the layer norm before are part of the products here.
+
+    Where a head is wide, query and key are never made: with tokens y, scores are y (Wq Wk^T) y^T, and the output is
+    the sum over heads of P_h y (Wv Wo). The small products in brackets are made anew in each step. That is half the
+    arithmetic where a head has the token's full width, no transpose is left, and all heads of a sequence are one
+    product. The bias of the key adds the same to all scores of a query and so does nothing.
 
     Args:
         dim: Width of a token.
@@ -27,7 +34,8 @@ class Attention(keras.layers.Layer):
         seed: Seed of weights and dropout.
 
     Call arguments:
-        x: (B, T, dim).
+        y: (B, T, dim), standardised.
+        norm: The layer normalisation whose scale and offset they lack.
         seed: The step's seed, None at inference.
 
     Returns:
@@ -52,9 +60,8 @@ class Attention(keras.layers.Layer):
         self.has_qkv_bias = qkv_bias
         self.initialization = initialization
         self.seed = seed
-        self.drop = Dropout(
-            dropout, seed=start.derive(seed, "dropout"), name="attention_dropout", dtype=self.dtype_policy.name
-        )
+        self.dropout = dropout
+        self.folds = 2 * self.head_dim >= dim  # else the folded products cost more than they save
 
     def build(self, input_shape: Any) -> None:
         """Create the weights: `qkv_kernel` holds the columns of q, of k and of v, each head by head."""
@@ -74,23 +81,73 @@ class Attention(keras.layers.Layer):
         self.projection_kernel = self.add_weight(name="projection_kernel", shape=(inner, self.dim), initializer=out_of)
         self.projection_bias = self.add_weight(name="projection_bias", shape=(self.dim,), initializer="zeros")
 
-    def _weights_and_values(self, x: Any) -> tuple[Any, Any]:
-        tokens = x.shape[1]
-        qkv = ops.matmul(x, self.qkv_kernel)
-        if self.qkv_bias is not None:
-            qkv = qkv + self.qkv_bias
+    def call(self, y: Any, norm: Any, seed: Any = None) -> Any:
+        """Attend."""
+        return self._folded(y, norm, seed) if self.folds else self._plain(y, norm, seed)
+
+    def maps(self, y: Any, norm: Any) -> Any:
+        """The attention weights of tokens `y` (B, T, dim): (B, H, T queries, T keys); each row sums to 1."""
+        if not self.folds:
+            return ops.softmax(self._scores_and_values(y, norm)[0])
+        tokens = y.shape[1]
+        weights = ops.softmax(self._folded_scores(y, norm))
+        return ops.transpose(ops.reshape(weights, (-1, tokens, self.num_heads, tokens)), (0, 2, 1, 3))
+
+    def _plain(self, y: Any, norm: Any, seed: Any) -> Any:
+        scores, values = self._scores_and_values(y, norm)
+        weights, _ = softmax_drop(self.dropout)(scores, seed)
+        mixed = ops.transpose(ops.matmul(weights, values), (0, 2, 1, 3))
+        mixed = ops.reshape(mixed, (-1, self.num_heads * self.head_dim))
+        return ops.add(ops.matmul(mixed, self.projection_kernel), self.projection_bias)
+
+    def _scores_and_values(self, y: Any, norm: Any) -> tuple[Any, Any]:
+        """Scores (B, H, T, T) and values (B, H, T, head)."""
+        tokens = y.shape[1]
+        kernel, bias = norm.into(self.qkv_kernel, self.qkv_bias)
+        qkv = ops.add(ops.matmul(ops.reshape(y, (-1, self.dim)), kernel), bias)
         qkv = ops.reshape(qkv, (-1, tokens, 3, self.num_heads, self.head_dim))
         q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)  # each (B, H, T, head)
-        scores = ops.matmul(q * self.head_dim**-0.5, ops.transpose(k, (0, 1, 3, 2)))
-        return ops.softmax(scores), v
+        return ops.matmul(q * self.head_dim**-0.5, ops.transpose(k, (0, 1, 3, 2))), v
 
-    def call(self, x: Any, seed: Any = None) -> Any:
-        """Attend."""
-        weights, values = self._weights_and_values(x)
-        mixed = ops.matmul(self.drop(weights, seed), values)
-        mixed = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, x.shape[1], self.num_heads * self.head_dim))
-        return ops.matmul(mixed, self.projection_kernel) + self.projection_bias
+    def _folded(self, y: Any, norm: Any, seed: Any) -> Any:
+        heads, dim = self.num_heads, self.dim
+        scores = self._folded_scores(y, norm)
+        weights, sums = softmax_drop(self.dropout)(scores, seed)
+        mixed = ops.reshape(ops.matmul(weights, y), (-1, heads * dim))
+        # With weights that sum to `sums`, the offset of the norm and the bias of the value come in that often.
+        kernel, offset = self._outputs(norm)
+        out = ops.matmul(mixed, ops.reshape(kernel, (heads * dim, dim)))
+        if seed is None or self.dropout == 0:
+            return ops.add(out, ops.sum(offset, axis=0) + self.projection_bias)
+        return ops.add(out + ops.matmul(ops.reshape(sums, (-1, heads)), offset), self.projection_bias)
 
-    def maps(self, x: Any) -> Any:
-        """The attention weights of tokens `x` (B, T, dim): (B, H, T queries, T keys); each row sums to 1."""
-        return self._weights_and_values(x)[0]
+    def _folded_scores(self, y: Any, norm: Any) -> Any:
+        """Scores (B, T H, T)."""
+        tokens, heads, dim, width = y.shape[1], self.num_heads, self.dim, self.head_dim
+        query, key, _ = self._parts(self.qkv_kernel, (dim, heads, width))
+        gamma, beta = ops.cast(norm.gamma, key.dtype), ops.cast(norm.beta, key.dtype)
+        key = ops.transpose(key * gamma[:, None, None] * width**-0.5, (1, 2, 0))  # (H, head, dim)
+        kernel = ops.matmul(ops.transpose(query, (1, 0, 2)), key)  # (H, dim, dim)
+        bias = ops.sum(beta[:, None] * kernel, axis=1)  # (H, dim)
+        if self.qkv_bias is not None:
+            query_bias = self._parts(self.qkv_bias, (heads, 1, width))[0]
+            bias = bias + ops.matmul(query_bias, key)[:, 0]
+        kernel = ops.transpose(kernel * gamma[:, None], (1, 0, 2))
+        asked = ops.matmul(ops.reshape(y, (-1, dim)), ops.reshape(kernel, (dim, heads * dim)))
+        asked = ops.add(asked, ops.reshape(bias, (heads * dim,)))
+        return ops.matmul(ops.reshape(asked, (-1, tokens * heads, dim)), ops.transpose(y, (0, 2, 1)))
+
+    def _outputs(self, norm: Any) -> tuple[Any, Any]:
+        """What a head makes of a standardised token it attends to, (H, dim, dim), and of any token, (H, dim)."""
+        dim, heads, width = self.dim, self.num_heads, self.head_dim
+        value = ops.transpose(self._parts(self.qkv_kernel, (dim, heads, width))[2], (1, 0, 2))
+        projection = ops.reshape(self.projection_kernel, (heads, width, dim))
+        kernel = ops.matmul(value, projection)
+        offset = ops.sum(ops.cast(norm.beta, kernel.dtype)[:, None] * kernel, axis=1)
+        if self.qkv_bias is not None:
+            offset = offset + ops.matmul(self._parts(self.qkv_bias, (heads, 1, width))[2], projection)[:, 0]
+        return kernel * ops.cast(norm.gamma, kernel.dtype)[:, None], offset
+
+    def _parts(self, joined: Any, shape: tuple[int, ...]) -> list[Any]:
+        """Those of query, key and value."""
+        return [ops.reshape(part, shape) for part in ops.split(joined, 3, axis=-1)]

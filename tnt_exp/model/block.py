@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from tnt_exp.model import initialization as start
-from tnt_exp.model.transformer import Transformer, normalization
+from tnt_exp.model.norm import Norm
+from tnt_exp.model.transformer import Transformer
 
 FUSIONS = ("norm_dense", "norm_dense_norm", "pixel_norm_dense")
 
@@ -28,6 +29,7 @@ class Fusion(keras.layers.Layer):
 
     Call arguments:
         pixels: (B N, M, C).
+        seed: The step's seed, None at inference.
 
     Returns:
         (B, T, D), to be added to the patch tokens.
@@ -56,10 +58,10 @@ class Fusion(keras.layers.Layer):
         self.seed = seed
         self.norm_each_pixel = fusion == "pixel_norm_dense"
         self.has_bias = fusion != "norm_dense_norm"
-        self.norm = normalization("norm", self.dtype_policy.name)
+        self.norm = Norm(name="norm", dtype=self.dtype_policy.name)
         self.last_norm = None
         if fusion == "norm_dense_norm":
-            self.last_norm = normalization("last_norm", self.dtype_policy.name)
+            self.last_norm = Norm(name="last_norm", dtype=self.dtype_policy.name)
 
     def build(self, input_shape: Any) -> None:
         """Create the weights."""
@@ -72,16 +74,15 @@ class Fusion(keras.layers.Layer):
         if self.last_norm is not None:
             self.last_norm.build((None, self.patches, self.embed_dim))
 
-    def call(self, pixels: Any) -> Any:
+    def call(self, pixels: Any, seed: Any = None) -> Any:
         """Fuse."""
         if self.norm_each_pixel:
-            pixels = self.norm(pixels)
-        joined = ops.reshape(pixels, (-1, self.patches, self.width))
+            pixels = self.norm.standardized(pixels, seed)
+        joined = ops.reshape(pixels, (-1, self.width))
         if not self.norm_each_pixel:
-            joined = self.norm(joined)
-        fused = ops.matmul(joined, self.kernel)
-        if self.bias is not None:
-            fused = fused + self.bias
+            joined = self.norm.standardized(joined, seed)
+        kernel, bias = self.norm.into(self.kernel, self.bias)
+        fused = ops.reshape(ops.add(ops.matmul(joined, kernel), bias), (-1, self.patches, self.embed_dim))
         if self.last_norm is not None:
             fused = self.last_norm(fused)
         return ops.pad(fused, ((0, 0), (1, 0), (0, 0))) if self.class_token else fused
@@ -102,13 +103,14 @@ class TNTBlock(keras.layers.Layer):
         patches, pixels, inner_dim, embed_dim, fusion, class_token: See `Fusion`.
         num_heads, inner_num_heads: Heads of the outer and of the inner transformer.
         inner: Whether the block has an inner transformer.
-        head_width, mlp_ratio, qkv_bias, drop_path, attention_dropout, mlp_dropout: See `Transformer`.
+        head_width, mlp_ratio, qkv_bias, attention_dropout, mlp_dropout: See `Transformer`.
         initialization: See `tnt_exp.model.initialization`.
-        seed: Seed of weights and dropout.
+        seed: Seed of the weights.
 
     Call arguments:
         pixels: (B N, M, C).
         patches: (B, T, D).
+        drop_path: Probability that a branch of a transformer is dropped, scalar; None: 0.
         seed: The step's seed, None at inference.
 
     Returns:
@@ -129,7 +131,6 @@ class TNTBlock(keras.layers.Layer):
         qkv_bias: bool = False,
         fusion: str = "norm_dense_norm",
         class_token: bool = True,
-        drop_path: float = 0.0,
         attention_dropout: float = 0.0,
         mlp_dropout: float = 0.0,
         initialization: str = "truncated_normal",
@@ -145,7 +146,6 @@ class TNTBlock(keras.layers.Layer):
                 head_width,
                 mlp_ratio,
                 qkv_bias,
-                drop_path,
                 attention_dropout,
                 mlp_dropout,
                 initialization,
@@ -178,12 +178,12 @@ class TNTBlock(keras.layers.Layer):
             self.fusion.build(pixels_shape)
         self.outer.build(patches_shape)
 
-    def call(self, pixels: Any, patches: Any, seed: Any = None) -> tuple[Any, Any]:
+    def call(self, pixels: Any, patches: Any, drop_path: Any = None, seed: Any = None) -> tuple[Any, Any]:
         """Apply the block."""
         if self.has_inner:
-            pixels = self.inner(pixels, seed)
-            patches = patches + self.fusion(pixels)
-        patches = self.outer(patches, seed)
+            pixels = self.inner(pixels, drop_path, seed)
+            patches = patches + self.fusion(pixels, seed)
+        patches = self.outer(patches, drop_path, seed)
         return pixels, patches
 
     def maps(self, pixels: Any, patches: Any) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from keras import ops
 from tnt_exp.model import initialization as start
 from tnt_exp.model.dropout import Dropout
 from tnt_exp.model.geometry import Geometry
-from tnt_exp.model.transformer import normalization
+from tnt_exp.model.norm import Norm
 
 WINDOW = 7  # side of the stem's convolution, pixels
 STEMS = ("patch", "image", "image_same")
@@ -157,8 +157,8 @@ class PatchEmbedding(keras.layers.Layer):
         self.class_token = class_token
         self.initialization = initialization
         self.seed = seed
-        self.pixel_norm = normalization("pixel_norm", self.dtype_policy.name)
-        self.patch_norm = normalization("patch_norm", self.dtype_policy.name)
+        self.pixel_norm = Norm(name="pixel_norm", dtype=self.dtype_policy.name)
+        self.patch_norm = Norm(name="patch_norm", dtype=self.dtype_policy.name)
         self.drop = Dropout(
             dropout, seed=start.derive(seed, "dropout"), name="embedding_dropout", dtype=self.dtype_policy.name
         )

@@ -1,15 +1,13 @@
 """Reading and writing files of named tensors. Nothing in them is ever run."""
 
-import contextlib
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tnt_exp import durable
 from tnt_exp.config import InputError
 from tnt_exp.model.timm_names import Array
 
@@ -95,16 +93,6 @@ def write(path: Path, tensors: Mapping[str, Array]) -> None:
         raise InputError(f"{path}: expected a name that ends in .safetensors, received another.")
     content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"format": "pt"})
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-            raise
+        durable.write(path, content)
     except OSError as error:
         raise InputError(f"{path}: expected a folder that can be written to ({error.strerror}).") from error

@@ -1,16 +1,20 @@
 """Transformer in Transformer (arXiv 2103.00112)."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
 from tnt_exp.model import initialization as start
 from tnt_exp.model.block import TNTBlock
+from tnt_exp.model.dropout import check_rate, seed_of
 from tnt_exp.model.embedding import PatchEmbedding, PixelEmbedding
 from tnt_exp.model.geometry import Geometry, keeps_inner, useless
+from tnt_exp.model.norm import Norm
 from tnt_exp.model.pool import Pool
-from tnt_exp.model.transformer import normalization
+from tnt_exp.model.repeat import Repeated
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
@@ -98,6 +102,8 @@ class TNT(keras.Model):
         arguments = {key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")}
         super().__init__(**kwargs)
         self._arguments = arguments
+        for name in ("drop_path", "embedding_dropout", "attention_dropout", "mlp_dropout"):
+            check_rate(name, arguments[name])
         geometry = Geometry(image_size, patch_size, stride)
         class_token = pool == "class_token"
         for message in useless(geometry, depth, class_token, drop_path):
@@ -108,7 +114,7 @@ class TNT(keras.Model):
 
         self.geometry = geometry
         self.remat = remat
-        self.drops = max(drop_path, embedding_dropout, attention_dropout, mlp_dropout) > 0
+        self.drop_path = drop_path
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.pixel_embedding = PixelEmbedding(
             image_size,
@@ -147,7 +153,6 @@ class TNT(keras.Model):
                 qkv_bias,
                 fusion,
                 class_token,
-                drop_path * (number - 1) / max(depth - 1, 1),
                 attention_dropout,
                 mlp_dropout,
                 initialization,
@@ -155,7 +160,7 @@ class TNT(keras.Model):
             )
             for number, inner in enumerate(keeps_inner(depth, inner_blocks), start=1)
         ]
-        self.norm = normalization("norm", self.dtype_policy.name)
+        self.norm = Norm(name="norm", dtype=self.dtype_policy.name)
         self.pool = Pool(pool, initialization, **place("pool"))
         self.representation = None
         if representation_size is not None:
@@ -200,22 +205,31 @@ class TNT(keras.Model):
 
     def features(self, images: Any, training: bool = False) -> Any:
         """The tokens before pooling, normalised: (B, T, D), a class token first."""
-        seed = self.seed_generator.next() if training and self.drops else None
+        seed = ops.cast(self.seed_generator.next(), "int32") if training else None
         pixels = self.pixel_embedding(images)
         patches = self.patch_embedding(pixels, seed)
-        for block in self.blocks:
-            pixels, patches = self._block(block, seed)(pixels, patches)
+        apply = self._apply(training)
+        for number, block in enumerate(self.blocks):
+            pixels, patches = apply(block, pixels, patches, self._drop_path(number), seed_of(seed, block.name))
         return self.norm(patches)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
         return {**super().get_config(), **self._arguments}
 
-    def _block(self, block: TNTBlock, seed: Any) -> Any:
-        def apply(pixels: Any, patches: Any) -> Any:
-            return block(pixels, patches, seed)
+    def _apply(self, training: bool) -> Callable[..., Any]:
+        """What calls a block."""
+        if self.remat:
+            return lambda block, pixels, patches, *rest: keras.remat(lambda *tokens: block(*tokens, *rest))(
+                pixels, patches
+            )
+        return Repeated() if training else lambda block, *arguments: block(*arguments)
 
-        return keras.remat(apply) if self.remat else apply
+    def _drop_path(self, number: int) -> Any:
+        """The rate of a block, which grows from 0 in the first to the last."""
+        if self.drop_path == 0:
+            return None
+        return ops.convert_to_tensor(self.drop_path * number / max(len(self.blocks) - 1, 1), "float32")
 
     def block_outputs(self, images: Any) -> list[tuple[Any, Any]]:
         """Pixel tokens (B N, M, C) and patch tokens (B, T, D) after each block."""

@@ -7,34 +7,32 @@ from keras import ops
 
 from tnt_exp.model import initialization as start
 from tnt_exp.model.attention import Attention
-from tnt_exp.model.dropout import Dropout
+from tnt_exp.model.dropout import seed_of
+from tnt_exp.model.fused import add_drop, gelu_drop
 from tnt_exp.model.geometry import hidden_dim
-
-EPSILON = 1e-5  # of every layer normalisation; Keras' default is 1e-3
-
-
-def normalization(name: str, dtype: str) -> keras.layers.Layer:
-    """A layer normalisation over the last axis."""
-    return keras.layers.LayerNormalization(epsilon=EPSILON, name=name, dtype=dtype)
+from tnt_exp.model.norm import Norm
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
 class Mlp(keras.layers.Layer):
-    """Dense, exact GELU, dropout, Dense, dropout.
+    """Dense, exact GELU, dropout, Dense.
+
+    Tokens come standardised; scale and offset of the layer norm before are part of the first product.
 
     Args:
         dim: Width of a token.
         mlp_ratio: Hidden width / dim.
-        dropout: Part dropped after each Dense in training.
+        dropout: Part dropped after the GELU in training.
         initialization: See `tnt_exp.model.initialization`.
-        seed: Seed of weights and dropout.
+        seed: Seed of the weights.
 
     Call arguments:
-        x: (B, T, dim).
+        y: (B, T, dim), standardised.
+        norm: The layer normalisation whose scale and offset they lack.
         seed: The step's seed, None at inference.
 
     Returns:
-        (B, T, dim).
+        (B T, dim).
     """
 
     def __init__(
@@ -51,11 +49,7 @@ class Mlp(keras.layers.Layer):
         self.hidden = hidden_dim(dim, mlp_ratio)
         self.initialization = initialization
         self.seed = seed
-        dtype = self.dtype_policy.name
-        self.hidden_drop = Dropout(
-            dropout, seed=start.derive(seed, "hidden_dropout"), name="mlp_hidden_dropout", dtype=dtype
-        )
-        self.drop = Dropout(dropout, seed=start.derive(seed, "dropout"), name="mlp_dropout", dtype=dtype)
+        self.dropout = dropout
 
     def build(self, input_shape: Any) -> None:
         """Create the weights."""
@@ -66,28 +60,28 @@ class Mlp(keras.layers.Layer):
         self.reduce_kernel = self.add_weight(name="reduce_kernel", shape=(self.hidden, self.dim), initializer=reduce)
         self.reduce_bias = self.add_weight(name="reduce_bias", shape=(self.dim,), initializer="zeros")
 
-    def call(self, x: Any, seed: Any = None) -> Any:
+    def call(self, y: Any, norm: Norm, seed: Any = None) -> Any:
         """Apply it to each token."""
-        # `approximate=False`: the error function itself; Keras' default is a tanh in its place.
-        hidden = ops.gelu(ops.matmul(x, self.expand_kernel) + self.expand_bias, approximate=False)
-        hidden = self.hidden_drop(hidden, seed)
-        return self.drop(ops.matmul(hidden, self.reduce_kernel) + self.reduce_bias, seed)
+        kernel, bias = norm.into(self.expand_kernel, self.expand_bias)
+        hidden = ops.add(ops.matmul(ops.reshape(y, (-1, self.dim)), kernel), bias)
+        hidden = gelu_drop(self.dropout)(hidden, seed)
+        return ops.add(ops.matmul(hidden, self.reduce_kernel), self.reduce_bias)
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
 class Transformer(keras.layers.Layer):
-    """x + Attention(LN(x)), then x + MLP(LN(x)); each branch may be dropped for a whole sequence.
+    """x + Attention(LN(x)), then x + Dropout(MLP(LN(x))); each branch may be dropped for a whole sequence.
 
     Args:
         dim: Width of a token.
         num_heads, head_width, qkv_bias, attention_dropout: See `Attention`.
         mlp_ratio, mlp_dropout: See `Mlp`.
-        drop_path: Probability that a branch is dropped for a sequence.
         initialization: See `tnt_exp.model.initialization`.
         seed: Seed of weights and dropout.
 
     Call arguments:
         x: (B, T, dim).
+        drop_path: Probability that a branch is dropped for a sequence, scalar; None: 0.
         seed: The step's seed, None at inference.
 
     Returns:
@@ -101,7 +95,6 @@ class Transformer(keras.layers.Layer):
         head_width: str = "split",
         mlp_ratio: float = 4.0,
         qkv_bias: bool = False,
-        drop_path: float = 0.0,
         attention_dropout: float = 0.0,
         mlp_dropout: float = 0.0,
         initialization: str = "truncated_normal",
@@ -111,10 +104,7 @@ class Transformer(keras.layers.Layer):
         super().__init__(**kwargs)
         dtype = self.dtype_policy.name
 
-        def path_drop(name: str) -> Dropout:
-            return Dropout(drop_path, whole_samples=True, seed=start.derive(seed, name), name=name, dtype=dtype)
-
-        self.attention_norm = normalization("attention_norm", dtype)
+        self.attention_norm = Norm(name="attention_norm", dtype=dtype)
         self.attention = Attention(
             dim,
             num_heads,
@@ -126,23 +116,29 @@ class Transformer(keras.layers.Layer):
             name="attention",
             dtype=dtype,
         )
-        self.attention_drop = path_drop("attention_drop_path")
-        self.mlp_norm = normalization("mlp_norm", dtype)
+        self.mlp_norm = Norm(name="mlp_norm", dtype=dtype)
         self.mlp = Mlp(
             dim, mlp_ratio, mlp_dropout, initialization, seed=start.derive(seed, "mlp"), name="mlp", dtype=dtype
         )
-        self.mlp_drop = path_drop("mlp_drop_path")
+        self.mlp_dropout = mlp_dropout
 
     def build(self, input_shape: Any) -> None:
         """Create the weights."""
         for layer in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):
             layer.build(input_shape)
 
-    def call(self, x: Any, seed: Any = None) -> Any:
+    def call(self, x: Any, drop_path: Any = None, seed: Any = None) -> Any:
         """Apply the block."""
-        x = x + self.attention_drop(self.attention(self.attention_norm(x), seed), seed)
-        return x + self.mlp_drop(self.mlp(self.mlp_norm(x), seed), seed)
+        for name, norm, branch, rate in (
+            ("attention", self.attention_norm, self.attention, 0.0),
+            ("mlp", self.mlp_norm, self.mlp, self.mlp_dropout),
+        ):
+            place = seed_of(seed, f"{self.name}/{name}")
+            out = branch(norm.standardized(x, seed), norm=norm, seed=place)
+            path = () if drop_path is None else (drop_path,)
+            x = add_drop(rate)(x, out, *path, seed_of(seed, f"{self.name}/{name}/drop"))
+        return x
 
     def maps(self, x: Any) -> Any:
         """The attention weights that the block gives to tokens `x` (B, T, dim): (B, H, T, T)."""
-        return self.attention.maps(self.attention_norm(x))
+        return self.attention.maps(self.attention_norm.standardized(x), self.attention_norm)

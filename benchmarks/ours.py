@@ -1,0 +1,51 @@
+"""tnt-exp's own training step and prediction, as `tnt-exp train` runs them."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from tnt_exp import model
+from tnt_exp.augmentation import Augmentation
+from tnt_exp.config.compose import compose
+from tnt_exp.training import optimizer
+from tnt_exp.training.device import prepare
+from tnt_exp.training.step import Work, compile_step
+
+CLASSES = 100
+
+
+class Ours:
+    """One configuration, trained on noise of the shape of CIFAR-100 (or of the network, where that is larger)."""
+
+    def __init__(self, batch: int, overrides: Sequence[str]) -> None:
+        config = compose(["dataset=cifar100", *overrides])
+        device = prepare(config.trainer)
+        random = np.random.default_rng(0)
+        side = 32 if config.model.image_size <= 96 else config.model.image_size
+        self.images = random.integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
+        self.labels = random.integers(0, CLASSES, batch).astype(np.int32)
+        self.classifier = model.build(config.model, CLASSES, 3, remat=config.trainer.remat)
+        self.classifier.jit_compile = device.xla
+        augmentation = Augmentation(
+            config.augmentation,
+            image_size=config.model.image_size,
+            mean=config.model.mean,
+            std=config.model.std,
+            num_classes=CLASSES,
+            label_smoothing=config.trainer.label_smoothing,
+            seed=0,
+        )
+        update = optimizer.build(config.optimizer, self.classifier.trainable_variables, model.decays, scale_loss=False)
+        self.step = compile_step(Work(self.classifier.network, augmentation, update), xla=device.xla)
+        self.count = 0
+
+    def train(self) -> None:
+        """One step, to its end."""
+        sums = self.step(self.images[None], self.labels[None], self.count, [1e-3], 1.0)
+        self.count += 1
+        keras.ops.convert_to_numpy(sums)
+
+    def infer(self) -> None:
+        """One batch."""
+        self.classifier.predict_on_batch(self.images)

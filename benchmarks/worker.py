@@ -1,0 +1,56 @@
+"""One competitor in a process of its own: told over standard input to run steps, it answers with what they took.
+
+Its first line is the time from the start of the process to the end of the first step.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+# Linux counts the start of a process in ticks since the machine's own.
+_TICKS = float(Path("/proc/self/stat").read_text().split()[21]) / os.sysconf("SC_CLK_TCK")
+BEGIN = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + _TICKS
+
+
+def competitor(spec: dict):
+    """Build what `spec` names."""
+    kind = spec.pop("kind")
+    if kind == "seed":
+        from benchmarks.seed import Seed
+
+        return Seed(**spec)
+    if kind == "ours":
+        from benchmarks.ours import Ours
+
+        return Ours(**spec)
+    from benchmarks.timm_tnt import Timm
+
+    return Timm(**spec)
+
+
+def main() -> None:
+    """Read {"steps": n} lines, answer each with seconds and CPU seconds."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    spec = json.loads(sys.argv[1])
+    mode = spec.pop("mode")
+    step = getattr(competitor(spec), mode)
+    step()
+    say = {"first_step_seconds": time.time() - BEGIN}
+    while True:
+        say["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps(say), file=answers, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(json.loads(line)["steps"]):
+            step()
+        say = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+
+if __name__ == "__main__":
+    main()
