@@ -1,5 +1,6 @@
 """Measure a classifier on a split: the same evaluator inside training and alone."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -60,28 +61,33 @@ class Evaluation:
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")[:count]]
 
 
-def evaluate(classifier: Any, split: Split, batch_size: int) -> Evaluation:
+def evaluate(classifier: Any, split: Split, batch_size: int, *, flip: bool) -> Evaluation:
     """Run the classifier over a split.
 
     Args:
         classifier: uint8 images (B, H, W, C) -> logits (B, classes).
         split: Images and labels.
         batch_size: Images a call; every call has this static shape.
+        flip: The logits are the mean of those of the image and of its mirror.
     """
-    loss, correct, top5 = 0.0, 0, 0
+    correct, top5 = 0, 0
     confusion = None
+    losses: list[np.ndarray] = []
     predicted: list[np.ndarray] = []
     confidence: list[np.ndarray] = []
     for images, labels, count in padded(split, batch_size):
-        # Sums are float64 on the host, so that the figures depend neither on the backend nor on the batch size.
+        # The host sums, in float64 and once over all images, so that the figures do not depend on the batch size.
         logits = np.asarray(classifier.predict_on_batch(images), np.float64)[:count]
+        if flip:
+            mirrored = np.ascontiguousarray(images[:, :, ::-1])
+            logits = (logits + np.asarray(classifier.predict_on_batch(mirrored), np.float64)[:count]) / 2
         labels = labels[:count]
         if confusion is None:
             confusion = np.zeros((logits.shape[1], logits.shape[1]), np.int64)
         own = np.take_along_axis(logits, labels[:, None], axis=1)
         top = logits.max(axis=1, keepdims=True)
         total = np.exp(logits - top).sum(axis=1)
-        loss += float(np.sum(np.log(total) - (own - top)[:, 0]))
+        losses.append(np.log(total) - (own - top)[:, 0])
         rank = (logits > own).sum(axis=1)
         correct += int((rank < 1).sum())
         top5 += int((rank < 5).sum())
@@ -92,7 +98,7 @@ def evaluate(classifier: Any, split: Split, batch_size: int) -> Evaluation:
         raise ValueError("Expected at least one image to evaluate, received none.")
     answers = np.concatenate(predicted)
     return Evaluation(
-        loss=loss / len(split),
+        loss=math.fsum(np.concatenate(losses)) / len(split),
         accuracy=correct / len(split),
         top5_accuracy=top5 / len(split),
         confusion=confusion,

@@ -5,13 +5,15 @@ without it.
 """
 
 import logging
+import platform
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tnt_exp import data, provenance
 from tnt_exp.config import Config, rules
-from tnt_exp.run_folder import RunFolder
+from tnt_exp.run_folder import ARTIFACTS, RunFolder
 from tnt_exp.signals import Signals
+from tnt_exp.training.finite import NonFiniteError
 
 if TYPE_CHECKING:
     from tnt_exp.augmentation import Augmentation
@@ -57,6 +59,7 @@ class Experiment:
             self.tracker = begin(self.config, self.folder, dataset, self.tags)
             self.result["mlflow_run_id"] = self.tracker.run_id
         device = self._prepare()
+        provenance.record(self.folder.path, hardware=self.result["hardware"], dataset_digest=dataset.digest)
         classifier = self._build(dataset, device)
         choice = self._fit(classifier, dataset, device)
         self._test(classifier, dataset, choice)
@@ -65,10 +68,7 @@ class Experiment:
     def close(self) -> None:
         """Tell MLflow how the run ended; `result.json` is written."""
         if self.tracker:
-            self.tracker.artifacts(
-                self.folder.path,
-                ["config.yaml", "overrides.yaml", "result.json", "metrics.csv", "train.log", "plots"],
-            )
+            self.tracker.artifacts(ARTIFACTS)
             self.tracker.finish(self.result["status"])
 
     def where_to_look(self) -> str:
@@ -88,12 +88,13 @@ class Experiment:
         self.result["hardware"] = {
             "device": device.kind,
             "name": device.name,
+            "devices": device.count,
             "backend": device.backend,
             "precision": self.config.trainer.precision.value,
             "xla": device.xla,
         }
         if self.tracker:
-            self.tracker.tags({"hardware": device.name})
+            self.tracker.tags({"hardware": device.name, "host": platform.node()})
         xla = "compiled by XLA" if device.xla else "without XLA"
         log.info("device    %s (%s), %s, %s", device.name, device.kind, device.backend, xla)
         return device
@@ -149,19 +150,40 @@ class Experiment:
         trainer = self.config.trainer
         augmentation = self._augmentation(dataset)
         self._draw_samples(augmentation, dataset)
-        batches = data.Batches(dataset.train, trainer.batch_size, self.config.seed)
+        batches = data.Batches(dataset.train, trainer.batch_size, self.config.seed, self.config.augmentation.repeats)
         optimizer = self._optimizer(classifier)
         state = State(classifier, optimizer, Choice(trainer.select, trainer.patience), rows=self.rows)
-        keeper = self._keeper(state, dataset)
+        keeper = self._keeper(state, dataset, batches.steps_per_epoch)
         with Progress(trainer.epochs, trainer.epochs * batches.steps_per_epoch) as progress, self.signals.deferred():
-            for epoch in self._loop(state, augmentation, batches, device, progress, keeper):
+            loop = self._loop(state, augmentation, batches, device, progress, keeper)
+            while not self._epochs(loop, state, dataset, progress, keeper):
+                loop.step.push()
+                self.folder.write_metrics(self.rows)
+        keeper.finish()
+        self.signals.raise_if_requested()
+        state.choice.restore(classifier)
+        rates = sorted(row["train/images_per_second"] for row in self.rows)
+        self.result["images_per_second"] = round(rates[len(rates) // 2], 2)
+        self.result["train_seconds"] = round(sum(row["seconds"] for row in self.rows), 3)
+        if state.rollbacks:
+            self.result["rollbacks"] = state.rollbacks
+        return state.choice
+
+    def _epochs(
+        self, loop: "Loop", state: "State", dataset: data.Dataset, progress: "Progress", keeper: "Keeper"
+    ) -> bool:
+        """Train to the end; False: the state went back to a checkpoint."""
+        trainer = self.config.trainer
+        try:
+            for epoch in loop:
+                state.check(epoch.step)
                 metrics, stop = self._validate(epoch.number, epoch.metrics, state, dataset)
                 if epoch.first_step_seconds is not None:
                     self.result.setdefault("first_step_seconds", round(epoch.first_step_seconds, 3))
                 self.rows.append({"epoch": epoch.number, "step": epoch.step, **metrics, "seconds": epoch.seconds})
                 self.folder.append_metrics(self.rows[-1])
                 if self.tracker:
-                    self.tracker.epoch(metrics, epoch.number)
+                    self.tracker.metrics(metrics, epoch.number)
                 progress.epoch(epoch.number, metrics)
                 last = stop or epoch.number == trainer.epochs
                 if stop:
@@ -171,20 +193,19 @@ class Experiment:
                 if stop:
                     log.info("no better epoch for %d epochs: stopped early", trainer.patience)
                     break
-        keeper.finish()
-        state.choice.restore(classifier)
-        rates = sorted(row["train/images_per_second"] for row in self.rows)
-        self.result["images_per_second"] = round(rates[len(rates) // 2], 2)
-        self.result["train_seconds"] = round(sum(row["seconds"] for row in self.rows), 3)
-        return state.choice
+        except NonFiniteError as error:
+            keeper.roll_back(error)
+            return False
+        return True
 
-    def _keeper(self, state: "State", dataset: data.Dataset) -> "Keeper":
+    def _keeper(self, state: "State", dataset: data.Dataset, epoch_steps: int) -> "Keeper":
         from tnt_exp.training.keeper import Keeper
 
         keeper = Keeper(
             state,
             self.folder.checkpoints,
-            self.config.trainer.checkpoint,
+            self.config.trainer,
+            epoch_steps,
             self.signals,
             about={"dataset": dataset.digest, "result": self.result},
         )
@@ -192,6 +213,10 @@ class Experiment:
         if found is not None:
             self.result.setdefault("first_step_seconds", found["result"].get("first_step_seconds"))
             log.info("going on   from epoch %d, step %d of it", state.position.epoch, state.position.done)
+            if self.tracker:  # a loss of power may have taken what was said last; what was not is passed over
+                for row in self.rows:
+                    metrics = {key: value for key, value in row.items() if key not in ("epoch", "step", "seconds")}
+                    self.tracker.metrics(metrics, int(row["epoch"]))
         self.folder.write_metrics(self.rows)
         return keeper
 
@@ -235,9 +260,9 @@ class Experiment:
         epochs, rate = self.config.trainer.epochs, self.config.optimizer.learning_rate
         work = Work(state.classifier.network, augmentation, state.optimizer, self._rate_factors(state.classifier))
         return Loop(
-            step=compile_step(work, xla=device.xla),
+            step=compile_step(work, xla=device.xla, devices=device.count),
             batches=batches,
-            rate=Schedule(self.config.schedule, rate, batches.steps_per_epoch, epochs),
+            rate=state.scaled(Schedule(self.config.schedule, rate, batches.steps_per_epoch, epochs)),
             epochs=epochs,
             mix_off_epochs=self.config.augmentation.mix_off_epochs,
             steps_per_dispatch=device.steps_per_dispatch,
@@ -264,20 +289,22 @@ class Experiment:
         from tnt_exp.evaluation import evaluate
         from tnt_exp.training.averaging import averaged
 
-        metrics, classifier, batch_size = dict(metrics), state.classifier, self.config.trainer.batch_size
+        metrics, classifier = dict(metrics), state.classifier
+        batch_size, flip = self.config.trainer.batch_size, self.config.trainer.test_time_flip
         if dataset.validation is not None and self.config.optimizer.ema is not None:
-            metrics |= evaluate(classifier, dataset.validation, batch_size).metrics("val/raw")
+            metrics |= evaluate(classifier, dataset.validation, batch_size, flip=flip).metrics("val/raw")
         # Where weights are averaged, the average is what is validated, chosen and kept.
         with averaged(classifier.network, state.optimizer):
             if dataset.validation is not None:
-                metrics |= evaluate(classifier, dataset.validation, batch_size).metrics("val")
+                metrics |= evaluate(classifier, dataset.validation, batch_size, flip=flip).metrics("val")
             return metrics, state.choice.offer(number, metrics, classifier)
 
     def _test(self, classifier: Any, dataset: data.Dataset, choice: "Choice") -> None:
         from tnt_exp.evaluation import evaluate
         from tnt_exp.reports import plots
 
-        test = evaluate(classifier, dataset.test, self.config.trainer.batch_size)
+        trainer = self.config.trainer
+        test = evaluate(classifier, dataset.test, trainer.batch_size, flip=trainer.test_time_flip)
         self.result["epoch"] = choice.epoch
         self.result["metrics"] = {**choice.metrics, **dict(test.metrics("test"))}
         self.result["class_accuracy"] = _class_accuracy(dataset, test)
@@ -311,7 +338,8 @@ class Experiment:
         if self.tracker and self.config.tracking.log_model:
             requirements = [f"{name}=={self.result['versions'][name]}" for name in ("keras", "tensorflow")]
             register, metrics = self.config.tracking.register, self.result["metrics"]
-            self.tracker.model(classifier, dataset.test.images[:1], requirements, register, metrics)
+            epoch = self.result["epoch"]
+            self.tracker.model(classifier, dataset.test.images[:1], requirements, epoch, register, metrics)
 
 
 def _class_accuracy(dataset: data.Dataset, test: "Evaluation") -> dict[str, float | None]:

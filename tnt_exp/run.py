@@ -12,14 +12,31 @@ from tnt_exp.config import Config, InputError
 from tnt_exp.experiment import Experiment
 from tnt_exp.run_folder import RunFolder, flat
 from tnt_exp.signals import Signals, Stopped
+from tnt_exp.training.finite import NonFiniteError
+from tnt_exp.trouble import explain
 
 log = logging.getLogger("tnt_exp")
 
 # What may differ when a run goes on: nothing that its weights depend on, but how long it trains.
-_MAY_DIFFER = ("trainer.epochs", "trainer.patience", "trainer.resume", "trainer.checkpoint.", "tracking.")
+_MAY_DIFFER = (
+    "trainer.epochs",
+    "trainer.patience",
+    "trainer.resume",
+    "trainer.checkpoint.",
+    "trainer.on_nan",
+    "trainer.rollback",
+    "tracking.",
+)
 
 
-def run(config: Config, *, folder: str, overrides: Sequence[str], tags: Mapping[str, str] | None = None) -> int:
+def run(
+    config: Config,
+    *,
+    folder: str,
+    overrides: Sequence[str],
+    tags: Mapping[str, str] | None = None,
+    wait: float = 0.0,
+) -> int:
     """Run an experiment, or go on with it; every ending is written to the run folder and told to MLflow.
 
     Args:
@@ -27,15 +44,28 @@ def run(config: Config, *, folder: str, overrides: Sequence[str], tags: Mapping[
         folder: The run folder; one that is there is continued.
         overrides: What the command line changed.
         tags: Further tags of its MLflow run; `sweep_id` where it is one of many.
+        wait: Seconds to wait for another process that uses the folder.
 
     Returns:
         The exit code: 0 finished, 1 failed, 2 the input cannot be used, 130 SIGINT, 143 SIGTERM, 75 SIGUSR1.
 
     Raises:
-        InputError: The folder holds another experiment.
+        InputError: The folder holds another experiment, or another process uses it.
+        OSError: The folder cannot be written to.
     """
+    logging.raiseExceptions = False  # a log that cannot be written (a full disk) is no reason to print a traceback
+    run_folder, signals = RunFolder(folder), Signals()
+    try:
+        with signals.handled(), run_folder.held(wait):
+            return _run(config, run_folder, overrides, tags or {}, signals)
+    except Stopped as stop:  # before there was anything to mark, or a second time
+        return stop.exit_code
+
+
+def _run(
+    config: Config, run_folder: RunFolder, overrides: Sequence[str], tags: Mapping[str, str], signals: Signals
+) -> int:
     begin = psutil.Process().create_time()
-    run_folder = RunFolder(folder)
     if _finished(run_folder, config):
         log.info("finished before; nothing to do in %s", run_folder.path)
         return 0
@@ -43,12 +73,15 @@ def run(config: Config, *, folder: str, overrides: Sequence[str], tags: Mapping[
     run_folder.remove_result()
     result: dict[str, Any] = {"status": "FAILED", "metrics": {}}
     log.info("run folder %s", run_folder.path)
-    signals = Signals()
-    experiment = Experiment(config, run_folder, result, signals, dict(tags or {}))
-    with signals.handled():
-        code = _attempt(experiment, result)
+    experiment = Experiment(config, run_folder, result, signals, dict(tags))
+    code = _attempt(experiment, result)
+    with signals.deferred():
         result["total_seconds"] = round(time.time() - begin, 3)
-        run_folder.write_result(result)
+        try:
+            run_folder.write_result(result)
+        except OSError as error:
+            code = code or 1
+            log.error(explain(error) or str(error))
         experiment.close()
     if code in (0, 1):
         log.info(experiment.where_to_look())
@@ -67,10 +100,18 @@ def _attempt(experiment: Experiment, result: dict[str, Any]) -> int:
         result |= {"status": "KILLED", "error": str(stop)}
         log.warning("%s; the same command goes on from here where the run has a name (run.name=...)", stop)
         return stop.exit_code
+    except NonFiniteError as error:
+        result["error"] = str(error)
+        log.error("the run failed: %s", error)
+        return 1
     except Exception as error:
-        result["error"] = f"{type(error).__name__}: {error}"
-        # The whole story goes to the log; a person at a terminal is told the reason last.
-        log.exception("the run failed")
+        known = explain(error)
+        result["error"] = known or f"{type(error).__name__}: {error}"
+        if known:
+            log.error("the run failed: %s", known)
+        else:
+            # The whole story goes to the log; a person at a terminal is told the reason last.
+            log.exception("the run failed")
         return 1
     result["status"] = "FINISHED"
     return 0

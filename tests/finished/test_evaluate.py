@@ -37,6 +37,23 @@ def test_figures_are_those_of_training_to_the_bit(
     assert run.info.status == "FINISHED"
 
 
+def test_a_run_with_test_time_flip_is_measured_so(tmp_path: Path) -> None:
+    small = ["model=tiny", "trainer.epochs=1", "tracking=off", "run.name=run", "augmentation.repeats=4"]
+    command = [sys.executable, "-m", "tnt_exp", "train", *small, "trainer.test_time_flip=true"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    folder = tmp_path / "multirun" / "runs" / "run"
+    reported = find(folder).result["metrics"]["test/loss"]
+
+    def loss(*overrides: str) -> float:
+        assert main(["evaluate", str(folder), *overrides]) == 0
+        report = evaluation(folder)
+        assert report["test_time_flip"] is not bool(overrides)
+        return report["metrics"]["eval/loss"]
+
+    assert loss("trainer.test_time_flip=false") != reported
+    assert loss() == reported
+
+
 def test_other_images_with_the_same_classes(run_folder: Path, tmp_path: Path) -> None:
     dataset = data.load(find(run_folder).config.dataset)
     # The same images, enlarged, under class numbers that run the other way.

@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, whatever happens to their bytes."""
 
 import json
+import resource
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tnt_exp.training.checkpoint import Checkpoint, Checkpoints
+from tnt_exp.training.finite import finite
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -59,10 +61,15 @@ def test_what_the_caller_changes_later_is_not_written(tmp_path: Path) -> None:
 
 def test_failed_write_is_told_and_leaves_the_former(tmp_path: Path) -> None:
     checkpoints = written(tmp_path, 1)
-    (tmp_path / ".step-00000002.safetensors.part").mkdir()  # nothing can be written there, as on a full disk
-    checkpoints.save(checkpoint(2))
-    with pytest.raises(OSError, match="step-00000002"):
-        checkpoints.wait()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # what is larger cannot be written, as on a full disk
+    try:
+        checkpoints.save(checkpoint(2))
+        with pytest.raises(OSError, match="File too large"):
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [file.name for file in tmp_path.iterdir() if "2" in file.name] == []
     found = checkpoints.newest()
     assert found is not None
     assert found.step == 1
@@ -91,6 +98,47 @@ def test_any_damage_ends_in_the_checkpoint_before(data: st.DataObject) -> None:
         assert found.step == 1 or (file.suffix == ".json" and found.numbers == checkpoint(2).numbers)
         assert found.numbers == checkpoint(found.step).numbers
         np.testing.assert_array_equal(found.arrays["a/0000"], checkpoint(found.step).arrays["a/0000"])
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_damage_to_any_of_the_files_never_gives_half_a_checkpoint(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoints = written(folder, 1, 2, 3)
+        files = sorted(folder.iterdir())
+        sizes = {file: file.stat().st_size for file in files}
+        for file in data.draw(st.lists(st.sampled_from(files), unique=True, max_size=len(files))):
+            size = file.stat().st_size
+            file.write_bytes(file.read_bytes()[: data.draw(st.integers(0, size - 2))])
+        cut = {file.stem for file in files if file.stat().st_size < sizes[file]}
+        whole = [step for step in (1, 2, 3) if f"step-{step:08d}" not in cut]
+        found = checkpoints.newest()
+        assert (found.step if found else None) == max(whole, default=None)
+
+
+def test_landmarks_are_kept_beside_the_last(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 2, landmarks=10)
+    for step in (0, 10, 13, 16, 19):
+        checkpoints.save(checkpoint(step))
+    checkpoints.wait()
+    assert sorted(file.stem for file in tmp_path.glob("*.json")) == ["step-00000010", "step-00000016", "step-00000019"]
+    landmark = checkpoints.newest(landmark=True)
+    assert landmark is not None
+    assert landmark.step == 10
+    checkpoints.drop_after(10)
+    assert [file.stem for file in tmp_path.glob("*.json")] == ["step-00000010"]
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("kind", ["float32", "float16", "float64"])
+def test_what_is_not_finite_is_seen(value: float, kind: str) -> None:
+    array = np.linspace(-5, 5, 999, dtype=kind)
+    assert finite(array)
+    array[500] = value
+    assert not finite(array)
+    assert finite(np.zeros(0))
+    assert finite(np.array([2**31 - 1], np.uint32))
 
 
 def test_manifest_without_its_numbers_is_passed_over(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The command line: `tnt-exp VERB ...`.
 
-Exit codes: 0 done, 1 a run failed, 2 the input cannot be used, 130 and 143 stopped by SIGINT and SIGTERM.
+Exit codes: 0 done, 1 a run failed, 2 the input cannot be used, 130, 143 and 75 stopped by SIGINT, SIGTERM and SIGUSR1.
 """
 
 import importlib
@@ -9,11 +9,19 @@ from collections.abc import Sequence
 
 from tnt_exp import __version__
 from tnt_exp.config.errors import InputError
+from tnt_exp.signals import exiting
+from tnt_exp.trouble import explain
 
 # Verb: (module with `main(arguments) -> exit code`, one line of help). A module is imported when its verb is called.
 VERBS = {
     "train": ("tnt_exp.cli.train", "compose an experiment, train it, log it (-m: sweep)"),
     "run": ("tnt_exp.cli.run", "run what a run folder's config.yaml says, in that folder"),
+    "resume": ("tnt_exp.cli.resume", "go on with a run (run folder or MLflow run id), as it was configured"),
+    "reproduce": ("tnt_exp.cli.reproduce", "run a finished run again in a new folder and compare, bit for bit"),
+    "doctor": (
+        "tnt_exp.cli.doctor",
+        "find runs that died unseen, strays, lost artifacts, leftovers (--fix: mend them)",
+    ),
     "sweep": ("tnt_exp.cli.sweep", "how a sweep stands (status FOLDER), go on with it (resume FOLDER)"),
     "report": ("tnt_exp.cli.report", "write one HTML page of a sweep (FOLDER or MLflow sweep id)"),
     "models": ("tnt_exp.cli.models", "table of model presets: parameters, MACs, memory"),
@@ -21,6 +29,7 @@ VERBS = {
     "predict": ("tnt_exp.cli.predict", "what a finished run's model says of images: files, folders, globs, a list"),
     "explain": ("tnt_exp.cli.explain", "where a finished run's model looks in an image, as a picture"),
     "export": ("tnt_exp.cli.export", "write a finished run's model for other runtimes, checked by each"),
+    "sync": ("tnt_exp.cli.sync", "tell MLflow what it missed while it was away"),
     "ui": ("tnt_exp.cli.ui", "open the MLflow UI on this folder's runs"),
 }
 
@@ -54,13 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise InputError(_unknown(verb))
-        code: int = importlib.import_module(VERBS[verb][0]).main(rest)
+        with exiting():
+            code: int = importlib.import_module(VERBS[verb][0]).main(rest)
         return code
     except InputError as error:
         print(f"tnt-exp: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except (OSError, ValueError) as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"tnt-exp: {line}", file=sys.stderr)
+        return 1
 
 
 def _unknown(verb: str) -> str:

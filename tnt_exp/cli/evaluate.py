@@ -40,10 +40,12 @@ def main(arguments: Sequence[str]) -> int:
     from tnt_exp.evaluation import evaluate
     from tnt_exp.finished.loading import prepared
 
-    measured = evaluate(prepared(finished, config.trainer), split, config.trainer.batch_size)
+    trainer = config.trainer
+    measured = evaluate(prepared(finished, trainer), split, trainer.batch_size, flip=trainer.test_time_flip)
     own = config.dataset == finished.config.dataset
     label = "" if own else _label(config)
     report = _report(finished, dataset, split, measured, "/".join(["eval", label]).rstrip("/"))
+    report["test_time_flip"] = trainer.test_time_flip
     folder = finished.path / "_".join(["evaluation", label]).rstrip("_")
     _write(folder, finished, split, measured, report)
     told = finished.mlflow_run_id is not None and _tell(finished, options.uri, report["metrics"], folder)

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     device.check(finished.config.trainer)
     if finished.config.model.inner_blocks == []:
         raise InputError(f"{finished.path}: expected a model with an inner transformer, received one without.")
-    from tnt_exp.data.image_folder import decode
+    from tnt_exp.data.decoding import decode
 
     size, _, channels = finished.image_shape
     image = decode(options.image, size, channels)

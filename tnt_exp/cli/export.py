@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from tnt_exp import data
 from tnt_exp.config import InputError
 from tnt_exp.config.trainer import Backend, Precision
+from tnt_exp.durable import beside
 from tnt_exp.export.formats import FORMATS, Format, chosen, missing
 from tnt_exp.finished import find, overridden
 from tnt_exp.finished.finding import KINDS
@@ -71,21 +71,16 @@ def main(arguments: Sequence[str]) -> int:
     about = metadata(finished, classifier)
     checks: dict[str, Check] = {}
     for format_ in formats:
-        target = output / format_.name
-        part = output / f".{format_.name}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        output.mkdir(parents=True, exist_ok=True)
         try:
-            told = dict(about)
-            WRITERS[format_.name](classifier, told, part)
-            (part / "metadata.json").write_text(json.dumps(told, indent=2) + "\n")
-            checks[format_.name] = check(format_.name, part, images, logits)
-            shutil.rmtree(target, ignore_errors=True)
-            part.rename(target)
+            with beside(output / format_.name) as part:
+                part.mkdir()
+                told = dict(about)
+                WRITERS[format_.name](classifier, told, part)
+                (part / "metadata.json").write_text(json.dumps(told, indent=2) + "\n")
+                checks[format_.name] = check(format_.name, part, images, logits)
         except InputError as error:
             print(f"tnt-exp: {error}", file=sys.stderr)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     _print(checks, output)
     return 0 if len(checks) == len(formats) else 1
 

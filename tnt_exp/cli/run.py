@@ -14,7 +14,6 @@ from tnt_exp.config import InputError
 from tnt_exp.config.compose import conf_dir, load_config
 from tnt_exp.sweep import lifeline
 from tnt_exp.sweep.books import NAME, Books
-from tnt_exp.sweep.files import lock
 from tnt_exp.sweep.story import command
 
 
@@ -27,29 +26,34 @@ def main(arguments: Sequence[str]) -> int:
     if options.supervised:
         lifeline.hold()
         faulthandler.enable()  # a crash of native code names its place in the log
-    folder = options.folder.resolve()
+    # On a cluster, a job of an earlier start of the sweep may still be at it.
+    return go_on(options.folder.resolve(), wait=math.inf if options.supervised else 0.0)
+
+
+def go_on(folder: Path, wait: float = 0.0) -> int:
+    """Run what a run folder's `config.yaml` says, there, and return the exit code.
+
+    Args:
+        folder: The run folder, absolute.
+        wait: Seconds to wait for another process that uses it.
+
+    Raises:
+        InputError: It is no run folder, or another process uses it.
+    """
     file = folder / "config.yaml"
     if not file.is_file():
         raise InputError(f"{folder}: expected a run folder with a config.yaml, received one without.")
-    held = lock(folder / ".lock")
-    if held is None and options.supervised:
-        # On a cluster, a job of an earlier start of the sweep may still be at it.
-        print(f"another process runs {folder}: waiting for its end", flush=True)
-        held = lock(folder / ".lock", wait=math.inf)
-    if held is None:
-        raise InputError(f"{folder}: expected a run folder that nobody uses, received one with a running process.")
-    with held:
-        _log_to(folder)
-        from tnt_exp.run import run
+    config, overrides = load_config(file), folder / "overrides.yaml"
+    log_to(folder)
+    from tnt_exp.run import run
 
-        config = load_config(file)
-        overrides = folder / "overrides.yaml"
-        return run(
-            config,
-            folder=str(folder),
-            overrides=yaml.safe_load(overrides.read_text()) if overrides.exists() else [],
-            tags=_tags(folder),
-        )
+    return run(
+        config,
+        folder=str(folder),
+        overrides=yaml.safe_load(overrides.read_text()) if overrides.exists() else [],
+        tags=_tags(folder),
+        wait=wait,
+    )
 
 
 def _tags(folder: Path) -> dict[str, str]:
@@ -66,7 +70,7 @@ def _tags(folder: Path) -> dict[str, str]:
     return tags
 
 
-def _log_to(folder: Path) -> None:
+def log_to(folder: Path) -> None:
     """Log as `tnt-exp train` does, by the same lines of train.yaml."""
     logs = yaml.safe_load((conf_dir() / "train.yaml").read_text())["hydra"]["job_logging"]
     console = {"class": "logging.StreamHandler", "formatter": "simple", "stream": "ext://sys.stdout"}

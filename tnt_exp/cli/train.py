@@ -50,10 +50,13 @@ def _once(flags: Namespace, arguments: Sequence[str]) -> int:
         if parse(text).key_or_group.partition(".")[0] in ("sweep", "launcher"):
             raise InputError(f"{text}: expected the flag -m with it (it says how a sweep is run), received none.")
     check(compose(flags.overrides, flags.config_dir))
+    if _only_shows(flags):
+        sys.argv = ["tnt-exp train", *arguments]  # hydra.main reads its arguments there
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(lambda cfg: None)()
+        return 0
     codes: list[int] = []
-    errors: list[InputError] = []
+    errors: list[Exception] = []
 
-    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)
     def task(cfg: DictConfig) -> None:
         from tnt_exp.run import run
 
@@ -61,20 +64,30 @@ def _once(flags: Namespace, arguments: Sequence[str]) -> int:
         folder, overrides = hydra_config.runtime.output_dir, list(hydra_config.overrides.task)
         try:
             codes.append(run(to_config(cfg), folder=folder, overrides=overrides))
-        except InputError as error:  # Hydra would make a traceback of it
+        except (InputError, OSError) as error:  # Hydra would print a line of its own
             errors.append(error)
 
-    sys.argv = ["tnt-exp train", *arguments]  # hydra.main reads its arguments there
-    task()
+    try:
+        _hydra(flags.config_dir).run(config_name=CONFIG_NAME, task_function=task, overrides=flags.overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
     if errors:
         raise errors[0]
     return max(codes, default=0)
 
 
+def _hydra(config_dir: str | None) -> Hydra:
+    """`hydra.main` would turn every error into a traceback of its own, so Hydra is called as it calls itself."""
+    search_path = create_config_search_path(str(conf_dir()))
+    if config_dir:
+        search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}")
+    main_hydra = Hydra.create_main_hydra2("train", search_path)
+    GlobalHydra.instance().clear()  # points are composed by its own interface, which wants to be the only one
+    return main_hydra
+
+
 def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     """Run many and return the exit code.
-
-    `hydra.main` would turn every error into a traceback of its own, so Hydra is called as it calls itself.
 
     Args:
         overrides: As Hydra reads them (see `tnt_exp.sweep.command`).
@@ -87,14 +100,9 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     from tnt_exp.sweep.job import job
 
     register()
-    search_path = create_config_search_path(str(conf_dir()))
-    if config_dir:
-        search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}")
-    main_hydra = Hydra.create_main_hydra2("train", search_path)
-    GlobalHydra.instance().clear()  # points are composed by its own interface, which wants to be the only one
     try:
         with Signals().handled():
-            summary = main_hydra.multirun(
+            summary = _hydra(config_dir).multirun(
                 config_name=CONFIG_NAME,
                 task_function=job,
                 overrides=[f"hydra.mode={RunMode.MULTIRUN.name}", *overrides],

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from tnt_exp.config import InputError
+from tnt_exp.data.decoding import decode
 from tnt_exp.data.folders import image_files
-from tnt_exp.data.image_folder import decode
 from tnt_exp.data.reading import shown
 
 _STDIN = "-"

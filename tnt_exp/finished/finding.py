@@ -40,6 +40,26 @@ def find(reference: str | os.PathLike[str], uri: str | None = None) -> FinishedR
     raise InputError(f"{text}: expected {KINDS}, received something else.{_newest()}")
 
 
+def run_folder(reference: str, uri: str | None = None) -> Path:
+    """The folder of a run, whatever became of it.
+
+    Args:
+        reference: The folder, or the MLflow id of a run on this machine.
+        uri: Tracking store to ask for an id; None: sqlite in the working folder.
+
+    Raises:
+        InputError: There is no such run here.
+    """
+    folder = Path(reference).expanduser()
+    if _RUN_ID.fullmatch(reference) and not folder.exists():
+        from tnt_exp.tracking.finished import said_folder
+
+        folder = said_folder(reference, uri)
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{reference}: expected a run folder or an MLflow run id, found no config.yaml in {folder}.")
+    return folder.resolve()
+
+
 def _best(folder: Path) -> Path:
     books = Books.open(folder)
     values = {

@@ -1,6 +1,7 @@
 """The model of a finished run, in the process at hand."""
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tnt_exp.config.trainer import TrainerConfig
@@ -47,7 +48,7 @@ def prepared(finished: FinishedRun, trainer: TrainerConfig) -> "Classifier":
     """
     from tnt_exp.training.device import prepare
 
-    device = prepare(trainer)
+    device = prepare(replace(trainer, devices=1))  # as in training, one device evaluates
     from tnt_exp import model
 
     classifier = model.load(finished.model_file)

@@ -20,7 +20,7 @@ def averaged(network: Any, optimizer: Any) -> Iterator[None]:
     variables = network.trainable_variables
     raw = [ops.copy(variable.value) for variable in variables]
     for variable, average in zip(variables, inner._model_variables_moving_average, strict=True):
-        variable.assign(average.value)
+        variable.assign(ops.copy(average.value))  # Keras' evaluation on JAX destroys the arrays it is given
     try:
         yield
     finally:

@@ -8,8 +8,8 @@ where it does not match, there is no checkpoint.
 import hashlib
 import json
 import logging
-import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+
+from tnt_exp.durable import write
 
 log = logging.getLogger("tnt_exp")
 
@@ -42,11 +44,13 @@ class Checkpoints:
     Args:
         folder: Where they are; created when the first is written.
         keep: How many to keep.
+        landmarks: The last one at a multiple of this many steps is kept as well; None: there are none such.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, landmarks: int | None = None) -> None:
         self._folder = folder
         self._keep = keep
+        self._landmarks = landmarks
         self._writer: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -75,14 +79,27 @@ class Checkpoints:
             error, self._error = self._error, None
             raise error
 
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies; a damaged one is named and passed over."""
+    def newest(self, *, landmark: bool = False) -> Checkpoint | None:
+        """The newest checkpoint, or landmark, that verifies; a damaged one is named and passed over."""
         for manifest in reversed(self._manifests()):
+            if landmark and not self._is_landmark(manifest):
+                continue
             try:
                 return _read(manifest)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 log.warning("checkpoint %s is damaged and passed over: %s", manifest.stem, error)
         return None
+
+    def name(self, step: int) -> str:
+        """Where the checkpoint of a step is, without its suffixes."""
+        return str(self._folder / f"step-{step:08d}")
+
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps."""
+        self._remove([manifest for manifest in self._manifests() if _step_of(manifest) > step])
+
+    def _is_landmark(self, manifest: Path) -> bool:
+        return self._landmarks is not None and _step_of(manifest) % self._landmarks == 0
 
     def _manifests(self) -> list[Path]:
         return sorted(self._folder.glob("step-*.json"))
@@ -90,9 +107,9 @@ class Checkpoints:
     def _write(self, step: int, arrays: dict[str, np.ndarray], numbers: str) -> None:
         try:
             self._folder.mkdir(exist_ok=True)
-            name = f"step-{step:08d}"
+            name = Path(self.name(step)).name
             data = save(arrays)
-            _place(self._folder / f"{name}.safetensors", data)
+            write(self._folder / f"{name}.safetensors", data)
             manifest = {
                 "step": step,
                 "bytes": len(data),
@@ -100,34 +117,29 @@ class Checkpoints:
                 "numbers": numbers,
             }
             text = json.dumps(manifest)
-            _place(self._folder / f"{name}.json", json.dumps({"sha256": _hash(text), "manifest": text}).encode())
+            write(self._folder / f"{name}.json", json.dumps({"sha256": _hash(text), "manifest": text}))
             self._prune()
         except Exception as error:  # told to the training thread, which decides
             self._error = error
 
     def _prune(self) -> None:
-        for manifest in self._manifests()[: -self._keep]:
+        manifests = self._manifests()
+        landmark = [manifest for manifest in manifests if self._is_landmark(manifest)][-1:]
+        self._remove([manifest for manifest in manifests[: -self._keep] if manifest not in landmark])
+
+    def _remove(self, manifests: Iterable[Path]) -> None:
+        for manifest in manifests:
             # The manifest goes first: arrays without one are no checkpoint.
             manifest.unlink(missing_ok=True)
             manifest.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
+def _step_of(manifest: Path) -> int:
+    return int(manifest.stem.removeprefix("step-"))
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _place(file: Path, data: bytes) -> None:
-    beside = file.with_name(f".{file.name}.part")
-    with beside.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _read(file: Path) -> Checkpoint:

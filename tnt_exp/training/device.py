@@ -21,6 +21,7 @@ class Device:
         backend: Keras backend.
         kind: "gpu" or "cpu".
         name: Name of the GPUs, or of the processor.
+        count: Devices that share each batch.
         xla: Whether XLA compiles the training step.
         steps_per_dispatch: Training steps a call of the device.
     """
@@ -28,6 +29,7 @@ class Device:
     backend: str
     kind: str
     name: str
+    count: int
     xla: bool
     steps_per_dispatch: int
 
@@ -46,7 +48,7 @@ def prepare(trainer: TrainerConfig) -> Device:
     """Select backend, precision, memory growth and determinism; imports the backend and Keras.
 
     Raises:
-        InputError: Keras already runs on another backend.
+        InputError: Keras already runs on another backend, or there are fewer devices than asked for.
     """
     backend = trainer.backend.value
     os.environ["KERAS_BACKEND"] = backend
@@ -60,8 +62,9 @@ def prepare(trainer: TrainerConfig) -> Device:
         )
     keras.config.set_dtype_policy(trainer.precision.value)
     with _quiet():
-        gpus = _START[trainer.backend](trainer.deterministic)
+        gpus, cpus = _START[trainer.backend](trainer.deterministic)
     on_gpu = bool(gpus)
+    count = _count(trainer, len(gpus) or cpus)
     xla = {Compile.always: True, Compile.never: False}.get(trainer.xla, backend == "jax" or on_gpu)
     if backend == "tensorflow" and trainer.deterministic and trainer.xla is Compile.auto:
         xla = False
@@ -70,11 +73,31 @@ def prepare(trainer: TrainerConfig) -> Device:
     return Device(
         backend=backend,
         kind="gpu" if on_gpu else "cpu",
-        name=", ".join(gpus) or _processor(),
+        name=", ".join(gpus[:count]) or _processor(),
+        count=count,
         xla=xla,
         # A dispatch costs the same whatever it does: on a GPU a step is short, on a CPU it is not.
         steps_per_dispatch=trainer.steps_per_dispatch or (32 if on_gpu and backend != "torch" else 1),
     )
+
+
+def _count(trainer: TrainerConfig, there: int) -> int:
+    """How many of the devices that are there share a batch.
+
+    Raises:
+        InputError: There are not as many, or the batch cannot be shared out among all.
+    """
+    count = trainer.devices or there
+    if count > there:
+        raise InputError(
+            f"trainer.devices: expected at most {there}, which {trainer.backend.value} sees, received {count}."
+        )
+    if trainer.batch_size % count:
+        raise InputError(
+            f"trainer.batch_size: expected a multiple of the {count} devices (trainer.devices=null), "
+            f"received {trainer.batch_size}."
+        )
+    return count
 
 
 @contextmanager
@@ -95,7 +118,8 @@ def _quiet() -> Iterator[None]:
             os.close(kept)
 
 
-def _tensorflow(deterministic: bool) -> list[str]:
+def _tensorflow(deterministic: bool) -> tuple[list[str], int]:
+    """Names of the GPUs, and the number of CPU devices (one, unless somebody split the processor)."""
     import tensorflow as tf  # already loaded, by Keras
 
     if deterministic:
@@ -103,22 +127,24 @@ def _tensorflow(deterministic: bool) -> list[str]:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
-    return [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
+    return names, len(tf.config.list_logical_devices("CPU"))
 
 
-def _jax(deterministic: bool) -> list[str]:
+def _jax(deterministic: bool) -> tuple[list[str], int]:
     import jax
 
     if deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-    return [device.device_kind for device in jax.devices() if device.platform in ("gpu", "cuda", "rocm")]
+    names = [device.device_kind for device in jax.devices() if device.platform in ("gpu", "cuda", "rocm")]
+    return names, len(jax.devices())
 
 
-def _torch(deterministic: bool) -> list[str]:
+def _torch(deterministic: bool) -> tuple[list[str], int]:
     import torch
 
     torch.use_deterministic_algorithms(deterministic)
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())], 1
 
 
 _START = {Backend.tensorflow: _tensorflow, Backend.jax: _jax, Backend.torch: _torch}

@@ -2,20 +2,21 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tnt_exp.data.batches import Batches
+from tnt_exp.training.finite import NonFiniteError
 from tnt_exp.training.progress import Progress
 from tnt_exp.training.state import Position
 from tnt_exp.training.step import SUMS, Step
 
+Item = TypeVar("Item")
 
-class NonFiniteLossError(RuntimeError):
-    """The loss is infinite or not a number."""
+_LOOK = 5.0  # seconds between two looks at the loss: each waits for the device
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Epoch:
     Attributes:
         number: From 1.
         step: Training steps since the beginning of the run.
-        metrics: `train/...`
+        metrics: `train/...`; `train/waiting` is the part of the time in which the loop waited for images.
         seconds: Time of the epoch's steps.
         first_step_seconds: Time of the process' first call of the device, in the epoch that had it.
     """
@@ -69,7 +70,7 @@ class Loop:
         """Yield after each epoch, with the step's variables up to date and the position at the next epoch.
 
         Raises:
-            NonFiniteLossError: Names the epoch, the step and the learning rate.
+            NonFiniteError: Names the step, the epoch and the learning rate.
         """
         while self.position.epoch <= self.epochs:
             yield self._epoch(self.position)
@@ -77,42 +78,43 @@ class Loop:
     def _epoch(self, position: Position) -> Epoch:
         number, length = position.epoch, self.batches.steps_per_epoch
         # Equal chunks, because each length of a chunk is compiled apart.
-        size = math.ceil(length / math.ceil(length / self.steps_per_dispatch))
+        size = math.ceil(length / math.ceil(length / min(self.steps_per_dispatch, self.batches.most_steps)))
         mixing = 0.0 if number > self.epochs - self.mix_off_epochs else 1.0
         begin, compiling_seconds, compiling_steps = time.perf_counter(), 0.0, 0
-        on_device: list[Any] = []
-        for images, labels in self.batches.chunks(number - 1, position.done, size):
+        on_device: list[tuple[int, Any]] = []
+        looked = begin
+        waiting, before = Waiting(), position.seconds
+        for images, labels in waiting.on(self.batches.chunks(number - 1, position.done, size)):
             first = (number - 1) * length + position.done
             rates = [self.rate(first + index) for index in range(len(images))]
-            on_device.append(self.step(images, labels, first, rates, mixing))
+            on_device.append((first, self.step(images, labels, first, rates, mixing)))
             position.done += len(images)
             if not self.progress.warm:
                 # The process' first call is mostly tracing and compiling: it says nothing of the rate.
-                _settle(position, on_device)
+                self._settle(position, on_device)
                 self.progress.warm = True
                 compiling_seconds, compiling_steps = time.perf_counter() - begin, len(images)
+                waiting.seconds = 0.0
             self.progress.step(number, position.done, length, images.shape[1])
+            if time.perf_counter() - looked > _LOOK:
+                self._settle(position, on_device)
+                looked = time.perf_counter()
             if position.done < length and self.pause(first + len(images)):
-                _settle(position, on_device)
+                self._settle(position, on_device)
                 position.seconds += time.perf_counter() - begin
                 self.step.pull()
                 self.keep(first + len(images))
                 begin = time.perf_counter()
-        _settle(position, on_device)
+        self._settle(position, on_device)
         position.seconds += time.perf_counter() - begin
         totals = dict(zip(SUMS, position.sums, strict=True))
         loss = totals["loss"] / totals["images"]
         last = number * length - 1
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(
-                f"The training loss became {loss} in epoch {number} (steps {last - length + 2} to {last + 1}) "
-                f"at a learning rate of {self.rate(last):.3g}. Try a lower optimizer.learning_rate, a longer "
-                "schedule.warmup_epochs or optimizer.clip_norm=1."
-            )
         self.step.pull()
         seconds, steps = position.seconds, length
         if length > compiling_steps:
             seconds, steps = seconds - compiling_seconds, length - compiling_steps
+        timed = position.seconds - before - compiling_seconds  # by this process, which may have begun in mid-epoch
         epoch = Epoch(
             number=number,
             step=last + 1,
@@ -122,6 +124,7 @@ class Loop:
                 "train/top5_accuracy": totals["top5_correct"] / totals["images"],
                 "train/learning_rate": self.rate(last),
                 "train/images_per_second": steps * self.batches.batch_size / seconds,
+                "train/waiting": waiting.seconds / max(timed, waiting.seconds, 1e-9),
             },
             seconds=position.seconds,
             first_step_seconds=compiling_seconds or None,
@@ -130,9 +133,40 @@ class Loop:
         position.sums, position.seconds = [0.0] * len(SUMS), 0.0
         return epoch
 
+    def _settle(self, position: Position, on_device: list[tuple[int, Any]]) -> None:
+        """Wait for the device and add its sums, one after the other: the order decides the last bit.
 
-def _settle(position: Position, on_device: list[Any]) -> None:
-    """Wait for the device and add its sums, one after the other: the order decides the last bit."""
-    for sums in on_device:
-        position.sums = [total + float(part) for total, part in zip(position.sums, np.asarray(sums), strict=True)]
-    on_device.clear()
+        Raises:
+            NonFiniteError: A loss is not finite.
+        """
+        for first, sums in on_device:
+            added = [float(part) for part in np.asarray(sums)]
+            chunk = dict(zip(SUMS, added, strict=True))
+            if not (math.isfinite(chunk["loss"]) and chunk["finite"] == chunk["images"]):
+                # What is not finite stays so: the finite steps of a chunk come first.
+                step = first + int(chunk["finite"] / self.batches.batch_size)
+                raise NonFiniteError(
+                    f"the training loss became {chunk['loss']} at step {step + 1} (epoch {position.epoch}), at a "
+                    f"learning rate of {self.rate(step):.3g}."
+                )
+            position.sums = [total + part for total, part in zip(position.sums, added, strict=True)]
+        on_device.clear()
+
+
+class Waiting:
+    """Measures how long a reader waits for what it reads.
+
+    Attributes:
+        seconds: So far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items."""
+        begin = time.perf_counter()
+        for item in items:
+            self.seconds += time.perf_counter() - begin
+            yield item
+            begin = time.perf_counter()

@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 # What a step sums, in this order.
-SUMS = ("loss", "correct", "top5_correct", "images")
+SUMS = ("loss", "correct", "top5_correct", "images", "finite")  # the last: images of batches with a finite loss
 
 
 class Step(Protocol):
@@ -30,7 +30,7 @@ class Step(Protocol):
             mixing: Multiplies the probability of mixing images, in [0, 1].
 
         Returns:
-            float32 (4,): `SUMS` over the chunk, on the device.
+            float32 (5,): `SUMS` over the chunk, on the device.
         """
         ...
 
@@ -59,9 +59,15 @@ class Work:
     optimizer: Any
     rate_factors: Sequence[float] | None = None
 
-    def forward(self, images: Any, labels: Any, step: Any, mixing: Any) -> tuple[Any, Any]:
-        """The mean loss (scalar) and `SUMS` (4,) of one batch."""
+    def forward(
+        self, images: Any, labels: Any, step: Any, mixing: Any, part: Callable[[Any], Any] = lambda rows: rows
+    ) -> tuple[Any, Any]:
+        """The mean loss (scalar) and `SUMS` (5,) of one batch, or of the part of it that a device takes.
+
+        The whole batch is augmented, because images are mixed across it.
+        """
         inputs, targets = self.augmentation(images, labels, step, mixing)
+        inputs, targets, labels = part(inputs), part(targets), part(labels)
         logits = ops.cast(self.network(inputs, training=True), "float32")
         loss = -ops.mean(ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1))
         own = ops.sum(logits * ops.one_hot(labels, logits.shape[-1], dtype="float32"), axis=-1, keepdims=True)
@@ -69,7 +75,8 @@ class Work:
         count = float(logits.shape[0])
         correct = ops.sum(ops.cast(rank < 1, "float32"))
         top5 = ops.sum(ops.cast(rank < 5, "float32"))
-        return loss, ops.stack([loss * count, correct, top5, ops.full_like(loss, count)])
+        finite = count * ops.cast(ops.isfinite(loss), "float32")
+        return loss, ops.stack([loss * count, correct, top5, ops.full_like(loss, count), finite])
 
     def update(self, gradients: Sequence[Any], rate: Any) -> None:
         """Move the trainable variables."""
@@ -91,8 +98,8 @@ def rate_variable(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
 
 
-def compile_step(work: Work, *, xla: bool) -> Step:
-    """The step for the backend that runs."""
+def compile_step(work: Work, *, xla: bool, devices: int = 1) -> Step:
+    """The step for the backend that runs, each batch shared among so many devices."""
     module = importlib.import_module(f"tnt_exp.training.step_{keras.config.backend()}")
-    step: Step = module.compile_step(work, xla=xla)
+    step: Step = module.compile_step(work, xla=xla, devices=devices)
     return step

@@ -1,4 +1,8 @@
-"""The training step as one JAX computation, its state donated from call to call."""
+"""The training step as one JAX computation, its state donated from call to call.
+
+Over several devices it stays the same computation: the arrays of a chunk are laid out over the devices by image, the
+state lies whole on each, and the compiler places the exchange between them. Keras' variables stay on the first device.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tnt_exp.training.step import Work
 
@@ -14,16 +19,16 @@ from tnt_exp.training.step import Work
 State = tuple[list[Any], list[Any], list[Any]]
 
 
-def compile_step(work: Work, *, xla: bool) -> "JaxStep":
+def compile_step(work: Work, *, xla: bool, devices: int) -> "JaxStep":
     """A step compiled once per shape of a chunk; XLA is all that JAX has."""
     del xla
-    return JaxStep(work)
+    return JaxStep(work, devices)
 
 
 class JaxStep:
     """See `tnt_exp.training.step.Step`."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, devices: int) -> None:
         self._work = work
         self._variables = (
             work.network.trainable_variables,
@@ -31,7 +36,10 @@ class JaxStep:
             work.optimizer.variables,
         )
         self._state: State = ([], [], [])
-        self._chunk = jax.jit(self._steps, donate_argnums=0)
+        mesh = Mesh(np.asarray(jax.devices()[:devices]), ("images",))
+        self._whole, by_image = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "images"))
+        layouts = (self._whole, by_image, by_image, self._whole, self._whole, self._whole)
+        self._chunk = jax.jit(self._steps, donate_argnums=0, in_shardings=layouts, out_shardings=self._whole)
         self.push()
 
     def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
@@ -78,9 +86,12 @@ class JaxStep:
         """Copy the state to the variables: this step and Keras' evaluation both destroy the arrays they are given."""
         for variables, values in zip(self._variables, self._state, strict=True):
             for variable, value in zip(variables, values, strict=True):
-                variable.assign(jnp.array(value, copy=True))
+                variable.assign(jnp.array(value.addressable_data(0), copy=True))
 
     def push(self) -> None:
         """Copy the variables' arrays: a step destroys those it is given."""
-        trainable, others, optimizing = ([jnp.array(v.value, copy=True) for v in group] for group in self._variables)
+        trainable, others, optimizing = (
+            [jax.device_put(jnp.array(variable.value, copy=True), self._whole) for variable in group]
+            for group in self._variables
+        )
         self._state = (trainable, others, optimizing)

@@ -9,9 +9,13 @@ import tensorflow as tf
 from tnt_exp.training.step import SUMS, Work
 
 
-def compile_step(work: Work, *, xla: bool) -> "TensorFlowStep":
+def compile_step(work: Work, *, xla: bool, devices: int) -> "TensorFlowStep":
     """A step traced once per shape of a chunk."""
-    return TensorFlowStep(work, xla=xla)
+    if devices == 1:
+        return TensorFlowStep(work, xla=xla)
+    from tnt_exp.training.mirrored import MirroredStep
+
+    return MirroredStep(work, xla=xla, devices=devices)
 
 
 class TensorFlowStep:

@@ -10,9 +10,9 @@ from keras import ops
 from tnt_exp.training.step import Work
 
 
-def compile_step(work: Work, *, xla: bool) -> "TorchStep":
-    """An eager step; XLA is not PyTorch's."""
-    del xla
+def compile_step(work: Work, *, xla: bool, devices: int) -> "TorchStep":
+    """An eager step; XLA is not PyTorch's, and `rules.py` lets it have one device."""
+    del xla, devices
     return TorchStep(work)
 
 

@@ -1,0 +1,135 @@
+"""What tracking and checkpoints cost: the digits run at its default settings, with both and with neither.
+
+    python benchmarks/bookkeeping.py
+
+Runs pairs one after the other, the order within a pair turned each time. What is compared is the time from the end of
+the first epoch (the first step compiles) to the end of training, the last checkpoint written: seconds by the clock,
+and CPU seconds of the whole process. On a machine that others use, both are too noisy for a difference of a hundredth;
+so the CPU seconds of the bookkeeping itself are counted, too: of its threads, and of the loop's calls to it. Prints
+medians and quartiles, and writes everything to benchmarks/results/bookkeeping.json.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDES = ("with", "without")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "bookkeeping.json")
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.worker:
+        return work(options.worker)
+    pairs = []
+    for number in range(options.pairs):
+        sides = SIDES if number % 2 == 0 else SIDES[::-1]
+        pairs.append({side: run(side) for side in sides})
+        print(f"pair {number + 1}: {json.dumps(pairs[-1])}", flush=True)
+    result = {"python": platform.python_version(), "cores": psutil.cpu_count(), "pairs": pairs, **summary(pairs)}
+    print(json.dumps(summary(pairs), indent=2))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def run(side: str) -> dict[str, float]:
+    """One run, in a process and a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(Path(__file__).resolve()), "--worker", side]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stdout + done.stderr)
+        measured: dict[str, float] = json.loads((Path(folder) / "measured.json").read_text())
+    return measured
+
+
+def summary(pairs: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Medians and quartiles of what the bookkeeping adds, in percent."""
+    added = {
+        name: [100 * (pair["with"][key] / pair["without"][key] - 1) for pair in pairs]
+        for name, key in (("clock", "seconds"), ("cpu", "cpu_seconds"))
+    }
+    added["cpu, counted"] = [100 * pair["with"]["counted_cpu_seconds"] / pair["with"]["cpu_seconds"] for pair in pairs]
+    return {
+        f"added, % of {name}": {
+            "median": round(statistics.median(values), 2),
+            "quartiles": [round(value, 2) for value in statistics.quantiles(values, n=4)[::2]],
+        }
+        for name, values in added.items()
+    }
+
+
+def work(side: str) -> int:
+    """Train in this process, and write `measured.json`."""
+    from tnt_exp.cli import main as command
+    from tnt_exp.experiment import Experiment
+    from tnt_exp.run_folder import RunFolder
+    from tnt_exp.tracking import Tracker
+    from tnt_exp.training.keeper import Keeper
+
+    begin: dict[str, float] = {}
+    calls = [0.0]
+    append, fit = RunFolder.append_metrics, Experiment._fit
+
+    def now() -> dict[str, float]:
+        others = {thread.native_id for thread in threading.enumerate() if thread is not threading.main_thread()}
+        threads = [thread for thread in psutil.Process().threads() if thread.id in others]
+        counted = calls[0] + sum(thread.user_time + thread.system_time for thread in threads)
+        return {
+            "seconds": time.perf_counter(),
+            "cpu_seconds": time.process_time(),
+            "counted_cpu_seconds": counted if side == "with" else 0.0,
+        }
+
+    def appended(folder: RunFolder, row: Any) -> None:
+        append(folder, row)
+        if not begin:
+            begin.update(now())
+
+    def fitted(experiment: Experiment, *arguments: Any) -> Any:
+        choice = fit(experiment, *arguments)
+        measured = {name: value - begin[name] for name, value in now().items()}
+        Path("measured.json").write_text(json.dumps(measured))
+        return choice
+
+    def counted(owner: type, name: str) -> None:
+        inner = getattr(owner, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            before = time.thread_time()
+            try:
+                return inner(*arguments, **named)
+            finally:
+                if threading.current_thread() is threading.main_thread():
+                    calls[0] += time.thread_time() - before
+
+        setattr(owner, name, call)
+
+    RunFolder.append_metrics, Experiment._fit = appended, fitted  # type: ignore[method-assign, assignment]
+    for owner, name in ((Tracker, "metrics"), (Keeper, "due"), (Keeper, "keep")):
+        counted(owner, name)
+    if side == "without":
+        Keeper.keep = lambda keeper, step: None  # type: ignore[method-assign, misc, assignment]
+        return command(["train", "tracking=off"])
+    return command(["train"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""Kill a run again and again, type the same command each time, and compare what comes of it to the bit.
+
+make torture                                         25 SIGKILL and 25 SIGTERM on TensorFlow, as many on JAX
+python tests/torture.py --backend jax --kills 5      5 of each on JAX
+
+A chain is one run that is killed in turn in each of `MOMENTS`, at a random moment of each, and continued by the same
+command until it is done; then its weights, optimizer, random state, curve and final metrics are compared with those of
+a run that was not killed. A kill is counted when the process died of it (SIGKILL) or ended with 143 (SIGTERM), and is
+good when its chain ends bit-equal: what a kill does wrong stays in the state that the next process goes on from.
+After each chain the MLflow store holds one run, FINISHED, with each point of the curve once; after some kills
+`tnt-exp doctor --fix` is run, and nothing may be RUNNING then.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import random
+import signal
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MOMENTS = ("data loading", "mid-step", "checkpoint write", "evaluation", "tracking flush")
+_CALLS = {"data loading": 1, "mid-step": 12, "checkpoint write": 5, "evaluation": 3, "tracking flush": 3}
+_LATER = 0.03  # seconds, at most, from the call to the signal
+_EPOCHS = 8
+RUN = [
+    *("model=tiny", "augmentation=keras_example", "model.mlp_dropout=0.1", "model.attention_dropout=0.1"),
+    *("dataset.train_limit=400", f"trainer.epochs={_EPOCHS}", "trainer.checkpoint.steps=3", "optimizer.ema=0.9"),
+    *("tracking.system_metrics=false", "tracking.log_model=false", "run.name=run"),
+]
+
+
+def main(arguments: list[str]) -> int:
+    """Torture and say how it went; 1 where anything differs."""
+    parser = argparse.ArgumentParser(description="Kill runs, continue them, compare them.")
+    parser.add_argument("--backend", choices=["tensorflow", "jax"], default="tensorflow")
+    parser.add_argument("--kills", type=int, default=25, help="of each signal (default 25)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    options = parser.parse_args(arguments)
+    os.environ |= {"KERAS_BACKEND": options.backend, "MLFLOW_DISABLE_TELEMETRY": "true", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    # What takes seconds is imported once; each start of the command is a fork of here, where nothing was computed.
+    for name in ("tnt_exp.evaluation", "tnt_exp.experiment", "tnt_exp.tracking.doctor", "tnt_exp.reports.plots"):
+        importlib.import_module(name)
+    with tempfile.TemporaryDirectory() as folder:
+        report = torture(Path(folder), options.backend, options.kills, options.seed)
+    print("\n".join(report.lines()), flush=True)
+    return int(bool(report.wrong))
+
+
+class Report:
+    """What became of the kills.
+
+    Attributes:
+        kills: (signal, moment): kills.
+        good: Signal: kills in chains that ended bit-equal.
+        wrong: What was not as it should be.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.kills: Counter[tuple[str, str]] = Counter()
+        self.good: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.chains = self.doctors = 0
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        lines = [f"{self.backend}: {self.chains} chains, {self.doctors} times the doctor"]
+        for name in ("SIGKILL", "SIGTERM"):
+            moments = ", ".join(f"{moment} {self.kills[name, moment]}" for moment in MOMENTS)
+            total = sum(count for (killed, _), count in self.kills.items() if killed == name)
+            lines.append(f"  {name}: {self.good[name]} of {total} bit-equal ({moments})")
+        return [*lines, *(f"  WRONG: {line}" for line in self.wrong)]
+
+
+def torture(folder: Path, backend: str, kills: int, seed: int) -> Report:
+    """Kill chains of runs until each signal has its kills."""
+    from tnt_exp.finished.comparing import difference
+
+    report, dice = Report(backend), random.Random(f"{seed} {backend}")
+    command = [*RUN, f"trainer.backend={backend}", f"trainer.deterministic={str(backend == 'tensorflow').lower()}"]
+    whole = folder / "whole"
+    whole.mkdir()
+    _expect(_start(whole, command), 0, whole)
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
+        done = 0
+        while done < kills:
+            report.chains += 1
+            chain = folder / f"{number.name}-{report.chains}"
+            chain.mkdir()
+            moments = dice.sample(MOMENTS, len(MOMENTS))
+            inside = 0
+            for moment in moments[: kills - done]:
+                when = (moment, dice.randint(1, _CALLS[moment]), dice.uniform(0, _LATER), number.name)
+                ended = _start(chain, command, when)
+                if ended == 0:  # it was done before the moment came
+                    continue
+                _expect(ended, code, chain)
+                report.kills[number.name, moment] += 1
+                inside += 1
+                if number is signal.SIGTERM and (left := _statuses(chain)) not in ({}, {"KILLED": 1}):
+                    report.wrong.append(f"{chain.name}: {left} after SIGTERM in {moment}")
+                if number is signal.SIGKILL and dice.random() < 0.3:
+                    report.doctors += 1
+                    _expect(_forked(chain, _doctor), 0, chain)
+                    if _statuses(chain).get("RUNNING"):
+                        report.wrong.append(f"{chain.name}: RUNNING after the doctor, killed in {moment}")
+            _expect(_start(chain, command), 0, chain)
+            wrong = _not_as_it_should_be(chain)
+            found = difference(chain / "multirun/runs/run", whole / "multirun/runs/run")
+            if found:
+                wrong.append(f"{chain.name} ({', '.join(moments)}): {found}")
+            if not wrong:
+                report.good[number.name] += inside
+            report.wrong += wrong
+            done += inside
+            print(f"{backend} {number.name}: {done} of {kills} kills, {len(report.wrong)} wrong", flush=True)
+    return report
+
+
+def _start(folder: Path, command: list[str], when: tuple[str, int, float, str] | None = None) -> int:
+    """Run the command to its end, killed or not; its exit code, or minus the signal that ended it."""
+    return _forked(folder, lambda: _command(["train", *command], when))
+
+
+def _forked(folder: Path, action: Callable[[], int]) -> int:
+    """Do something in a process of its own, in a folder; what it prints goes to `output.txt` there."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 99
+    try:
+        os.chdir(folder)
+        output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        code = action()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _expect(found: int, code: int, folder: Path) -> None:
+    if found != code:
+        raise RuntimeError(
+            f"Expected exit code {code}, received {found}:\n{(folder / 'output.txt').read_text()[-4000:]}"
+        )
+
+
+def _query(folder: Path, question: str) -> list[tuple[Any, ...]]:
+    file = folder / "mlflow.db"
+    if not file.exists():
+        return []
+    with contextlib.closing(sqlite3.connect(file, timeout=30)) as database:
+        return database.execute(question).fetchall()
+
+
+def _statuses(folder: Path) -> dict[str, int]:
+    return dict(Counter(status for (status,) in _query(folder, "SELECT status FROM runs")))
+
+
+def _not_as_it_should_be(folder: Path) -> list[str]:
+    """What MLflow was not told, or told wrongly."""
+    wrong = []
+    if (statuses := _statuses(folder)) != {"FINISHED": 1}:
+        wrong.append(f"{folder.name}: {statuses}")
+    steps = [step for (step,) in _query(folder, "SELECT step FROM metrics WHERE key = 'val/loss' ORDER BY step")]
+    if steps != list(range(1, _EPOCHS + 1)):
+        wrong.append(f"{folder.name}: val/loss at {steps}")
+    return wrong
+
+
+def _doctor() -> int:
+    from tnt_exp.cli.doctor import main as doctor
+
+    return doctor(["--fix"])
+
+
+def _command(arguments: list[str], when: tuple[str, int, float, str] | None) -> int:
+    """The command itself, with a signal to this process some time after the nth call of what the moment is of."""
+    from tnt_exp.cli import main as command
+
+    if when:
+        _arm(*when)
+    return command(arguments)
+
+
+def _arm(moment: str, nth: int, later: float, name: str) -> None:
+    calls = 0
+
+    def armed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*given: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == nth:
+                threading.Thread(target=fire, daemon=True).start()
+            return function(*given, **named)
+
+        return called
+
+    def fire() -> None:
+        time.sleep(later)
+        os.kill(os.getpid(), signal.Signals[name])
+
+    if moment == "data loading":
+        from tnt_exp import data
+
+        data.load = armed(data.load)
+    elif moment == "mid-step":
+        from tnt_exp.training import loop
+
+        original = loop.Loop.__init__
+
+        def init(self: Any, **fields: Any) -> None:
+            step = fields["step"]
+            original(self, **fields)
+            object.__setattr__(self, "step", Armed(step, armed(step)))
+
+        loop.Loop.__init__ = init  # type: ignore[method-assign]
+    elif moment == "checkpoint write":
+        from tnt_exp.training import checkpoint
+
+        checkpoint.write = armed(checkpoint.write)
+    elif moment == "evaluation":
+        from tnt_exp import evaluation
+
+        evaluation.evaluate = armed(evaluation.evaluate)
+    elif moment == "tracking flush":
+        import mlflow
+
+        mlflow.MlflowClient.log_batch = armed(mlflow.MlflowClient.log_batch)
+
+
+class Armed:
+    """A step whose calls are counted."""
+
+    def __init__(self, step: Any, call: Callable[..., Any]) -> None:
+        self.pull, self.push, self._call = step.pull, step.push, call
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self._call(*given, **named)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

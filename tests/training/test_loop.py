@@ -1,0 +1,19 @@
+import time
+
+import pytest
+
+from tnt_exp.training.loop import Waiting
+
+
+def test_waiting_is_the_readers_time_alone() -> None:
+    def slow():  # type: ignore[no-untyped-def]
+        for item in range(4):
+            time.sleep(0.05)
+            yield item
+
+    waiting, items = Waiting(), []
+    for item in waiting.on(slow()):
+        items.append(item)
+        time.sleep(0.1)
+    assert items == [0, 1, 2, 3]
+    assert waiting.seconds == pytest.approx(0.2, abs=0.1)

@@ -1,0 +1,69 @@
+"""`tnt-exp reproduce`: run a finished run again in a new folder, and compare."""
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from tnt_exp import provenance
+from tnt_exp.check import check
+from tnt_exp.cli.resume import to_working_folder
+from tnt_exp.cli.run import log_to
+from tnt_exp.config import InputError
+from tnt_exp.config.compose import load_config
+from tnt_exp.finished.comparing import difference
+from tnt_exp.finished.finding import run_folder
+from tnt_exp.run_folder import RunFolder
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run again, compare, and return the exit code: 0 equal bit for bit, 1 different or failed."""
+    parser = argparse.ArgumentParser(
+        prog="tnt-exp reproduce",
+        description="Run a finished run again, as it was configured, in a new folder; compare curves, final metrics, "
+        "weights and optimizer bit for bit. Equal bits are to be expected on the same machine, on a GPU with "
+        "trainer.deterministic=true.",
+    )
+    parser.add_argument("run", help="a run folder, or an MLflow run id")
+    parser.add_argument("--output", type=Path, help="the new folder (default: NAME_reproduced in multirun/runs)")
+    parser.add_argument("--uri", help="tracking store to ask for an id (default: mlflow.db in this folder)")
+    options = parser.parse_args(list(arguments))
+    folder = run_folder(options.run, options.uri)
+    config, result = load_config(folder / "config.yaml"), RunFolder(folder).read_result()
+    if result.get("status") != "FINISHED":
+        raise InputError(f"{folder}: expected a finished run, received one that is not. Go on with: tnt-exp resume")
+    target = options.output.resolve() if options.output else None
+    if target is not None and target.exists():
+        raise InputError(f"--output: expected a new folder, received {target}, which is there.")
+    to_working_folder(folder)
+    check(config)
+    then = (provenance.read(folder) or [{}])[-1]
+    for line in provenance.differences(then, provenance.start()):
+        print(f"differs from then: {line}")
+    target = target or _beside(folder)
+    target.mkdir(parents=True)
+    log_to(target)
+    from tnt_exp.run import run
+
+    overrides = yaml.safe_load((folder / "overrides.yaml").read_text())
+    tags = {"reproduces": result.get("mlflow_run_id") or str(folder)}
+    code = run(config, folder=str(target), overrides=overrides, tags=tags)
+    if code:
+        return code
+    found = difference(target, folder)
+    if found is None:
+        rows = (target / "metrics.csv").read_text().count("\n") - 1
+        print(f"equal, bit for bit: {rows} epochs, final metrics, weights and optimizer of {folder}")
+        return 0
+    for line in provenance.differences(then, provenance.read(target)[-1]):
+        print(f"differs from then: {line}")
+    print(f"different, first in {found}")
+    return 1
+
+
+def _beside(folder: Path) -> Path:
+    runs, name = Path("multirun/runs").resolve(), f"{folder.name}_reproduced"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(runs / each for each in names if not (runs / each).exists())

@@ -1,0 +1,30 @@
+"""`tnt-exp resume`: go on with a run, by its folder or its MLflow id."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tnt_exp import provenance
+from tnt_exp.cli.run import go_on
+from tnt_exp.finished.finding import run_folder
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Go on from where the run is, as it was configured, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="tnt-exp resume", description="Go on with a run from its newest checkpoint; nothing else need be said."
+    )
+    parser.add_argument("run", help="a run folder, or an MLflow run id")
+    parser.add_argument("--uri", help="tracking store to ask for an id (default: mlflow.db in this folder)")
+    options = parser.parse_args(list(arguments))
+    folder = run_folder(options.run, options.uri)
+    to_working_folder(folder)
+    return go_on(folder)
+
+
+def to_working_folder(folder: Path) -> None:
+    """Go to where a run was started, if that is here: relative paths and the default store are meant from there."""
+    starts = provenance.read(folder)
+    if starts and Path(starts[-1]["cwd"]).is_dir():
+        os.chdir(starts[-1]["cwd"])
