@@ -1,0 +1,117 @@
+"""Write docs/reference.md: every key of the schema, and what the options of each group set.
+
+python docs/reference.py            write it (`make docs`)
+python docs/reference.py --check    exit code 1 where it is not what would be written (a test runs this)
+"""
+
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tnt_exp.config.compose import conf_dir
+from tnt_exp.config.fields import Field, fields
+from tnt_exp.config.schema import GROUPS, Config, RunConfig
+from tnt_exp.config.sweep import LauncherConfig, SweepConfig
+
+PAGE = Path(__file__).with_name("reference.md")
+
+_BEGIN = """\
+# Reference
+
+Every key, its default and what it means; written from `tnt_exp/config/` and `conf/` by `make docs`.
+`tnt-exp train --cfg job` prints what a command comes to.
+"""
+
+_SIGNS = {"above": "above", "least": "at least", "below": "below", "most": "at most"}
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [_BEGIN]
+    for group, section in GROUPS.items():
+        parts += [_section(group, section), *_keys(fields(section, f"{group}.")), "", *_options(group)]
+    parts += [_section("run", RunConfig), *_keys(fields(RunConfig, "run."))]
+    top = [field for field in fields(Config) if "." not in field.key]
+    parts += ["\n## The rest", "", *_keys(iter(top))]
+    parts += ["\n## experiment\n\nComplete experiments: `experiment=NAME`.", "", *_options("experiment")]
+    parts += [_section("sweep", SweepConfig), *_keys(fields(SweepConfig, "sweep.")), "", *_options("sweep")]
+    parts += [_section("launcher", LauncherConfig), *_keys(fields(LauncherConfig, "launcher."))]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _section(name: str, section: type) -> str:
+    return f"\n## {name}\n\n{section.__doc__}\n"
+
+
+def _keys(found: Iterator[Field]) -> Iterator[str]:
+    yield "| key | expected | default | |"
+    yield "|---|---|---|---|"
+    for field in found:
+        bounds = ", ".join(f"{_SIGNS[kind]} {bound:g}" for kind, bound in field.bounds.items())
+        expected = "; ".join(part for part in (field.expects, bounds) if part)
+        yield _row(f"`{field.key}`", expected, f"`{_shown(field.default)}`", field.doc)
+
+
+def _options(group: str) -> Iterator[str]:
+    yield "| option | what it is | sets |"
+    yield "|---|---|---|"
+    for file in sorted((conf_dir() / group).glob("*.yaml")):
+        text = file.read_text()
+        sets = ", ".join(f"`{key}={_shown(value)}`" for key, value in _settings(yaml.safe_load(text)))
+        yield _row(f"`{group}={file.stem}`", _about(text), sets)
+
+
+def _about(text: str) -> str:
+    """The first sentence of the comment that a file opens with, or its first line."""
+    comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#") and "@package" not in line]
+    sentence = " ".join(comments).split(". ")[0].split(": tnt-exp")[0]
+    return sentence.rstrip(".:")
+
+
+def _settings(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a file; of its defaults list, what an experiment chooses."""
+    for choice in values.get("defaults", []):
+        if isinstance(choice, dict):
+            for group, option in choice.items():
+                yield group.removeprefix("override /"), option
+    for key, value in values.items():
+        if key == "defaults" or (key == "name" and not prefix):
+            continue
+        if isinstance(value, dict):
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, list):
+        return f"[{','.join(map(_shown, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def main() -> int:
+    """Write, or compare."""
+    text = page()
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text)
+        return 0
+    if not PAGE.exists() or PAGE.read_text() != text:
+        print("docs/reference.md is not what the schema and conf/ say: run `make docs`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
