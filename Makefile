@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep ui test check format everything lock clean
+.PHONY: help train sweep ui pictures test torture check format docs everything lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -32,8 +32,15 @@ sweep: $(VENV)/.run-installed  ## One run for each of three embedding widths
 ui: $(VENV)/.run-installed  ## Compare the runs in the MLflow UI (http://localhost:5000)
 	@$(BIN)/tnt-exp ui $(ARGS)
 
+pictures: $(VENV)/.run-installed  ## Draw docs/pictures/augmentation; ARGS='--images FOLDER --output FOLDER' for others
+	@$(BIN)/python docs/augmentation_pictures.py $(ARGS)
+
 test: $(VENV)/.test-installed  ## Run the tests; says what it leaves out
 	@$(BIN)/python tests/run.py $(ARGS)
+
+torture: $(VENV)/.test-installed $(VENV)/.jax-installed  ## Kill runs 100 times, continue them, compare them to the bit (long)
+	@$(BIN)/python tests/torture.py --backend tensorflow $(ARGS)
+	@$(BIN)/python tests/torture.py --backend jax $(ARGS)
 
 check: $(VENV)/.check-installed  ## Format, lint and types, changing nothing
 	@$(BIN)/ruff format --check
@@ -44,15 +51,19 @@ format: $(VENV)/.check-installed  ## Format and mend what the linter can
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
+docs: $(VENV)/.run-installed  ## Write docs/reference.md anew, from the schema and conf/
+	@$(BIN)/python docs/reference.py
+
 # What the tests of other backends, of parity with timm and of the browser need; CI installs it, a user need not.
 # timm asks for a torchvision that asks for another torch: both are installed as they are.
 everything: $(VENV)/.test-installed $(VENV)/.jax-installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[peers,browser,ray,slurm]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[peers,onnx,browser,ray,slurm,postgresql]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
 
+# Not PyTorch: its version is the peers' own, and with it would come several GB of CUDA packages.
 lock: $(VENV)/.check-installed  ## Resolve the newest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-		--extra jax --extra test --extra check --extra browser --extra ray --extra slurm --upgrade pyproject.toml --output-file requirements.lock
+		--extra jax --extra test --extra check --extra browser --extra ray --extra slurm --extra postgresql --extra onnx-format --upgrade pyproject.toml --output-file requirements.lock
 
 clean:  ## Remove caches and the virtual environment; runs and mlflow.db stay
 	@rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -23,12 +23,21 @@ def _missing() -> dict[str, str]:
     """Marker: what it needs and lacks."""
     needs = {
         "peers": (_installed("torch", "timm"), "PyTorch and timm (pip install -e '.[peers]')"),
+        "onnx": (
+            _installed("torch", "onnx", "onnxscript", "onnxruntime"),
+            "PyTorch and ONNX (pip install -e '.[onnx]')",
+        ),
         "jax": (_installed("jax"), "JAX (pip install -e '.[jax]')"),
         "browser": (shutil.which("chromium") is not None and _installed("selenium"), "Chromium and selenium"),
         "ray": (_installed("ray", "hydra_plugins.hydra_ray_launcher"), "Ray (pip install -e '.[ray]')"),
         "submitit": (
             _installed("submitit", "hydra_plugins.hydra_submitit_launcher"),
             "submitit (pip install -e '.[slurm]')",
+        ),
+        "postgresql": (
+            bool(shutil.which("initdb") or list(Path("/usr/lib/postgresql").glob("*/bin/initdb")))
+            and _installed("psycopg2"),
+            "PostgreSQL (apt-get install postgresql) and psycopg2 (pip install -e '.[postgresql]')",
         ),
     }
     return {marker: what for marker, (there, what) in needs.items() if not there}

@@ -27,6 +27,7 @@ from tnt_exp.config.compose import compose
         (["schedule=step", "schedule.step_epochs=[]"], ["schedule.step_epochs"]),
         (["augmentation.crop_scale=[0.9,0.1]"], ["augmentation.crop_scale", "smallest"]),
         (["augmentation.mix_off_epochs=41"], ["augmentation.mix_off_epochs", "trainer.epochs=40"]),
+        (["augmentation.repeats=3"], ["trainer.batch_size", "multiple", "augmentation.repeats=3", "received 64"]),
         (["augmentation.saturation=0.5"], ["augmentation.saturation", "grey"]),
         (["trainer.layer_decay=0.5"], ["trainer.layer_decay", "model.weights"]),
         (["trainer.freeze=backbone"], ["trainer.freeze", "model.weights"]),

@@ -37,8 +37,8 @@ def train(experiment: Experiment) -> None:
 
         tags = {"run_folder": str(folder), **experiment.tags}
         name = config.tracking.experiment
-        uri, told = tracking_uri(config.tracking.uri), experiment.folder.read_tracking()
-        experiment.tracker = Tracker(uri, name, folder.name, tags, told.get("run_id"))
+        uri = tracking_uri(config.tracking.uri)
+        experiment.tracker = Tracker.open(folder, uri, name, folder.name, tags)
         experiment.folder.write_tracking(uri, experiment.tracker.run_id)
         experiment.result["mlflow_run_id"] = experiment.tracker.run_id
         experiment.tracker.params(flat(config))

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from tnt_exp.cli import main
 from tnt_exp.config import InputError
 from tnt_exp.config.compose import compose, conf_dir, options, register
+from tnt_exp.durable import lock, read_json, write_json
 from tnt_exp.sweep.command import to_hydra
 from tnt_exp.sweep.composer import Composer
 from tnt_exp.sweep.ending import Cause, Ending, classify, record, recorded
-from tnt_exp.sweep.files import lock, read_json, write_json
 from tnt_exp.sweep.plan import plan
 from tnt_exp.sweep.point import Candidate, State, objective_of, state_of
 from tnt_exp.sweep.space import Space
@@ -128,7 +128,7 @@ def test_a_dry_run_shows_the_points_and_writes_nothing(
     assert "left out: model=tiny model.embed_dim=33" in text
     assert "2 points" in text
     assert main(["train", "-m", "sweep=recipe", "model=tiny", "--dry-run"]) == 0
-    assert "60 trials, 1 at once, bayes" in capsys.readouterr().out
+    assert "48 trials, 1 at once, random" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -53,6 +53,7 @@ class AugmentationConfig:
     policy_magnitude_std: float = option(0.0, "RandAugment mstd, deviation of the magnitude", least=0)
     policy_increasing: bool = option(True, "RandAugment inc: every operation grows with the magnitude")
     erasing: float = option(0.0, "probability of random erasing (arXiv 1708.04896)", least=0, most=1)
+    repeats: int = option(1, "times each image is in a batch, changed each time anew (arXiv 1901.09335)", least=1)
     mixup: float = option(0.0, "alpha of MixUp (arXiv 1710.09412); 0: off", least=0)
     cutmix: float = option(0.0, "alpha of CutMix (arXiv 1905.04899); 0: off", least=0)
     cutmix_probability: float = option(0.5, "CutMix rather than MixUp where both are on", least=0, most=1)

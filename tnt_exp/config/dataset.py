@@ -41,6 +41,11 @@ class DatasetConfig:
     )
     split_seed: int = option(0, "seed of the splits, apart from the training seed", least=0)
     train_limit: int | None = option(None, "use only this many training images (stratified); null: all", least=1)
+    memory_limit: float = option(
+        4.0,
+        "image_folder: a part that needs more is decoded ahead of each step instead of held in memory, GiB",
+        least=0,
+    )
     on_error: OnError = option(
         OnError.stop, "image_folder: an unreadable image stops the run or is skipped and counted"
     )

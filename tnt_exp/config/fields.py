@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -19,6 +19,7 @@ class Field:
     type: Any
     default: Any
     doc: str
+    bounds: Mapping[str, float]
 
     @property
     def expects(self) -> str:
@@ -26,9 +27,22 @@ class Field:
         return _words(self.type)
 
 
-def fields() -> Iterator[Field]:
-    """Every key of the schema, in the order of the sections."""
-    yield from _of(Config, "")
+def fields(section: type = Config, prefix: str = "") -> Iterator[Field]:
+    """Every key of the schema or of one of its sections, in order; what is Hydra's own (`_target_`) is left out."""
+    hints = typing.get_type_hints(section)
+    default = section()
+    for field in dataclasses.fields(section):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from fields(hints[field.name], f"{prefix}{field.name}.")
+        elif not field.name.startswith("_"):
+            about = field.metadata
+            yield Field(
+                prefix + field.name,
+                hints[field.name],
+                getattr(default, field.name),
+                about["doc"],
+                about.get("bounds", {}),
+            )
 
 
 def find(key: str) -> Field | None:
@@ -36,20 +50,12 @@ def find(key: str) -> Field | None:
     return next((field for field in fields() if field.key == key), None)
 
 
-def _of(section: type, prefix: str) -> Iterator[Field]:
-    hints = typing.get_type_hints(section)
-    default = section()
-    for field in dataclasses.fields(section):
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _of(hints[field.name], f"{prefix}{field.name}.")
-        else:
-            yield Field(prefix + field.name, hints[field.name], getattr(default, field.name), field.metadata["doc"])
-
-
 def _words(hint: Any) -> str:
     if isinstance(hint, types.UnionType):
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         return f"{_words(kinds[0])}, or null"
+    if typing.get_origin(hint) is dict:
+        return "keys, each with a value"
     if typing.get_origin(hint) is list:
         return f"a list such as [a, b], each {_words(typing.get_args(hint)[0])}"
     if isinstance(hint, type) and issubclass(hint, Enum):

@@ -79,6 +79,11 @@ def _augmentation(config: Config) -> Iterator[str]:
         pair = getattr(config.augmentation, key)
         if pair is not None and (len(pair) != 2 or pair[0] > pair[1]):
             yield f"augmentation.{key}: expected [smallest, largest], received {pair}."
+    if config.trainer.batch_size % config.augmentation.repeats:
+        yield (
+            f"trainer.batch_size: expected a multiple of augmentation.repeats={config.augmentation.repeats}, "
+            f"received {config.trainer.batch_size}."
+        )
     if config.augmentation.mix_off_epochs > config.trainer.epochs:
         yield (
             f"augmentation.mix_off_epochs: expected at most trainer.epochs={config.trainer.epochs}, "
@@ -116,6 +121,16 @@ def _training(config: Config, train_images: int | None) -> Iterator[str]:
     if trainer.deterministic and trainer.xla is Compile.always and trainer.backend.value == "tensorflow":
         yield "trainer.deterministic: expected trainer.xla=never or auto with it on TensorFlow, received always."
     backend = trainer.backend.value
+    if backend == "torch" and trainer.devices != 1:
+        yield (
+            "trainer.devices: expected 1 for trainer.backend=torch (TensorFlow and JAX share a batch among devices), "
+            f"received {'null' if trainer.devices is None else trainer.devices}."
+        )
+    if trainer.devices is not None and trainer.batch_size % trainer.devices:
+        yield (
+            f"trainer.batch_size: expected a multiple of trainer.devices={trainer.devices}, "
+            f"received {trainer.batch_size}."
+        )
     if backend == "jax" and trainer.xla is Compile.never:
         yield "trainer.xla: expected auto or always for trainer.backend=jax (XLA is all it has), received never."
     if backend == "torch" and trainer.xla is Compile.always:

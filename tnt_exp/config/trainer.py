@@ -52,6 +52,13 @@ class Resume(Enum):
     never = "never"  # begin anew, in a folder beside it
 
 
+class OnNan(Enum):
+    """What happens when the loss, or the state, is infinite or not a number."""
+
+    stop = "stop"  # the run fails; its checkpoints are good
+    rollback = "rollback"  # back to the end of the epoch before, and on with a lower learning rate
+
+
 @dataclass
 class CheckpointConfig:
     """When the state of a run is written. It is always written when a signal stops the run, and at the end."""
@@ -68,17 +75,26 @@ class TrainerConfig:
     epochs: int = option(40, "passes over the training images", least=1)
     batch_size: int = option(64, "images a step", least=1)
     label_smoothing: float = option(0.1, "part of the label spread over all classes", least=0, below=1)
+    test_time_flip: bool = option(
+        False, "validation and test take the mean of the logits of an image and of its mirror"
+    )
     select: Select = option(Select.best, "which epoch's weights are tested and kept")
     patience: int | None = option(
         None, "stop after this many epochs without a better validation accuracy; null: never", least=1
     )
     backend: Backend = option(Backend.tensorflow, "backend of Keras")
+    devices: int | None = option(
+        1, "GPUs (on TensorFlow and JAX) that share each batch of one run; null: all there are", least=1
+    )
     precision: Precision = option(Precision.float32, "dtype policy of Keras; mixed_bfloat16 pays on a GPU")
     xla: Compile = option(Compile.auto, "compile the step with XLA")
     deterministic: bool = option(False, "only operations that give the same bits every time")
     steps_per_dispatch: int | None = option(None, "steps a call of the device; null: chosen by device", least=1)
     resume: Resume = option(Resume.auto, "a run folder that is already there is continued, or left alone")
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    on_nan: OnNan = option(OnNan.stop, "what happens when the loss is infinite or not a number")
+    rollback_factor: float = option(0.5, "learning rate after a rollback / before", above=0, below=1)
+    rollbacks: int = option(3, "rollbacks of a run, at most; then it stops", least=1)
     freeze: Freeze = option(Freeze.nothing, "which weights stand still (fine-tuning)")
     layer_decay: float = option(1.0, "learning rate of a block / that of the next (fine-tuning)", above=0, most=1)
     remat: bool = option(False, "recompute blocks in the backward pass: less memory, more time")

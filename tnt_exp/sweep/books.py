@@ -14,9 +14,9 @@ import yaml
 
 from tnt_exp.config import Config, InputError
 from tnt_exp.config.compose import load_config
+from tnt_exp.durable import lock, read_json, write_json
 from tnt_exp.run_folder import plain
 from tnt_exp.sweep.costs import costs
-from tnt_exp.sweep.files import lock, read_json, write_json
 from tnt_exp.sweep.point import Candidate, Point, State, hash_of, key_of, state_of
 
 NAME = "sweep.json"

@@ -7,7 +7,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from tnt_exp.sweep.files import read_json, write_json
+from tnt_exp.durable import read_json, write_json
+from tnt_exp.trouble import out_of_memory
 
 
 class Cause(Enum):
@@ -43,9 +44,6 @@ class Ending:
         return "FAILED" if self.cause in (Cause.error, Cause.exit) else "KILLED"
 
 
-_OUT_OF_MEMORY = ("MemoryError", "ResourceExhausted", "OutOfMemory", "RESOURCE_EXHAUSTED", "OOM when allocating")
-
-
 def classify(code: int, result: Mapping[str, Any] | None, order: Ending | None, kernel_ran_out: bool) -> Ending:
     """How a process ended.
 
@@ -61,8 +59,7 @@ def classify(code: int, result: Mapping[str, Any] | None, order: Ending | None, 
         return order
     if result is not None and result["status"] == "FAILED":
         error = str(result.get("error"))
-        ran_out = any(word in error for word in _OUT_OF_MEMORY)
-        return Ending(Cause.memory if ran_out else Cause.error, error)
+        return Ending(Cause.memory if out_of_memory(error) else Cause.error, error)
     if code < 0:
         name = signal.Signals(-code).name
         if -code == signal.SIGKILL and kernel_ran_out:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from tnt_exp.durable import read_json
 from tnt_exp.sweep.ending import Cause, Ending, classify, kernel_kills, record
-from tnt_exp.sweep.files import read_json
 
 LOG = "output.log"
 _GRACE = 30.0  # seconds from SIGTERM to SIGKILL: time to write a checkpoint

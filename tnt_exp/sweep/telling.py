@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tnt_exp.durable import read_json
 from tnt_exp.reports import charts
 from tnt_exp.reports.leaderboard import columns, write_leaderboard, write_points
 from tnt_exp.reports.sweep_page import Sweep, page
 from tnt_exp.sweep import story
 from tnt_exp.sweep.books import Books
 from tnt_exp.sweep.ending import Ending
-from tnt_exp.sweep.files import read_json
 from tnt_exp.sweep.point import Point, State
 
 if TYPE_CHECKING:
@@ -51,13 +51,12 @@ class Telling:
 
         # The store of a relative place is beside the folder where the sweep was started first.
         os.chdir(books.data["cwd"])
-        known = books.data["mlflow"]
         uri = tracking_uri(tracking.uri)
-        tracker = SweepTracker(uri, tracking.experiment, books.id, known and known["run_id"])
+        tracker = SweepTracker.open(books.folder, uri, tracking.experiment, books.id)
         books.data["mlflow"] = {"uri": uri, "experiment": tracking.experiment, "run_id": tracker.run_id}
         books.save()
         telling = cls(books, tracker)
-        tracker.settle_all({books.folder_of(point): telling._left(point) for point in books.points})
+        tracker.settle({books.folder_of(point): telling._left(point) for point in books.points})
         tracker.tags(
             {
                 "run_folder": str(books.folder),
@@ -72,14 +71,14 @@ class Telling:
         """A point has ended: its run says so too, even where the point could not."""
         if not self._tracker:
             return
-        self._tracker.settle(self._books.folder_of(point), ending.status, self._run_of(point), _tags(ending))
+        self._tracker.settle({self._books.folder_of(point): (ending.status, self._run_of(point), _tags(ending))})
         if time.monotonic() - self._last > _EVERY:
             self._show()
 
     def again(self, point: Point, ending: Ending) -> None:
-        """A point is started again: in the run that its folder names, others are tries that left nothing."""
+        """A point will be started again: in the run that its folder names, others are tries that left nothing."""
         if self._tracker:
-            self._tracker.settle(self._books.folder_of(point), None, self._run_of(point))
+            self._tracker.settle({self._books.folder_of(point): ("KILLED", self._run_of(point), {})})
 
     def finish(self, status: str) -> None:
         """The sweep has ended."""
@@ -87,11 +86,11 @@ class Telling:
             self._show()
             self._tracker.finish(status)
 
-    def _left(self, point: Point) -> tuple[str | None, str | None]:
-        """The status of a point, none where it will be started (again), and the run that tells of it."""
+    def _left(self, point: Point) -> tuple[str, str | None, dict[str, str]]:
+        """The status of a point, KILLED where it will be started again, and the run that tells of it."""
         result = self._books.result(point)
         waiting = result is None or self._books.state(point) is State.waiting
-        return None if waiting or result is None else result["status"], self._run_of(point)
+        return "KILLED" if waiting or result is None else result["status"], self._run_of(point), {}
 
     def _run_of(self, point: Point) -> str | None:
         """The MLflow run that the point's folder names."""

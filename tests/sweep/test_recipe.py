@@ -1,0 +1,47 @@
+"""The study of ingredients that ships: any mix of them is a run, and all runs cost the same arithmetic."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+
+from tnt_exp.check import check
+from tnt_exp.cli import main
+from tnt_exp.config.compose import conf_dir, register
+from tnt_exp.model import counts
+from tnt_exp.sweep.composer import Composer
+from tnt_exp.sweep.space import Space
+
+
+def test_every_mix_of_ingredients_is_a_run_of_equal_arithmetic() -> None:
+    register()
+    settings = yaml.safe_load((conf_dir() / "sweep" / "recipe.yaml").read_text())
+    space = Space([], settings["space"], ConfigLoaderImpl(create_config_search_path(str(conf_dir()))))
+    assert space.values("seed") == ["0", "1", "2"]
+    random, compose = np.random.default_rng(0), Composer()
+    values = {key: space.values(key) for key in space.swept}
+    first = {key: options[0] for key, options in values.items()}
+    # Each value by itself, and forty mixes.
+    mixes = [first | {key: value} for key, options in values.items() for value in options]
+    mixes += [{key: str(random.choice(options)) for key, options in values.items()} for _ in range(40)]
+    costs = set()
+    for mix in mixes:
+        config = compose(space.candidate(mix).overrides)
+        check(config)
+        costs.add(counts.macs(config.model, 100, 3))
+        assert (config.model.image_size, config.trainer.epochs, config.dataset.train_limit) == (32, 30, 10_000)
+    assert max(costs) / min(costs) < 1.03
+
+
+def test_the_study_is_shown_without_being_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", "sweep=recipe", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "48 trials" in shown
+    assert "optimizer.ema" in shown
+    assert list(tmp_path.iterdir()) == []
