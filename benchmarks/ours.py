@@ -16,13 +16,12 @@ CLASSES = 100
 
 
 class Ours:
-    """One configuration, trained on noise of the shape of CIFAR-100 (or of the network, where that is larger)."""
+    """One configuration, trained on noise; `side`: side of the images as they come, by default CIFAR's."""
 
-    def __init__(self, batch: int, overrides: Sequence[str]) -> None:
+    def __init__(self, batch: int, overrides: Sequence[str], side: int = 32) -> None:
         config = compose(["dataset=cifar100", *overrides])
         device = prepare(config.trainer)
         random = np.random.default_rng(0)
-        side = 32 if config.model.image_size <= 96 else config.model.image_size
         self.images = random.integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
         self.labels = random.integers(0, CLASSES, batch).astype(np.int32)
         self.classifier = model.build(config.model, CLASSES, 3, remat=config.trainer.remat)
@@ -39,6 +38,10 @@ class Ours:
         update = optimizer.build(config.optimizer, self.classifier.trainable_variables, model.decays, scale_loss=False)
         self.step = compile_step(Work(self.classifier.network, augmentation, update), xla=device.xla)
         self.count = 0
+
+    def parameters(self) -> int:
+        """How many."""
+        return self.classifier.count_params()
 
     def train(self) -> None:
         """One step, to its end."""

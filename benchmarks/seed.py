@@ -77,6 +77,10 @@ class Seed:
             metrics=[keras.metrics.CategoricalAccuracy(), keras.metrics.TopKCategoricalAccuracy(5)],
         )
 
+    def parameters(self) -> int:
+        """How many."""
+        return self.model.count_params()
+
     def train(self) -> None:
         """One step."""
         self.model.train_on_batch(self.images, self.labels)

@@ -37,9 +37,10 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     spec = json.loads(sys.argv[1])
     mode = spec.pop("mode")
-    step = getattr(competitor(spec), mode)
+    one = competitor(spec)
+    step = getattr(one, mode)
     step()
-    say = {"first_step_seconds": time.time() - BEGIN}
+    say = {"first_step_seconds": time.time() - BEGIN, "parameters": one.parameters()}
     while True:
         say["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps(say), file=answers, flush=True)

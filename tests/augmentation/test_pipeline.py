@@ -150,8 +150,9 @@ KNOBS = {
     "cutmix_probability": ({"mixup": 0.8, "cutmix": 1.0}, 0.0),
     "mix_probability": ({"mixup": 0.8}, 0.1),
 }
-# The name is a tag of the run; the training loop turns mixing off by the argument `mixing`.
-ELSEWHERE = {"name", "mix_off_epochs"}
+# The name is a tag of the run; the training loop turns mixing off by the argument `mixing`, and the order of the images
+# repeats them.
+ELSEWHERE = {"name", "mix_off_epochs", "repeats"}
 
 
 def test_every_field_is_known_here():

@@ -1,5 +1,6 @@
 """`tnt-exp train`: compose, check, and hand over to Hydra to run once or many times."""
 
+import errno
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -69,6 +70,8 @@ def _once(flags: Namespace, arguments: Sequence[str]) -> int:
 
     try:
         _hydra(flags.config_dir).run(config_name=CONFIG_NAME, task_function=task, overrides=flags.overrides)
+    except FileNotFoundError as error:  # the task's own are caught there: Hydra could not make the folder
+        raise PermissionError(errno.EACCES, "no folder can be made there", error.filename) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
     if errors:

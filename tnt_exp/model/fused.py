@@ -40,7 +40,7 @@ def _tensorflow(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def differentiate(inputs: Any, gradients: Any) -> Any:
         with tf.GradientTape() as tape:
-            tape.watch(inputs)
+            tape.watch([one for one in inputs if one.dtype.is_floating])  # the seed is none
             outputs = function(*inputs)
         return tape.gradient(outputs, inputs, gradients, unconnected_gradients=tf.UnconnectedGradients.NONE)
 

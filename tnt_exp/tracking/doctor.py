@@ -87,6 +87,8 @@ def _unseen(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
         if (folder / "config.yaml").is_file() and not (folder / "result.json").exists():
             result = {"status": "KILLED", "metrics": {}, "error": "the process ended unseen"}
             write_json(folder / "result.json", result)
+        if folder.is_dir():
+            _log_files(client, run, folder)
         if held is not None:
             release(held)
 
@@ -103,14 +105,16 @@ def _artifacts(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
         yield Finding(what, f"nothing is left of them: {folder} is gone too", None)
         return
 
-    def mend() -> None:
-        for path in [folder / name for name in ARTIFACTS]:
-            if path.is_dir():
-                client.log_artifacts(run.info.run_id, str(path), path.name)
-            elif path.exists():
-                client.log_artifact(run.info.run_id, str(path))
+    yield Finding(what, f"log them again from {folder}", lambda: _log_files(client, run, folder))
 
-    yield Finding(what, f"log them again from {folder}", mend)
+
+def _log_files(client: mlflow.MlflowClient, run: Run, folder: Path) -> None:
+    """Give MLflow what a run folder has."""
+    for path in [folder / name for name in ARTIFACTS]:
+        if path.is_dir():
+            client.log_artifacts(run.info.run_id, str(path), path.name)
+        elif path.exists():
+            client.log_artifact(run.info.run_id, str(path))
 
 
 def _stray(client: mlflow.MlflowClient, uri: str, run: Run) -> Iterator[Finding]:

@@ -1,0 +1,116 @@
+"""Draw the roofline and the growth curve of what `make bench` measured: docs/pictures/performance_*.png
+
+python -m benchmarks.pictures
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.run import RESULTS, ROOT, SAME, SEED
+from tnt_exp.config.compose import compose
+from tnt_exp.model.counts import parts
+
+FOLDER = ROOT / "docs" / "pictures"
+NETWORKS = {"seed_train": SEED, "timm_train": SAME, "tnt_s_train": ["model=tnt_s"]}
+NAMES = {"seed_train": "keras.io example", "timm_train": "same size, split heads", "tnt_s_train": "TNT-S, 224 px"}
+
+
+def work(overrides: list[str]) -> tuple[float, float]:
+    """Of a training step, an image: floating-point operations, and bytes that are moved at the least.
+
+    Each kept activation is written once and read once, float32; the backward pass costs two forward passes.
+    """
+    found = list(parts(compose(["dataset=cifar100", *overrides]).model, 100, 3))
+    return 6 * sum(part.macs for part in found), 8 * sum(part.activations for part in found)
+
+
+def roofline(suites: dict[str, Any], file: Path) -> None:
+    """What the machine allows at an arithmetic intensity, and what each side reaches."""
+    machine = suites["seed_train"]["limits"]
+    peak, copy = machine["matmul_gflops"], machine["copy_gb_per_second"]
+    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    intensity = np.geomspace(1, 300, 100)
+    axes.loglog(intensity, np.minimum(peak, copy * intensity), color="black", label="the machine's limits")
+    colours = {"seed's": "tab:gray", "timm, eager": "tab:orange", "timm, compiled": "tab:red"}
+    colours |= {"ours, tensorflow": "tab:blue", "ours, jax": "tab:green"}
+    markers = dict(zip(NETWORKS, "osD", strict=True))
+    for name, overrides in NETWORKS.items():
+        if name not in suites:
+            continue
+        operations, moved = work(overrides)
+        for row in suites[name]["sides"]:
+            reached = row["images_per_second"]["median"] * operations / 1e9
+            colour = next(colour for label, colour in colours.items() if row["side"].startswith(label))
+            axes.plot(operations / moved, reached, markers[name], color=colour, markersize=8)
+    for label, colour in colours.items():
+        axes.plot([], [], "o", color=colour, label={"seed's": "seed's formulation"}.get(label, label))
+    for name, marker in markers.items():
+        axes.plot([], [], marker, color="none", markeredgecolor="black", label=NAMES[name])
+    axes.set(
+        xlabel="operations a byte moved at the least",
+        ylabel="GFLOP/s reached in training",
+        xlim=(1, 300),
+        ylim=(5, None),
+    )
+    axes.set_title(f"{suites['seed_train']['hardware']}, {suites['seed_train']['cores']} cores", fontsize=10)
+    axes.grid(which="both", alpha=0.2)
+    axes.legend(fontsize=8, loc="lower right", ncols=2)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def growth(suites: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """(Label, arithmetic a step, time for it), both relative to the first."""
+    rows = [(row, suites["growth"]["batch"]) for row in suites["growth"]["sides"]]
+    for name, suite in suites.items():
+        if name.startswith("growth_batch"):
+            rows.append(({**suite["sides"][0], "side": f"batch {suite['batch']}"}, suite["batch"]))
+    first, batch = rows[0]
+    return [
+        (
+            row["side"],
+            row["macs"] * images / (first["macs"] * batch),
+            images / batch * first["images_per_second"]["median"] / row["images_per_second"]["median"],
+        )
+        for row, images in rows
+    ]
+
+
+def draw_growth(suites: dict[str, Any], file: Path) -> None:
+    """Time of a step against its arithmetic."""
+    figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
+    line = np.array([0.15, 4])
+    axes.loglog(line, line, color="black", linewidth=1, label="proportional")
+    axes.fill_between(line, line / 1.15, line * 1.15, alpha=0.15, color="black", label="within 15 %")
+    for label, arithmetic, seconds in growth(suites):
+        axes.plot(arithmetic, seconds, "o", color="tab:blue")
+        axes.annotate(label, (arithmetic, seconds), xytext=(6, -10), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="arithmetic of a step (depth 5, 96 px, batch 128 = 1)", ylabel="time of a step")
+    axes.grid(which="both", alpha=0.2)
+    axes.legend()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def main() -> int:
+    """Draw what was measured on a CPU."""
+    suites = json.loads((RESULTS / "speed_cpu.json").read_text())["suites"]
+    roofline(suites, FOLDER / "performance_roofline.png")
+    draw_growth(suites, FOLDER / "performance_growth.png")
+    for label, arithmetic, seconds in growth(suites):
+        print(
+            f"{label:20} arithmetic {arithmetic:.3f}  time {seconds:.3f}  time / arithmetic {seconds / arithmetic:.3f}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
