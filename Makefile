@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep ui pictures test torture check format docs everything lock clean
+.PHONY: help train sweep ui pictures test torture bench check format docs everything lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,6 +41,10 @@ test: $(VENV)/.test-installed  ## Run the tests; says what it leaves out
 torture: $(VENV)/.test-installed $(VENV)/.jax-installed  ## Kill runs 100 times, continue them, compare them to the bit (long)
 	@$(BIN)/python tests/torture.py --backend tensorflow $(ARGS)
 	@$(BIN)/python tests/torture.py --backend jax $(ARGS)
+
+bench: everything  ## Speed beside the seed's formulation and timm; ARGS='seed --rounds 20' for a part
+	@$(BIN)/python -m benchmarks.run $(ARGS)
+	@$(BIN)/python -m benchmarks.pictures
 
 check: $(VENV)/.check-installed  ## Format, lint and types, changing nothing
 	@$(BIN)/ruff format --check

@@ -254,13 +254,15 @@ class Experiment:
         keeper: "Keeper",
     ) -> "Loop":
         from tnt_exp.training.loop import Loop
+        from tnt_exp.training.profile import Profiled
         from tnt_exp.training.schedule import Schedule
         from tnt_exp.training.step import Work, compile_step
 
         epochs, rate = self.config.trainer.epochs, self.config.optimizer.learning_rate
         work = Work(state.classifier.network, augmentation, state.optimizer, self._rate_factors(state.classifier))
+        step = compile_step(work, xla=device.xla, devices=device.count)
         return Loop(
-            step=compile_step(work, xla=device.xla, devices=device.count),
+            step=Profiled(step, self.folder.path / "profile") if self.config.trainer.profile else step,
             batches=batches,
             rate=state.scaled(Schedule(self.config.schedule, rate, batches.steps_per_epoch, epochs)),
             epochs=epochs,

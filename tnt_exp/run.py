@@ -22,6 +22,7 @@ _MAY_DIFFER = (
     "trainer.epochs",
     "trainer.patience",
     "trainer.resume",
+    "trainer.profile",
     "trainer.checkpoint.",
     "trainer.on_nan",
     "trainer.rollback",

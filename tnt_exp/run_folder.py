@@ -17,7 +17,16 @@ from tnt_exp.config.schema import Config
 from tnt_exp.durable import beside, lock, naming, owner, read_json, release, write, write_json
 
 # Files and folders of a run that MLflow has, too.
-ARTIFACTS = ["config.yaml", "overrides.yaml", "result.json", "metrics.csv", "train.log", "plots", "provenance"]
+ARTIFACTS = [
+    "config.yaml",
+    "overrides.yaml",
+    "result.json",
+    "metrics.csv",
+    "train.log",
+    "plots",
+    "provenance",
+    "profile",
+]
 
 
 class RunFolder:

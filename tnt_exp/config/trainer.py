@@ -97,4 +97,5 @@ class TrainerConfig:
     rollbacks: int = option(3, "rollbacks of a run, at most; then it stops", least=1)
     freeze: Freeze = option(Freeze.nothing, "which weights stand still (fine-tuning)")
     layer_decay: float = option(1.0, "learning rate of a block / that of the next (fine-tuning)", above=0, most=1)
+    profile: bool = option(False, "trace five of the first training steps, into the run folder's profile/")
     remat: bool = option(False, "recompute blocks in the backward pass: less memory, more time")
