@@ -1,5 +1,6 @@
 """The folded attention is attention: in float64, with biases, offsets and dropped weights."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -14,7 +15,20 @@ TOKENS, DIM, HEADS = 5, 8, 3
 
 
 @pytest.fixture
-def parts():
+def float64():
+    """JAX has it on request."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def parts(float64):
     """An attention whose heads have the token's full width, the norm before it, and standardised tokens."""
     random = np.random.default_rng(0)
     attention, norm = (
@@ -49,7 +63,7 @@ def test_at_inference(parts):
     assert attention.folds
     found = _numpy(attention(y, norm=norm))
     assert found.dtype == np.float64
-    np.testing.assert_allclose(found, _plain(attention, norm, y, 1.0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, _plain(attention, norm, y, 1.0), rtol=1e-12, atol=1e-12)
 
 
 def test_with_dropped_weights(parts):
@@ -61,4 +75,4 @@ def test_with_dropped_weights(parts):
     assert set(np.unique(kept.round(6))) == {0.0, round(1 / 0.6, 6)}
     kept = kept.reshape(4, TOKENS, HEADS, TOKENS).transpose(0, 2, 1, 3)
     found = _numpy(attention(y, norm=norm, seed=seed))
-    np.testing.assert_allclose(found, _plain(attention, norm, y, kept), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, _plain(attention, norm, y, kept), rtol=1e-12, atol=1e-12)
