@@ -12,6 +12,8 @@ from tnt_exp.model.norm import Norm
 pytestmark = pytest.mark.backend
 
 TOKENS, DIM, HEADS = 5, 8, 3
+# On PyTorch, Keras' own matmul and mean round float64 to float32.
+EXACT = 1e-5 if keras.backend.backend() == "torch" else 1e-12
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_at_inference(parts):
     assert attention.folds
     found = _numpy(attention(y, norm=norm))
     assert found.dtype == np.float64
-    np.testing.assert_allclose(found, _plain(attention, norm, y, 1.0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found, _plain(attention, norm, y, 1.0), rtol=EXACT, atol=EXACT)
 
 
 def test_with_dropped_weights(parts):
@@ -75,4 +77,4 @@ def test_with_dropped_weights(parts):
     assert set(np.unique(kept.round(6))) == {0.0, round(1 / 0.6, 6)}
     kept = kept.reshape(4, TOKENS, HEADS, TOKENS).transpose(0, 2, 1, 3)
     found = _numpy(attention(y, norm=norm, seed=seed))
-    np.testing.assert_allclose(found, _plain(attention, norm, y, kept), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found, _plain(attention, norm, y, kept), rtol=EXACT, atol=EXACT)
