@@ -1,10 +1,11 @@
-"""Draw the roofline and the growth curve of what `make bench` measured: docs/pictures/performance_*.png
+"""Draw the roofline and the growth curve of what `make bench` measured, and print the tables of docs/performance.md.
 
 python -m benchmarks.pictures
 """
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,18 @@ def roofline(suites: dict[str, Any], file: Path) -> None:
         for row in suites[name]["sides"]:
             reached = row["images_per_second"]["median"] * operations / 1e9
             colour = next(colour for label, colour in colours.items() if row["side"].startswith(label))
-            axes.plot(operations / moved, reached, markers[name], color=colour, markersize=8)
+            axes.plot(
+                operations / moved,
+                reached,
+                markers[name],
+                color=colour,
+                markersize=8 if row["side"].startswith("ours") else 13,
+            )
     for label, colour in colours.items():
         axes.plot([], [], "o", color=colour, label={"seed's": "seed's formulation"}.get(label, label))
     for name, marker in markers.items():
+        if name not in suites:
+            continue
         axes.plot([], [], marker, color="none", markeredgecolor="black", label=NAMES[name])
     axes.set(
         xlabel="operations a byte moved at the least",
@@ -100,6 +109,32 @@ def draw_growth(suites: dict[str, Any], file: Path) -> None:
     plt.close(figure)
 
 
+def table(suites: dict[str, Any]) -> Iterator[str]:
+    """Lines of docs/performance.md."""
+    for name, suite in suites.items():
+        yield (
+            f"| {name}: {suite['mode']}, batch {suite['batch']}, {suite['rounds']} rounds | images/s | "
+            "images a CPU-second | speed to the first | peak GiB | first step, s |"
+        )
+        yield "|---|---|---|---|---|---|"
+        for row in suite["sides"]:
+            first = row["first_step_seconds"]["median"]
+            if suite["mode"] == "first_step":
+                ratio = row["time_ratio"]
+                yield f"| {row['side']} | | | {_spread(ratio)} (of time) | | {first:.1f} |"
+                continue
+            yield (
+                f"| {row['side']} | {row['images_per_second']['median']:.1f} | "
+                f"{row['images_per_cpu_second']['median']:.1f} | {_spread(row['speed_ratio'])} | "
+                f"{row['peak_gib']:.2f} | {first:.1f} |"
+            )
+        yield ""
+
+
+def _spread(value: dict[str, float]) -> str:
+    return f"{value['median']:.2f} ({value['lower']:.2f} to {value['upper']:.2f})"
+
+
 def main() -> int:
     """Draw what was measured on a CPU."""
     suites = json.loads((RESULTS / "speed_cpu.json").read_text())["suites"]
@@ -109,6 +144,7 @@ def main() -> int:
         print(
             f"{label:20} arithmetic {arithmetic:.3f}  time {seconds:.3f}  time / arithmetic {seconds / arithmetic:.3f}"
         )
+    print("\n".join(table(suites)))
     return 0
 
 
