@@ -47,7 +47,18 @@ def _pytest(backend: str, arguments: list[str]) -> int:
     print(f"\n== tests on {backend}", flush=True)
     environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
     # A process a core, a file a process: tracing uses one core, and fixtures of a file are made once.
-    command = [sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadfile", "--durations=25", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "auto",
+        "--dist",
+        "loadfile",
+        "--no-loadscope-reorder",
+        "--durations=25",
+        *arguments,
+    ]
     return subprocess.run(command, cwd=_ROOT, env=environment).returncode
 
 

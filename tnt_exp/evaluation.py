@@ -1,7 +1,7 @@
 """Measure a classifier on a split: the same evaluator inside training and alone."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,11 @@ class Evaluation:
         accuracy = np.full(len(counts), np.nan)
         np.divide(np.diag(self.confusion), counts, out=accuracy, where=counts > 0)
         return accuracy
+
+    def accuracy_by_name(self, class_names: Sequence[str]) -> dict[str, float | None]:
+        """Class name: accuracy within the class, None where the split has no image of it."""
+        pairs = zip(class_names, self.class_accuracy, strict=True)
+        return {name: None if math.isnan(accuracy) else float(accuracy) for name, accuracy in pairs}
 
     def calibration_error(self, bins: int = 15) -> float:
         """How far confidence is from accuracy: mean |accuracy - confidence| over bins of equal width.

@@ -17,7 +17,6 @@ from tnt_exp.training.finite import NonFiniteError
 
 if TYPE_CHECKING:
     from tnt_exp.augmentation import Augmentation
-    from tnt_exp.evaluation import Evaluation
     from tnt_exp.tracking import Tracker
     from tnt_exp.training.choice import Choice
     from tnt_exp.training.device import Device
@@ -309,7 +308,7 @@ class Experiment:
         test = evaluate(classifier, dataset.test, trainer.batch_size, flip=trainer.test_time_flip)
         self.result["epoch"] = choice.epoch
         self.result["metrics"] = {**choice.metrics, **dict(test.metrics("test"))}
-        self.result["class_accuracy"] = _class_accuracy(dataset, test)
+        self.result["class_accuracy"] = test.accuracy_by_name(dataset.class_names)
         if self.tracker:
             self.tracker.metrics(dict(test.metrics("test")), step=choice.epoch)
         plots.curves(self.rows, choice.epoch, self.folder.plots / "curves.png")
@@ -342,10 +341,3 @@ class Experiment:
             register, metrics = self.config.tracking.register, self.result["metrics"]
             epoch = self.result["epoch"]
             self.tracker.model(classifier, dataset.test.images[:1], requirements, epoch, register, metrics)
-
-
-def _class_accuracy(dataset: data.Dataset, test: "Evaluation") -> dict[str, float | None]:
-    return {
-        name: None if accuracy != accuracy else float(accuracy)
-        for name, accuracy in zip(dataset.class_names, test.class_accuracy, strict=True)
-    }
