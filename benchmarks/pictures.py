@@ -102,6 +102,10 @@ def draw_growth(suites: dict[str, Any], file: Path) -> None:
     for label, arithmetic, seconds in growth(suites):
         axes.plot(arithmetic, seconds, "o", color="tab:blue")
         axes.annotate(label, (arithmetic, seconds), xytext=(6, -10), textcoords="offset points", fontsize=8)
+    ticks = ["0.25", "0.5", "1", "2", "4"]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks([float(tick) for tick in ticks], ticks)
+        axis.set_minor_formatter("")
     axes.set(xlabel="arithmetic of a step (depth 5, 96 px, batch 128 = 1)", ylabel="time of a step")
     axes.grid(which="both", alpha=0.2)
     axes.legend()
