@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.decoding import processor, quartiles
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -217,12 +218,6 @@ def turned(items: Sequence[Any], number: int) -> list[Any]:
     return [*items[number % len(items) :], *items[: number % len(items)]]
 
 
-def quartiles(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, middle, high = (float(value) for value in np.quantile(values, (0.25, 0.5, 0.75)))
-    return {"median": round(middle, 4), "lower": round(low, 4), "upper": round(high, 4)}
-
-
 def summary(suite: Suite, results: list[Result]) -> list[dict[str, Any]]:
     """What is written of each side: ratios are to the first."""
     rows = []
@@ -293,8 +288,7 @@ def hardware() -> str:
     if on_gpu():
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         return subprocess.run(query, capture_output=True, text=True).stdout.splitlines()[0]
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return processor()
 
 
 def versions() -> dict[str, str]:
