@@ -1,28 +1,27 @@
 """timm's TNT on PyTorch: AdamW on float images that are normalised already, as timm's own benchmark does it."""
 
-import contextlib
-
 import numpy as np
 import torch
 
-LIBRARY = torch.library.Library("torchvision", "DEF")
-for operator in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
-    with contextlib.suppress(RuntimeError):  # a torchvision that fits the PyTorch beside it has them
+try:
+    import timm
+except RuntimeError:  # it imports torchvision, whose operators are missing where its build is not PyTorch's
+    LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
         LIBRARY.define(operator)
+    import timm
 
 
 class Timm:
     """timm's network; on a GPU under bf16 autocast."""
 
     def __init__(self, batch: int, compiled: bool = False, classes: int = 100, **options: int) -> None:
-        from timm.models.tnt import TNT
-
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         random, size = np.random.default_rng(0), options["img_size"]
         images = random.normal(size=(batch, 3, size, size)).astype(np.float32)
         self.images = torch.from_numpy(images).to(self.device)
         self.labels = torch.from_numpy(random.integers(0, classes, batch)).to(self.device)
-        self.network = TNT(num_classes=classes, **options).to(self.device)
+        self.network = timm.models.tnt.TNT(num_classes=classes, **options).to(self.device)
         self.call = torch.compile(self.network) if compiled else self.network
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=0.05)
 

@@ -1,6 +1,5 @@
 """What the tests of the model share: presets, small networks, gradients on the backend at hand."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -103,17 +102,7 @@ def _compile_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def timm() -> Any:
-    """timm, which imports torchvision, of which the CPU wheel may lack its operators: two names are enough."""
-    import torch
+    """timm, with the care that importing it takes."""
+    from benchmarks.timm_tnt import timm
 
-    library = torch.library.Library("torchvision", "DEF")
-    for operator in (
-        "nms(Tensor dets, Tensor scores, float iou) -> Tensor",
-        "qnms(Tensor a, Tensor b, float c) -> Tensor",
-    ):
-        with contextlib.suppress(RuntimeError):  # it is there already
-            library.define(operator)
-    import timm
-
-    yield timm
-    del library  # it takes its operators with it
+    return timm
