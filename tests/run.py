@@ -46,13 +46,15 @@ def _missing() -> dict[str, str]:
 def _pytest(backend: str, arguments: list[str]) -> int:
     print(f"\n== tests on {backend}", flush=True)
     environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    # A process a core, a file a process: tracing uses one core, and fixtures of a file are made once.
+    # A process a core and one more, because many tests wait for other processes; a file a process, so that its
+    # fixtures are made once.
+    workers = min(os.cpu_count() or 1, 8) + 1
     command = [
         sys.executable,
         "-m",
         "pytest",
         "-n",
-        "auto",
+        str(workers),
         "--dist",
         "loadfile",
         "--no-loadscope-reorder",
