@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 SMALL = ["model=tiny", "trainer.epochs=2", "dataset.train_limit=200", "tracking.system_metrics=false"]
+RUN = [*SMALL, "tracking.log_model=false", "augmentation=keras_example", "run.name=run"]
 LONG = [*SMALL, "trainer.epochs=100000", "trainer.checkpoint.steps=5", "tracking.log_model=false", "run.name=run"]
 
 
@@ -79,7 +80,7 @@ def result(run: Path) -> dict[str, object]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which one run finished."""
     folder = tmp_path_factory.mktemp("finished")
-    tnt(folder, "train", *SMALL, "tracking.log_model=false", "augmentation=keras_example", "run.name=run")
+    tnt(folder, "train", *RUN)
     return folder
 
 
@@ -107,6 +108,28 @@ def test_finished_run_is_reproduced_to_the_bit_and_a_changed_one_is_not(finished
 
     assert difference(run, tmp_path / "again") is None
     assert str(difference(run, other)).startswith("epoch 2: train/loss")
+
+
+@pytest.mark.parametrize("lines", ["all", "those before the end"])
+def test_run_killed_after_its_result_is_told_by_the_same_command(finished: Path, lines: str) -> None:
+    """The kill came while MLflow was told the end, or before a word of it was said."""
+    run = finished / "multirun/runs/run"
+    messages, mark = run / "mlflow/messages.jsonl", run / "mlflow/delivered.json"
+    said = messages.read_bytes().splitlines(keepends=True)
+    end = next(number for number, line in enumerate(said) if b'"artifact"' in line)
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"offset": len(b"".join(said[:end]))}))
+    if lines != "all":
+        messages.write_bytes(b"".join(said[:end]))
+    query(finished, "UPDATE runs SET status = 'RUNNING', end_time = NULL")
+    ((where,),) = query(finished, "SELECT artifact_uri FROM runs")
+    artifact = Path(str(where).removeprefix("file://")) / "result.json"
+    artifact.unlink()
+    told = tnt(finished, "train", *RUN)
+    assert "finished before" in told
+    assert "MLflow was told the rest" in told
+    assert query(finished, "SELECT status FROM runs WHERE end_time IS NOT NULL") == [("FINISHED",)]
+    assert artifact.read_bytes() == (run / "result.json").read_bytes()
+    assert "told the rest" not in tnt(finished, "train", *RUN)
 
 
 def test_killed_run_is_found_mended_and_resumed(tmp_path: Path) -> None:

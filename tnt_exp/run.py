@@ -69,6 +69,10 @@ def _run(
     begin = psutil.Process().create_time()
     if _finished(run_folder, config):
         log.info("finished before; nothing to do in %s", run_folder.path)
+        if config.tracking.enabled and run_folder.read_tracking():
+            from tnt_exp.tracking import end
+
+            end(run_folder.path, "FINISHED")
         return 0
     run_folder.write_config(config, overrides)
     run_folder.remove_result()

@@ -65,6 +65,7 @@ class Spool:
         run: Which MLflow run is told; None: none yet.
         begun: The store where a run may have been made that no line says; None: none.
         steps: Metric: the last step that was said.
+        status: What was said last of how the run is; None: nothing.
         said: Ids of messages that are said once.
     """
 
@@ -78,6 +79,7 @@ class Spool:
         self.run: Run | None = None
         self.begun: str | None = None
         self.steps: dict[str, int] = {}
+        self.status: str | None = None
         self.said: set[str] = set()
         for entry in self.read():
             self._remember(entry.message)
@@ -181,8 +183,15 @@ class Spool:
         elif message["kind"] == "metrics":
             for key in message["values"]:
                 self.steps[key] = max(message["step"], self.steps.get(key, message["step"]))
+        elif message["kind"] == "status":
+            self.status = message["status"]
         if "id" in message:
             self.said.add(message["id"])
+
+
+def artifact(folder: Path, name: str) -> dict[str, Any]:
+    """The message that logs a file or a folder of the run folder."""
+    return {"kind": "artifact", "path": name, "to": name if (folder / name).is_dir() else None}
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import mlflow
 from tnt_exp.tracking import model, settling
 from tnt_exp.tracking.delivery import Delivery
 from tnt_exp.tracking.opening import open_run
-from tnt_exp.tracking.spool import FOLDER, Run, Spool
+from tnt_exp.tracking.spool import FOLDER, Run, Spool, artifact
 
 if TYPE_CHECKING:
     from tnt_exp.tracking.system import SystemMetrics
@@ -153,9 +153,8 @@ class Tracker(Teller):
     def artifacts(self, names: list[str]) -> None:
         """Log files and folders of the run folder, those that exist."""
         for name in names:
-            path = self._spool.folder / name
-            if path.exists():
-                self._say("artifact", path=name, to=name if path.is_dir() else None)
+            if (self._spool.folder / name).exists():
+                self._say(**artifact(self._spool.folder, name))
 
     def model(
         self,
