@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tnt_exp.training.device import Device
     from tnt_exp.training.keeper import Keeper
     from tnt_exp.training.loop import Loop
+    from tnt_exp.training.packed import Packed
     from tnt_exp.training.progress import Progress
     from tnt_exp.training.state import State
 
@@ -232,7 +233,7 @@ class Experiment:
             seed=self.config.seed,
         )
 
-    def _optimizer(self, classifier: Any) -> Any:
+    def _optimizer(self, classifier: Any) -> "Packed":
         from tnt_exp import model
         from tnt_exp.training import optimizer as optimizers
 
@@ -240,6 +241,7 @@ class Experiment:
             self.config.optimizer,
             classifier.trainable_variables,
             model.decays,
+            factors=self._rate_factors(classifier),
             scale_loss=self.config.trainer.precision.value == "mixed_float16",
         )
 
@@ -258,7 +260,7 @@ class Experiment:
         from tnt_exp.training.step import Work, compile_step
 
         epochs, rate = self.config.trainer.epochs, self.config.optimizer.learning_rate
-        work = Work(state.classifier.network, augmentation, state.optimizer, self._rate_factors(state.classifier))
+        work = Work(state.classifier.network, augmentation, state.optimizer)
         step = compile_step(work, xla=device.xla, devices=device.count)
         return Loop(
             step=Profiled(step, self.folder.path / "profile") if self.config.trainer.profile else step,

@@ -32,8 +32,14 @@ def make() -> Make:
             label_smoothing=config.trainer.label_smoothing,
             seed=config.seed,
         )
-        optimizer = optimizers.build(config.optimizer, classifier.trainable_variables, model.decays, scale_loss=False)
-        step = compile_step(Work(classifier.network, augmentation, optimizer, rate_factors), xla=xla)
+        optimizer = optimizers.build(
+            config.optimizer,
+            classifier.trainable_variables,
+            model.decays,
+            factors=rate_factors,
+            scale_loss=False,
+        )
+        step = compile_step(Work(classifier.network, augmentation, optimizer), xla=xla)
         return classifier, optimizer, step
 
     return build

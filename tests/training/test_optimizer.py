@@ -19,7 +19,7 @@ def test_decay_of_the_keras_example_has_no_learning_rate_factor() -> None:
     start, gradient = np.array([1.0, -2.0, 3.0], np.float32), np.array([0.3, 0.0, -5.0], np.float32)
     variable = keras.Variable(start)
     optimizer = optimizers.build(config, [variable], lambda _: True, scale_loss=False)
-    optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+    optimizer.apply([keras.ops.convert_to_tensor(gradient)])
     first, second = 0.1 * gradient, 0.001 * gradient**2
     rate = 1e-3 * np.sqrt(1 - 0.999) / (1 - 0.9)
     decayed = start - 2e-4 * start
@@ -35,7 +35,7 @@ def test_decay_of_matrices_spares_the_rest() -> None:
     matrix, bias = keras.Variable(np.ones((2, 2), np.float32)), keras.Variable(np.ones(2, np.float32))
     optimizer = optimizers.build(config, [matrix, bias], lambda v: len(v.shape) > 1, scale_loss=False)
     zeros: list[Any] = [keras.ops.zeros(variable.shape) for variable in (matrix, bias)]
-    optimizer.apply(zeros, [matrix, bias])
+    optimizer.apply(zeros)
     np.testing.assert_allclose(ops.convert_to_numpy(matrix), 0.95, rtol=1e-6)
     np.testing.assert_array_equal(ops.convert_to_numpy(bias), 1.0)
 
@@ -52,7 +52,7 @@ def updated(*overrides: str) -> np.ndarray:
     random = np.random.default_rng(0)
     for _ in range(6):
         slopes = [random.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,))]
-        optimizer.apply([ops.convert_to_tensor(slope) for slope in slopes], [matrix, bias])
+        optimizer.apply([ops.convert_to_tensor(slope) for slope in slopes])
     return np.concatenate([ops.convert_to_numpy(matrix).ravel(), ops.convert_to_numpy(bias)])
 
 

@@ -6,21 +6,23 @@ from typing import Any
 
 from keras import ops
 
+from tnt_exp.training.packed import Packed
+
 
 @contextmanager
-def averaged(network: Any, optimizer: Any) -> Iterator[None]:
+def averaged(network: Any, optimizer: Packed) -> Iterator[None]:
     """Within the block the network has the averaged weights, where the optimizer keeps them.
 
     The step's variables must be up to date (`Step.pull`).
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if not inner.use_ema:
+    averages = optimizer.averages()
+    if averages is None:
         yield
         return
     variables = network.trainable_variables
     raw = [ops.copy(variable.value) for variable in variables]
-    for variable, average in zip(variables, inner._model_variables_moving_average, strict=True):
-        variable.assign(ops.copy(average.value))  # Keras' evaluation on JAX destroys the arrays it is given
+    for variable, average in zip(variables, averages, strict=True):
+        variable.assign(average)
     try:
         yield
     finally:

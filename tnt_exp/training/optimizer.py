@@ -6,15 +6,24 @@ from typing import Any
 import keras
 
 from tnt_exp.config.optimizer import Algorithm, Decay, OptimizerConfig
+from tnt_exp.training.packed import Packed
 
 
-def build(config: OptimizerConfig, variables: Sequence[Any], decays: Callable[[Any], bool], *, scale_loss: bool) -> Any:
+def build(
+    config: OptimizerConfig,
+    variables: Sequence[Any],
+    decays: Callable[[Any], bool],
+    *,
+    factors: Sequence[float] | None = None,
+    scale_loss: bool,
+) -> Packed:
     """An optimizer built for `variables`.
 
     Args:
         config: What to build.
         variables: Trainable variables.
         decays: Whether a variable decays where `config.decay` is `matrices`.
+        factors: For each variable, what its learning rate is multiplied by; None: 1 for all.
         scale_loss: Scale the loss, as float16 needs.
     """
     optimizer = _ALGORITHMS[config.name](
@@ -26,12 +35,14 @@ def build(config: OptimizerConfig, variables: Sequence[Any], decays: Callable[[A
         ema_momentum=config.ema or 0.99,
         gradient_accumulation_steps=config.accumulation if config.accumulation > 1 else None,
     )
-    if config.decay is Decay.matrices and config.weight_decay:
-        optimizer.exclude_from_weight_decay(var_list=[variable for variable in variables if not decays(variable)])
-    if scale_loss:
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(list(variables))
-    return optimizer
+    return Packed(
+        optimizer,
+        variables,
+        [config.decay is not Decay.matrices or decays(variable) for variable in variables],
+        factors or [1.0] * len(variables),
+        join=config.name is not Algorithm.muon,  # which is of matrices
+        scale_loss=scale_loss,
+    )
 
 
 def _adamw(config: OptimizerConfig, **common: Any) -> Any:

@@ -10,6 +10,7 @@ from keras import ops
 from tnt_exp.training.checkpoint import Checkpoint
 from tnt_exp.training.choice import Choice
 from tnt_exp.training.finite import NonFiniteError, finite
+from tnt_exp.training.packed import Packed
 from tnt_exp.training.step import SUMS
 
 
@@ -45,7 +46,7 @@ class State:
     """
 
     classifier: Any
-    optimizer: Any
+    optimizer: Packed
     choice: Choice
     position: Position = field(default_factory=Position)
     rows: list[dict[str, float]] = field(default_factory=list)

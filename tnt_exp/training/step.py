@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import keras
 from keras import ops
 
+from tnt_exp.training.packed import Packed
+
 # What a step sums, in this order.
 SUMS = ("loss", "correct", "top5_correct", "images", "finite")  # the last: images of batches with a finite loss
 
@@ -50,14 +52,12 @@ class Work:
     Attributes:
         network: Normalised float images -> logits.
         augmentation: (uint8 images, labels, step, mixing) -> (normalised images, soft targets).
-        optimizer: Built for the network's trainable variables.
-        rate_factors: For each trainable variable, what its learning rate is multiplied by; None: 1 for all.
+        optimizer: Of the network's trainable variables.
     """
 
     network: Any
     augmentation: Callable[..., tuple[Any, Any]]
-    optimizer: Any
-    rate_factors: Sequence[float] | None = None
+    optimizer: Packed
 
     def forward(
         self, images: Any, labels: Any, step: Any, mixing: Any, part: Callable[[Any], Any] = lambda rows: rows
@@ -80,22 +80,8 @@ class Work:
 
     def update(self, gradients: Sequence[Any], rate: Any) -> None:
         """Move the trainable variables."""
-        variables = self.network.trainable_variables
-        rate_variable(self.optimizer).assign(rate)
-        if self.rate_factors is None:
-            self.optimizer.apply(gradients, variables)
-            return
-        # Scaling the update scales the learning rate of every optimizer, decay included; scaling a gradient would not.
-        before = [ops.copy(variable) for variable in variables]
-        self.optimizer.apply(gradients, variables)
-        for variable, old, factor in zip(variables, before, self.rate_factors, strict=True):
-            if factor != 1:
-                variable.assign(old + factor * (variable - old))
-
-
-def rate_variable(optimizer: Any) -> Any:
-    """The variable that holds the learning rate."""
-    return getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+        self.optimizer.rate.assign(rate)
+        self.optimizer.apply(gradients)
 
 
 def compile_step(work: Work, *, xla: bool, devices: int = 1) -> Step:
