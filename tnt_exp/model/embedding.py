@@ -100,14 +100,17 @@ class PixelEmbedding(keras.layers.Layer):
         x = cut(images, grid) if self.stem == "patch" else images
         if self.stem != "image_same":
             x = ops.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        kernel, offset = self.kernel, self.bias
+        if self.projection:  # of what a convolution gives: another convolution
+            kernel = ops.matmul(kernel, self.projection_kernel)
+            offset = ops.add(ops.matmul(offset[None], self.projection_kernel)[0], self.projection_bias)
+        if self.position:
+            offset = ops.add(offset, self.positions)
         padding = "same" if self.stem == "image_same" else "valid"
-        x = ops.conv(x, self.kernel, self.geometry.stride, padding, data_format="channels_last") + self.bias
+        x = ops.conv(x, kernel, self.geometry.stride, padding, data_format="channels_last")
         if self.stem != "patch":
             x = cut(x, grid)
-        x = ops.reshape(x, (-1, self.geometry.pixels, self.inner_dim))
-        if self.projection:
-            x = ops.matmul(x, self.projection_kernel) + self.projection_bias
-        return x + self.positions if self.position else x
+        return ops.add(ops.reshape(x, (-1, self.geometry.pixels, self.inner_dim)), offset)
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
@@ -196,10 +199,15 @@ class PatchEmbedding(keras.layers.Layer):
 
     def call(self, pixels: Any, seed: Any = None) -> Any:
         """Embed."""
-        x = ops.reshape(pixels, (-1, self.patches, self.width))
-        x = self.patch_norm(ops.matmul(self.pixel_norm(x), self.kernel) + self.bias)
+        joined = ops.reshape(pixels, (-1, self.width))
+        kernel, bias = self.pixel_norm.into(self.kernel, self.bias)
+        x = ops.add(ops.matmul(self.pixel_norm.standardized(joined, seed), kernel), bias)
         if self.projection:
-            x = ops.matmul(x, self.projection_kernel) + self.projection_bias
+            kernel, bias = self.patch_norm.into(self.projection_kernel, self.projection_bias)
+            x = ops.add(ops.matmul(self.patch_norm.standardized(x, seed), kernel), bias)
+        else:
+            x = self.patch_norm(x)
+        x = ops.reshape(x, (-1, self.patches, self.embed_dim))
         if self.class_token:
             token = ops.broadcast_to(self.token, (ops.shape(x)[0], 1, self.embed_dim))
             x = ops.concatenate([ops.cast(token, x.dtype), x], axis=1)
