@@ -87,3 +87,72 @@ def test_algorithms_differ() -> None:
     for index, one in enumerate(results):
         for other in results[index + 1 :]:
             assert np.abs(one - other).max() > 1e-3
+
+
+ALGORITHMS: dict[str, dict[str, Any]] = {"adamw": {}, "sgd": {"momentum": 0.9}, "lion": {}, "muon": {}}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_joined_variables_are_updated_as_keras_updates_each(algorithm: str) -> None:
+    """With decay, clipping and averages; the numbers of Keras' own optimizer on the variables themselves."""
+    import keras
+    from keras import ops
+
+    random = np.random.default_rng(0)
+    shapes = [(3, 4), (4,), (4, 2), (2,), (5, 1, 2)]
+    start = [random.normal(size=shape).astype(np.float32) for shape in shapes]
+    slopes = [[random.normal(size=shape).astype(np.float32) for shape in shapes] for _ in range(5)]
+    ours, theirs = ([keras.Variable(value) for value in start] for _ in range(2))
+    overrides = [f"optimizer.name={algorithm}", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1"]
+    config = compose([*overrides, "optimizer.clip_norm=1", "optimizer.ema=0.8", "optimizer.decay=matrices"]).optimizer
+    packed = optimizers.build(config, ours, lambda variable: len(variable.shape) > 1, scale_loss=False)
+    common = {"learning_rate": 0.01, "weight_decay": 0.1, "global_clipnorm": 1.0, "use_ema": True, "ema_momentum": 0.8}
+    known = {
+        "adamw": lambda: keras.optimizers.AdamW(
+            beta_1=config.beta_1, beta_2=config.beta_2, epsilon=config.epsilon, **common
+        ),
+        "sgd": lambda: keras.optimizers.SGD(momentum=config.momentum, nesterov=config.nesterov, **common),
+        "lion": lambda: keras.optimizers.Lion(beta_1=config.beta_1, beta_2=config.beta_2, **common),
+        "muon": lambda: keras.optimizers.Muon(
+            adam_beta_1=config.beta_1,
+            adam_beta_2=config.beta_2,
+            epsilon=config.epsilon,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            **common,
+        ),
+    }
+    keras_own = known[algorithm]()
+    keras_own.exclude_from_weight_decay(var_list=[variable for variable in theirs if len(variable.shape) == 1])
+    keras_own.build(theirs)
+    for slope in slopes:
+        packed.apply([ops.convert_to_tensor(part) for part in slope])
+        keras_own.apply([ops.convert_to_tensor(part) for part in slope], theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-5, atol=1e-7)
+    averages = packed.averages()
+    assert averages is not None
+    for one, other in zip(averages, keras_own._model_variables_moving_average, strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-5, atol=1e-7)
+    moved = max(np.abs(ops.convert_to_numpy(one) - old).max() for one, old in zip(ours, start, strict=True))
+    assert moved > 0.01
+
+
+@pytest.mark.backend
+def test_factor_of_a_variable_scales_its_step() -> None:
+    import keras
+    from keras import ops
+
+    config = compose(["optimizer.weight_decay=0.1"]).optimizer
+    start = np.linspace(-1, 1, 6, dtype=np.float32)
+    moves = []
+    for factors in ([1.0, 1.0, 1.0], [0.5, 0.0, 1.0]):
+        variables = [keras.Variable(start) for _ in factors]
+        packed = optimizers.build(config, variables, lambda _: True, factors=factors, scale_loss=False)
+        packed.apply([ops.convert_to_tensor(start + 2)] * 3)
+        moves.append([ops.convert_to_numpy(variable) - start for variable in variables])
+    whole, scaled = moves
+    np.testing.assert_allclose(scaled[0], 0.5 * whole[0], rtol=1e-4)
+    np.testing.assert_array_equal(scaled[1], 0)
+    np.testing.assert_allclose(scaled[2], whole[2], rtol=1e-6)

@@ -1,0 +1,113 @@
+"""Kernels with gradients of their own have the gradient of the plain chain."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.backend
+
+SEED = np.array([3, -7], np.int32)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """JAX computes in float64 only where it is told to."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
+def gradient(function: Callable[..., Any], x: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
+    """Of the sum of a function's outputs, weighted, compiled as in training."""
+    import keras
+    from keras import ops
+
+    def loss(x: Any) -> Any:
+        outputs = function(x, ops.convert_to_tensor(SEED))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return sum(
+            ops.sum(output * ops.convert_to_tensor(weight)) for output, weight in zip(outputs, weights, strict=True)
+        )
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(autograph=False)
+        def compiled(x: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = loss(x)
+            return tape.gradient(value, x)
+
+        return np.asarray(compiled(tf.constant(x)))
+    if backend == "jax":
+        import jax
+
+        return np.asarray(jax.jit(jax.grad(loss))(x))
+    import torch
+
+    tensor = torch.tensor(x, requires_grad=True)
+    loss(tensor).backward()
+    assert tensor.grad is not None
+    return tensor.grad.numpy()
+
+
+def plain_standardize(x: Any, seed: Any) -> Any:
+    from keras import ops
+
+    del seed
+    centred = x - ops.mean(x, axis=-1, keepdims=True)
+    return centred / ops.sqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + 1e-5)
+
+
+def plain_softmax_drop(scores: Any, seed: Any) -> Any:
+    from keras import ops
+
+    from tnt_exp.model.dropout import dropped
+
+    weights = dropped(ops.softmax(scores), 0.5, seed)
+    return weights, ops.sum(weights, axis=-1)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("width", [1, 4, 33])
+def test_norm(width: int) -> None:
+    import keras
+
+    from tnt_exp.model.fused import standardize
+
+    random = np.random.default_rng(0)
+    x = random.normal(3, 2, (5, 6, width))
+    weights = [random.normal(size=x.shape)]
+    expected = gradient(plain_standardize, x, weights)
+    near = 1e-4 if keras.backend.backend() == "jax" else 1e-10  # Keras' mean on JAX is float32's
+    np.testing.assert_allclose(gradient(standardize(), x, weights), expected, rtol=near, atol=near)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("width", [2, 4, 33])
+def test_softmax_whose_weights_are_dropped(width: int) -> None:
+    from tnt_exp.model.fused import softmax_drop
+
+    random = np.random.default_rng(0)
+    scores = random.normal(0, 5, (5, 6, width))
+    weights = [random.normal(size=scores.shape), random.normal(size=scores.shape[:-1])]
+    expected = gradient(plain_softmax_drop, scores, weights)
+    np.testing.assert_allclose(gradient(softmax_drop(0.5), scores, weights), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_softmax_of_large_scores_is_finite() -> None:
+    from tnt_exp.model.fused import softmax_drop
+
+    scores = np.array([[1e4, 0.0, -1e4], [88.0, 89.0, 90.0]], np.float32)
+    weights = [np.ones((2, 3), np.float32), np.zeros(2, np.float32)]
+    assert np.isfinite(gradient(softmax_drop(0.0), scores, weights)).all()
