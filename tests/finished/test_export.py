@@ -13,6 +13,7 @@ import pytest
 from tnt_exp import data
 from tnt_exp.cli import main
 from tnt_exp.config import InputError
+from tnt_exp.config.compose import compose
 from tnt_exp.export.checking import check
 from tnt_exp.finished import find
 
@@ -72,6 +73,20 @@ def test_metadata_has_labels_and_preprocessing(exported: tuple[Path, str], name:
 def test_litert_file_carries_its_labels(exported: tuple[Path, str]) -> None:
     with zipfile.ZipFile(exported[0] / "litert/model.tflite") as archive:
         assert archive.read("labels.txt").decode().split() == LABELS
+
+
+@pytest.mark.parametrize("preset", ["tnt_ti", "tnt_s_legacy", "cifar_small"])
+def test_litert_of_a_model_that_resizes_and_crops(preset: str, tmp_path: Path) -> None:
+    from tnt_exp import model
+    from tnt_exp.export import runtime
+    from tnt_exp.export.writing import litert
+
+    sizes = ["model.image_size=16", "model.patch_size=8", "model.stride=4", "model.depth=2"]
+    config = compose(["dataset=cifar10", f"model={preset}", *sizes]).model
+    classifier = model.build(config, 10, 3)
+    litert(classifier, {"input": {"shape": [None, 20, 20, 3]}, "labels": LABELS}, tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
+    np.testing.assert_allclose(runtime.litert(tmp_path)(images), np.asarray(classifier(images)), atol=1e-4)
 
 
 def test_savedmodel_takes_images_of_any_size(exported: tuple[Path, str], images: np.ndarray) -> None:

@@ -70,9 +70,12 @@ class Preprocess(keras.layers.Layer):
         """Resize, crop, normalise."""
         x = ops.cast(images, "float32")
         if self.crop_fraction < 1 or tuple(x.shape[1:3]) != (self.image_size, self.image_size):
-            rows, columns = self._matrices(*ops.shape(x)[1:3])
-            x = ops.einsum("sh,bhwc->bswc", rows, x)
-            x = ops.einsum("tw,bswc->bstc", columns, x)
+            _, height, width, channels = ops.shape(x)
+            rows, columns = self._matrices(height, width)
+            # Products of matrices, not einsum: LiteRT's converter loses the shape of one.
+            x = ops.matmul(rows, ops.reshape(x, (-1, height, width * channels)))
+            x = ops.matmul(columns, ops.reshape(x, (-1, width, channels)))
+            x = ops.reshape(x, (-1, self.image_size, self.image_size, channels))
             if self.interpolation == "bicubic":
                 x = ops.clip(x, 0.0, 255.0)  # it overshoots at edges; in 8 bits that is cut off
         scale = 1 / (255 * np.asarray(self.std))
