@@ -197,7 +197,7 @@ def measure(suite: Suite, rounds: int, say: Any) -> list[Result]:
         return results
     workers = [(result, Worker(result.side, suite.mode, suite.batch)) for result in results]
     for _, worker in workers:
-        worker.run(1)  # memory settles
+        worker.run(3)  # memory settles, on JAX slowly
     for number in range(rounds):
         for result, worker in turned(workers, number):
             answer = worker.run(suite.steps)

@@ -45,7 +45,12 @@ def _missing() -> dict[str, str]:
 
 def _pytest(backend: str, arguments: list[str]) -> int:
     print(f"\n== tests on {backend}", flush=True)
-    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".pytest_cache" / "jax"))
+    environment = os.environ | {
+        "KERAS_BACKEND": backend,
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "JAX_COMPILATION_CACHE_DIR": compiled,
+    }
     # A process a core and one more, because many tests wait for other processes; a file a process, so that its
     # fixtures are made once.
     workers = min(os.cpu_count() or 1, 8) + 1

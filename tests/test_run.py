@@ -257,3 +257,16 @@ def test_other_backends_train_the_same_experiment(tmp_path: Path, backend: str) 
         json.loads(file.read_text())["metrics"]["train/loss"] for file in tmp_path.glob("multirun/runs/*/result.json")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.jax
+def test_jax_reads_what_a_former_run_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    arguments = [*SMALL, "tracking=off", "trainer.backend=jax", "trainer.epochs=1"]
+    said = [train(tmp_path, *arguments, f"run.name={name}") for name in ("first", "second")]
+    assert list((tmp_path / "cache/tnt-exp/jax").iterdir())
+    results = [json.loads((tmp_path / f"multirun/runs/{name}/result.json").read_text()) for name in ("first", "second")]
+    assert results[0]["metrics"]["train/loss"] == results[1]["metrics"]["train/loss"]
+    assert results[1]["first_step_seconds"] < results[0]["first_step_seconds"]
+    assert "tpu" not in said[0].stdout + said[0].stderr

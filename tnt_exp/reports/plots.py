@@ -1,5 +1,6 @@
 """Pictures of one run, as PNG files."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of the list of fonts it makes
 
 _TRAIN, _VALIDATION, _CHOSEN = "#3b6ea8", "#d1662b", "#777777"
 

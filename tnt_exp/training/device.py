@@ -1,6 +1,7 @@
 """Choose the backend and the device before Keras is imported."""
 
 import importlib.util
+import logging
 import os
 import platform
 import sys
@@ -136,6 +137,11 @@ def _tensorflow(deterministic: bool) -> tuple[list[str], int]:
 def _jax(deterministic: bool) -> tuple[list[str], int]:
     import jax
 
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of each kind of device that is not there
+    # What was compiled once is read again, by the next run and by the next point of a sweep.
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "tnt-exp" / "jax"))
     if deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     names = [device.device_kind for device in jax.devices() if device.platform in ("gpu", "cuda", "rocm")]
