@@ -12,26 +12,26 @@ from tnt_exp.training import optimizer
 from tnt_exp.training.device import prepare
 from tnt_exp.training.step import Work, compile_step
 
-CLASSES = 100
-
 
 class Ours:
     """One configuration, trained on noise; `side`: side of the images as they come, by default CIFAR's."""
 
-    def __init__(self, batch: int, overrides: Sequence[str], side: int = 32) -> None:
+    def __init__(
+        self, batch: int, overrides: Sequence[str], side: int = 32, channels: int = 3, classes: int = 100
+    ) -> None:
         config = compose(["dataset=cifar100", *overrides])
         device = prepare(config.trainer)
         random = np.random.default_rng(0)
-        self.images = random.integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-        self.labels = random.integers(0, CLASSES, batch).astype(np.int32)
-        self.classifier = model.build(config.model, CLASSES, 3, remat=config.trainer.remat)
+        self.images = random.integers(0, 256, (batch, side, side, channels), dtype=np.uint8)
+        self.labels = random.integers(0, classes, batch).astype(np.int32)
+        self.classifier = model.build(config.model, classes, channels, remat=config.trainer.remat)
         self.classifier.jit_compile = device.xla
         augmentation = Augmentation(
             config.augmentation,
             image_size=config.model.image_size,
             mean=config.model.mean,
             std=config.model.std,
-            num_classes=CLASSES,
+            num_classes=classes,
             label_smoothing=config.trainer.label_smoothing,
             seed=0,
         )

@@ -33,6 +33,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SEED = ["experiment=cifar100_keras_example"]
 PLAIN = ["augmentation=none", "model.drop_path=0"]
+# The example's formulation with the dimensions of conf/model/digits.yaml.
+DIGITS = {
+    **{"image": (8, 8, 1), "classes": 10, "size": 8, "patch": 4, "stride": 1, "depth": 3},
+    **{"inner": 16, "outer": 48, "inner_heads": 2, "outer_heads": 4},
+}
 # timm's network of the example's dimensions: heads share the width, a class token, no dropout.
 SAME = [
     *("model=tnt_s", "model.image_size=96", "model.patch_size=8", "model.stride=4", "model.depth=5"),
@@ -71,7 +76,9 @@ class Suite:
     steps: int = 1  # a round
 
 
-def ours(backend: str, overrides: Sequence[str], label: str = "", side: int = 32) -> Side:
+def ours(
+    backend: str, overrides: Sequence[str], label: str = "", side: int = 32, channels: int = 3, classes: int = 100
+) -> Side:
     """tnt-exp on a backend."""
     from tnt_exp.config.compose import compose
     from tnt_exp.model.counts import macs
@@ -79,15 +86,15 @@ def ours(backend: str, overrides: Sequence[str], label: str = "", side: int = 32
     # On a GPU all compute in bfloat16, as timm does under autocast.
     precision = ["trainer.precision=mixed_bfloat16"] if on_gpu() else []
     given = [*overrides, f"trainer.backend={backend}", *precision]
-    spec = {"kind": "ours", "overrides": given, "side": side}
-    count = macs(compose(["dataset=cifar100", *given]).model, 100, 3)
+    spec = {"kind": "ours", "overrides": given, "side": side, "channels": channels, "classes": classes}
+    count = macs(compose(["dataset=cifar100", *given]).model, classes, channels)
     return Side(label or f"ours, {backend}", backend, spec, count)
 
 
-def seed(depth: int = 5) -> Side:
+def seed(**dimensions: Any) -> Side:
     """The example's formulation on TensorFlow, or on what there is."""
     backend = "tensorflow" if importlib.util.find_spec("tensorflow") else "jax"
-    return Side(f"seed's formulation, {backend}", backend, {"kind": "seed", "depth": depth})
+    return Side(f"seed's formulation, {backend}", backend, {"kind": "seed", **dimensions})
 
 
 def timm(compiled: bool, options: dict[str, int]) -> Side:
@@ -123,6 +130,16 @@ def suites(batch: int) -> dict[str, Suite]:
             ours(backends[0], [*SEED, *deeper], "ours, twice as deep"),
         ),
     )
+    found["first_step_digits"] = Suite(
+        "first_step", 64, (seed(**DIGITS), ours(backends[0], ["experiment=digits"], "", 8, channels=1, classes=10))
+    )
+    looks = (
+        ("none", "without"),
+        ("keras_example", "the example's"),
+        ("[randaugment,mixing]", "RandAugment and mixing"),
+    )
+    sides = [ours(backends[0], [*SEED, f"augmentation={look}"], label) for look, label in looks]
+    found["augmentation"] = Suite("train", batch, tuple(sides))
     growth = [ours(backends[0], SEED, "depth 5, 96 px")]
     growth += [ours(backends[0], [*SEED, f"model.depth={d}"], f"depth {d}, 96 px") for d in (2, 10)]
     growth += [ours(backends[0], [*SEED, f"model.image_size={s}"], f"depth 5, {s} px") for s in (64, 128)]

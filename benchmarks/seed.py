@@ -10,10 +10,6 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-PIXELS, INNER, INNER_HEADS = 4, 32, 2
-OUTER, OUTER_HEADS = 64, 4
-PATCH, STRIDE = 8, 4
-
 
 class Positions(layers.Layer):
     """Adds an embedding of each token's number."""
@@ -28,9 +24,22 @@ class Positions(layers.Layer):
         return x + self.embedding(ops.arange(self.tokens))
 
 
-def network(size: int = 96, depth: int = 5, classes: int = 100, dropout: bool = True) -> keras.Model:
-    """uint8 images (B, 32, 32, 3) -> probabilities (B, classes), the augmentation inside."""
-    patches, rate = (size // PATCH) ** 2, 1.0 if dropout else 0.0
+def network(
+    size: int = 96,
+    depth: int = 5,
+    classes: int = 100,
+    dropout: bool = True,
+    *,
+    image: tuple[int, int, int] = (32, 32, 3),
+    patch: int = 8,
+    stride: int = 4,
+    inner: int = 32,
+    outer: int = 64,
+    inner_heads: int = 2,
+    outer_heads: int = 4,
+) -> keras.Model:
+    """uint8 images (B, *image) -> probabilities (B, classes), the augmentation inside."""
+    patches, pixels, rate = (size // patch) ** 2, (patch // stride) ** 2, 1.0 if dropout else 0.0
 
     def norm(x: Any) -> Any:
         return layers.LayerNormalization(epsilon=1e-5)(x)
@@ -43,34 +52,35 @@ def network(size: int = 96, depth: int = 5, classes: int = 100, dropout: bool = 
         y = layers.Dropout(0.2 * rate)(layers.Dense(width)(y))
         return layers.add([y, x])
 
-    def joined(pixels: Any) -> Any:
-        return ops.reshape(pixels, (-1, patches, PIXELS * INNER))
+    def joined(pixel: Any) -> Any:
+        return ops.reshape(pixel, (-1, patches, pixels * inner))
 
-    images = keras.Input((32, 32, 3))
+    images = keras.Input(image)
     x = layers.Resizing(size, size)(layers.Rescaling(1 / 255)(images))
     x = layers.RandomRotation(0.1)(layers.RandomFlip("horizontal")(x))
     x = layers.RandomZoom(0.2, 0.2)(layers.RandomContrast(0.1)(x))
-    x = layers.Conv2D(INNER, 7, strides=STRIDE, padding="same")(x)
-    x = ops.image.extract_patches(x, (PATCH // STRIDE, PATCH // STRIDE), padding="valid")
-    pixel = Positions(PIXELS, INNER)(layers.Dense(INNER)(ops.reshape(x, (-1, PIXELS, INNER))))
-    patch = norm(layers.Dense(OUTER)(norm(joined(pixel))))
-    patch = layers.Dropout(0.5 * rate)(Positions(patches, OUTER)(layers.Dense(OUTER)(patch)))
+    x = layers.Conv2D(inner, 7, strides=stride, padding="same")(x)
+    x = ops.image.extract_patches(x, (patch // stride, patch // stride), padding="valid")
+    pixel = Positions(pixels, inner)(layers.Dense(inner)(ops.reshape(x, (-1, pixels, inner))))
+    token = norm(layers.Dense(outer)(norm(joined(pixel))))
+    token = layers.Dropout(0.5 * rate)(Positions(patches, outer)(layers.Dense(outer)(token)))
     for _ in range(depth):
-        pixel = transformer(pixel, INNER, INNER_HEADS)
-        patch = layers.add([patch, layers.Dense(OUTER)(norm(joined(pixel)))])
-        patch = transformer(patch, OUTER, OUTER_HEADS)
-    x = layers.GlobalAveragePooling1D()(norm(patch))
+        pixel = transformer(pixel, inner, inner_heads)
+        token = layers.add([token, layers.Dense(outer)(norm(joined(pixel)))])
+        token = transformer(token, outer, outer_heads)
+    x = layers.GlobalAveragePooling1D()(norm(token))
     return keras.Model(images, layers.Dense(classes, activation="softmax")(x))
 
 
 class Seed:
     """Trains and predicts as the example does: `compile`, then batch after batch of images with one-hot labels."""
 
-    def __init__(self, batch: int, depth: int = 5, size: int = 96) -> None:
+    def __init__(self, batch: int, **dimensions: Any) -> None:
         random = np.random.default_rng(0)
-        self.images = random.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
-        self.labels = np.eye(100, dtype=np.float32)[random.integers(0, 100, batch)]
-        self.model = network(size, depth)
+        image, classes = tuple(dimensions.pop("image", (32, 32, 3))), dimensions.get("classes", 100)
+        self.images = random.integers(0, 256, (batch, *image), dtype=np.uint8)
+        self.labels = np.eye(classes, dtype=np.float32)[random.integers(0, classes, batch)]
+        self.model = network(image=image, **dimensions)
         self.model.compile(
             optimizer=keras.optimizers.AdamW(1e-3, weight_decay=0.2),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=0.1),

@@ -120,14 +120,15 @@ def test_run_killed_after_its_result_is_told_by_the_same_command(finished: Path,
     mark.write_text(json.dumps(json.loads(mark.read_text()) | {"offset": len(b"".join(said[:end]))}))
     if lines != "all":
         messages.write_bytes(b"".join(said[:end]))
-    query(finished, "UPDATE runs SET status = 'RUNNING', end_time = NULL")
-    ((where,),) = query(finished, "SELECT artifact_uri FROM runs")
+    this = f"WHERE run_uuid = '{result(run)['mlflow_run_id']}'"  # not that of `reproduce`
+    query(finished, f"UPDATE runs SET status = 'RUNNING', end_time = NULL {this}")
+    ((where,),) = query(finished, f"SELECT artifact_uri FROM runs {this}")
     artifact = Path(str(where).removeprefix("file://")) / "result.json"
     artifact.unlink()
     told = tnt(finished, "train", *RUN)
     assert "finished before" in told
     assert "MLflow was told the rest" in told
-    assert query(finished, "SELECT status FROM runs WHERE end_time IS NOT NULL") == [("FINISHED",)]
+    assert query(finished, f"SELECT status, end_time IS NOT NULL FROM runs {this}") == [("FINISHED", 1)]
     assert artifact.read_bytes() == (run / "result.json").read_bytes()
     assert "told the rest" not in tnt(finished, "train", *RUN)
 
