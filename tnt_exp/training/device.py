@@ -124,7 +124,9 @@ def _tensorflow(deterministic: bool) -> tuple[list[str], int]:
     import tensorflow as tf  # already loaded, by Keras
 
     # XLA uses half the width of AVX-512 unless told, for the sake of processors that slowed down at the whole.
-    os.environ["XLA_FLAGS"] = "--xla_cpu_prefer_vector_width=512 " + os.environ.get("XLA_FLAGS", "")
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_prefer_vector_width" not in flags:  # by the user, or by the process that started this one
+        os.environ["XLA_FLAGS"] = f"--xla_cpu_prefer_vector_width=512 {flags}"
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
