@@ -94,14 +94,14 @@ def test_mlflow_compares_the_nine_runs_and_names_the_best(
 
     (parent,) = client.search_runs([experiment], "tags.sweep = 'parent'")
     browser.get(f"{server}/#/experiments/{experiment}/runs/{parent.info.run_id}")
-    shown(browser, "model.embed_dim=64, model.inner_dim=16", "report.html")
+    shown(browser, "model.embed_dim=64, model.inner_dim=16", "report.html", "effects.csv")
 
 
 def test_the_page_has_nine_runs_and_the_best_first(swept: Any, browser: Any, tmp_path: Path) -> None:
     swept.run(str(swept.sweep), verb="report")
     browser.get_log("browser")  # what an earlier page complained of
     browser.get((swept.sweep / "report.html").as_uri())
-    text = shown(browser, "Leaderboard", "Parallel coordinates")
+    text = shown(browser, "Leaderboard", "Parallel coordinates", "What each value is worth")
     assert "model.embed_dim=64, model.inner_dim=16" in text
     rows = browser.find_elements("css selector", "#leaderboard tbody tr")
     assert len(rows) == 9

@@ -11,12 +11,14 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tnt_exp.reports import charts
 from tnt_exp.reports.axis import axis
+from tnt_exp.reports.effects import effects, write_effects
 from tnt_exp.reports.leaderboard import columns, write_points
 from tnt_exp.reports.standings import Row, standings
 from tnt_exp.reports.sweep_page import Sweep, page
@@ -55,6 +57,57 @@ def test_points_csv_has_every_run(tmp_path: Path) -> None:
         ("0", "2", "finished"),
         ("1", "4", "failed"),
     ]
+
+
+def searched(noise: float, trials: int = 40) -> list[Row]:
+    """Random points of three seeds each: depth is worth 0.02, muon 0.05, the widths (one a point) nothing."""
+    random, rows = np.random.default_rng(0), []
+    for width in range(trials):
+        depth, optimizer = random.choice([2, 10]), random.choice(["adamw", "muon", "sgd"])
+        worth = 0.02 * (depth == 10) + 0.05 * (optimizer == "muon")
+        rows += [
+            row(len(rows), 0.3 + worth + noise * random.normal(), depth=depth, opt=optimizer, width=width, seed=seed)
+            for seed in range(3)
+        ]
+    return rows
+
+
+def test_what_each_value_is_worth() -> None:
+    found = effects(standings(searched(noise=0.005), maximize=True))
+    assert [(item.key, item.value) for item in found] == [
+        ("opt", "adamw"),
+        ("opt", "muon"),
+        ("opt", "sgd"),
+        ("depth", "2"),
+        ("depth", "10"),
+    ]
+    for item, worth in zip(found, (0, 0.05, 0, 0, 0.02), strict=True):
+        assert item.difference == pytest.approx(worth, abs=4 * item.error)
+        # Two halves, or two thirds, of 40 points, the mean of three seeds each.
+        assert item.error == pytest.approx(0 if item.value in ("adamw", "2") else 0.001, abs=0.0007)
+    assert sum(item.points for item in found if item.key == "depth") == 40
+
+
+def test_nothing_is_worth_anything_where_it_cannot_be_told() -> None:
+    rows = searched(0.005)
+    assert effects(standings(rows[: 3 * 4], maximize=True)) == []  # as many values as points
+    alike = [row(job, job / 10, depth=job % 2, width=job % 2) for job in range(8)]
+    assert effects(standings(alike, maximize=True)) == []  # two keys that go together
+    assert effects(standings([row(0, None, "failed", depth=1)], maximize=True)) == []
+    assert effects([]) == []
+
+
+def test_what_each_value_is_worth_as_a_file_and_a_picture(tmp_path: Path) -> None:
+    rows = searched(0.005)
+    found = effects(standings(rows, maximize=True))
+    write_effects(tmp_path / "effects.csv", found)
+    with (tmp_path / "effects.csv").open() as stream:
+        table = list(csv.DictReader(stream))
+    assert [line["value"] for line in table] == ["adamw", "muon", "sgd", "2", "10"]
+    assert float(table[1]["difference"]) == found[1].difference
+    assert ET.fromstring(charts.worth(found, "val/<accuracy>")) is not None
+    assert "What each value is worth" in page(Sweep("id", rows, "val/accuracy", True, {}, "folder"))
+    assert "What each value is worth" not in page(Sweep("id", rows[:6], "val/accuracy", True, {}, "folder"))
 
 
 @given(st.lists(st.one_of(st.floats(allow_nan=False, width=32), st.text(max_size=5)), min_size=1, max_size=20))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from tnt_exp.reports.axis import Axis, as_number, axis
+from tnt_exp.reports.effects import Effect
 from tnt_exp.reports.standings import Row
 
 # From the worst to the best: pale, blue, red.
@@ -109,6 +110,41 @@ def curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> st
         parts.append(f'<line x1="60" x2="80" y1="{down - 4}" y2="{down - 4}" stroke="{stroke}" stroke-width="3"/>')
         parts.append(f'<text x="86" y="{down}">{escape(label)}</text>')
     return _svg(width, height + 16 * (len(best) + 1), f"{metric} of the best runs", parts)
+
+
+def worth(found: Sequence[Effect], objective: str) -> str:
+    """Each value beside the first value of its key: the difference, and a standard error to either side.
+
+    Args:
+        found: The values' effects, those of a key together.
+        objective: The objective's name.
+    """
+    ends = [item.difference + side * item.error for item in found for side in (-1, 1)]
+    x = axis([*ends, 0.0], may_be_log=False)
+    left, width, line = 340, 1080, 20
+    height = line * len(found) + 56
+
+    def across(value: float) -> float:
+        return left + (x.position(value) or 0.0) * (width - left - 150)
+
+    zero = across(0.0)
+    parts = [f'<line class="axis" x1="{zero:.1f}" x2="{zero:.1f}" y1="20" y2="{height - 34}"/>']
+    key = ""
+    for number, item in enumerate(found):
+        y = 30 + line * number
+        told = f"{item.difference:+.4f} ± {item.error:.4f}"
+        if item.key != key:
+            key, told = item.key, "compared with"
+            parts.append(f'<line class="grid" x1="0" x2="{width}" y1="{y - 10}" y2="{y - 10}"/>')
+            parts.append(f'<text class="name" x="4" y="{y + 4}">{escape(key)}</text>')
+        parts.append(f'<text x="{left - 20}" y="{y + 4}" text-anchor="end">{escape(item.value)}</text>')
+        at, low, high = (across(item.difference + side * item.error) for side in (0, -1, 1))
+        parts.append(f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{_LINES[0]}" stroke-width="2"/>')
+        parts.append(f'<circle class="dot" cx="{at:.1f}" cy="{y}" r="4" fill="{_LINES[0]}"/>')
+        parts.append(f'<text x="{width - 4}" y="{y + 4}" text-anchor="end">{told}</text>')
+    middle = f"{objective}: difference from the first value, all else being equal (standard error)"
+    parts.append(f'<text x="{width / 2:.0f}" y="{height - 8}" text-anchor="middle">{escape(middle)}</text>')
+    return _svg(width, height, "What each value is worth", parts)
 
 
 def _frame(x: Axis, y: Axis, across: str, up: str, width: int, height: int) -> list[str]:

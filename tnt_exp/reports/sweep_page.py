@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from tnt_exp.reports import charts
+from tnt_exp.reports.effects import effects
 from tnt_exp.reports.leaderboard import columns
 from tnt_exp.reports.standings import Row, Standing, standings
 
@@ -88,6 +89,8 @@ def pictures(sweep: Sweep) -> dict[str, str]:
         + "".join(f'<div class="card">{charts.scatter(sweep.rows, key, sweep.objective)}</div>' for key in keys)
         + "</div>",
     }
+    if worth := effects(standings(sweep.rows, maximize=sweep.maximize)):
+        found["What each value is worth"] = f'<div class="card" id="worth">{charts.worth(worth, sweep.objective)}</div>'
     if sweep.curves:
         svg = charts.curves(sweep.curves, sweep.objective)
         found[f"Curves of the best {len(sweep.curves)}"] = f'<div class="card" id="curves">{svg}</div>'
