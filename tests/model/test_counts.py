@@ -20,6 +20,7 @@ PARAMETERS = {
     "tnt_s_legacy": (1000, 3, 23_755_336),
     "tnt_b": (1000, 3, 65_428_680),
     "cifar_small": (100, 3, 649_220),
+    "cifar_fast": (100, 3, 620_084),
     "cifar_large": (100, 3, 3_795_412),
     "digits": (10, 1, 147_546),
     "tiny": (10, 1, 10_730),
@@ -46,12 +47,15 @@ def test_parts_of_the_keras_example(preset):
     assert parts["head"] == 128 + 6_500
 
 
-@pytest.mark.parametrize(("name", "limit"), [("cifar_small", 660_000), ("cifar_large", 3_800_000)])
-def test_presets_for_small_images_keep_their_size(preset, name, limit):
+@pytest.mark.parametrize(
+    ("name", "limit", "pixels"),
+    [("cifar_small", 660_164, 16), ("cifar_fast", 660_164, 4), ("cifar_large", 3_800_000, 16)],
+)
+def test_presets_for_small_images_keep_their_size(preset, name, limit, pixels):
     config = preset(name)
     assert counts.parameters(config, 100, 3) <= limit
     assert config.image_size == 32
-    assert Geometry(config.image_size, config.patch_size, config.stride).pixels == 16
+    assert Geometry(config.image_size, config.patch_size, config.stride).pixels == pixels
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -32,8 +32,8 @@ def test_every_mix_of_ingredients_is_a_run_of_equal_arithmetic() -> None:
         config = compose(space.candidate(mix).overrides)
         check(config)
         costs.add(counts.macs(config.model, 100, 3))
-        assert (config.model.image_size, config.trainer.epochs, config.dataset.train_limit) == (32, 30, 10_000)
-    assert max(costs) / min(costs) < 1.03
+        assert (config.model.image_size, config.trainer.epochs, config.dataset.train_limit) == (32, 4, 12_500)
+    assert max(costs) / min(costs) < 1.05
 
 
 def test_the_study_is_shown_without_being_run(
@@ -42,6 +42,6 @@ def test_the_study_is_shown_without_being_run(
     monkeypatch.chdir(tmp_path)
     assert main(["train", "-m", "sweep=recipe", "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "48 trials" in shown
+    assert "24 trials" in shown
     assert "optimizer.ema" in shown
     assert list(tmp_path.iterdir()) == []
