@@ -13,6 +13,15 @@ from pathlib import Path
 from tnt_exp.config import InputError
 from tnt_exp.config.trainer import Backend, Compile, TrainerConfig
 
+# Passes of TensorFlow's graph optimiser that take seconds at the start of a run on a CPU and find nothing to do here.
+_IDLE = (
+    "function_optimization",
+    "implementation_selector",
+    "layout_optimizer",
+    "loop_optimization",
+    "shape_optimization",
+)
+
 
 @dataclass(frozen=True)
 class Device:
@@ -132,6 +141,8 @@ def _tensorflow(deterministic: bool) -> tuple[list[str], int]:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
+    if not gpus:
+        tf.config.optimizer.set_experimental_options(dict.fromkeys(_IDLE, False))
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     return names, len(tf.config.list_logical_devices("CPU"))
 
