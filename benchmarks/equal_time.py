@@ -18,11 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from benchmarks.decoding import processor
 from benchmarks.run import RESULTS, ROOT
@@ -77,7 +75,9 @@ def table(told: dict[str, Any], runs: dict[str, list[dict[str, Any]]]) -> str:
 
 def draw(runs: dict[str, list[dict[str, Any]]], file: Path) -> None:
     """Accuracy on validation images by the minutes of training, and the test's at the end."""
-    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
     for (side, found), colour in zip(runs.items(), ("tab:gray", "tab:blue"), strict=True):
         for number, run in enumerate(found):
             minutes = np.cumsum([row["seconds"] for row in run["curve"]]) / 60

@@ -1,15 +1,15 @@
 """The study of ingredients that ships: any mix of them is a run, and all runs cost the same arithmetic."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 
 from tnt_exp.check import check
-from tnt_exp.cli import main
 from tnt_exp.config.compose import conf_dir, register
 from tnt_exp.model import counts
 from tnt_exp.sweep.composer import Composer
@@ -36,12 +36,10 @@ def test_every_mix_of_ingredients_is_a_run_of_equal_arithmetic() -> None:
     assert max(costs) / min(costs) < 1.05
 
 
-def test_the_study_is_shown_without_being_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "-m", "sweep=recipe", "--dry-run"]) == 0
-    shown = capsys.readouterr().out
-    assert "24 trials" in shown
-    assert "optimizer.ema" in shown
+def test_the_study_is_shown_without_being_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tnt_exp", "train", "-m", "sweep=recipe", "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "24 trials" in done.stdout
+    assert "optimizer.ema" in done.stdout
     assert list(tmp_path.iterdir()) == []
