@@ -107,11 +107,30 @@ def test_average_follows_the_weights_and_is_put_back(make: Any, chunk: Chunk) ->
 
 
 def test_weights_given_from_outside_are_taken_over(make: Any, chunk: Chunk) -> None:
-    classifier, _, step = make()
+    classifier, _, step = make("optimizer=sgd", "optimizer.momentum=0")
     start = weights(classifier, step)
-    run(step, chunk, times=2)
+    run(step, chunk)
+    once = weights(classifier, step)
+    run(step, chunk)
     step.pull()
     for variable, value in zip(classifier.trainable_variables, start, strict=True):
         variable.assign(value)
     step.push()
     assert all(np.array_equal(a, b) for a, b in zip(start, weights(classifier, step), strict=True))
+    run(step, chunk)
+    for again, first in zip(weights(classifier, step), once, strict=True):
+        np.testing.assert_allclose(again, first, atol=1e-5)
+
+
+def test_weights_loaded_before_the_first_step_are_taken_over(make: Any, chunk: Chunk) -> None:
+    from tnt_exp.training.step import Work, compile_step
+
+    classifier, optimizer, step = make()
+    loaded = [np.full_like(value, 0.5) for value in weights(classifier, step)]
+    for variable, value in zip(classifier.trainable_variables, loaded, strict=True):
+        variable.assign(value)
+    begun = compile_step(Work(classifier.network, step._work.augmentation, optimizer), xla=False)
+    images, labels = chunk
+    begun(images[:1], labels[:1], 0, [1e-4], 1.0)
+    for value, before in zip(weights(classifier, begun), loaded, strict=True):
+        np.testing.assert_allclose(value, before, atol=1e-3)

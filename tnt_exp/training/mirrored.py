@@ -62,6 +62,7 @@ class MirroredStep(TensorFlowStep):
 
     def push(self) -> None:
         """Send round what was assigned from outside."""
+        super().push()
         self._send(set(range(len(self._mirrors))))
 
     def _send(self, chosen: set[int]) -> None:

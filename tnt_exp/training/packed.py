@@ -48,6 +48,7 @@ class Packed:
         self._inner = optimizer
         self._optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if scale_loss else optimizer
         self._optimizer.build(self._vectors)
+        self.gather()
 
     @property
     def variables(self) -> list[Any]:
@@ -64,13 +65,16 @@ class Packed:
         """The loss whose gradient `apply` expects."""
         return self._optimizer.scale_loss(loss)
 
-    def apply(self, gradients: Sequence[Any]) -> None:
-        """Move the variables by their gradients."""
-        slope = dict(zip(map(id, self._variables), gradients, strict=True))
-        slopes = [_joined([slope[id(variable)] for variable in group]) for group in self._groups]
+    def gather(self) -> None:
+        """Take the values of the variables, where anything but `apply` has changed them."""
         for vector, group in zip(self._vectors, self._groups, strict=True):
             if vector is not group[0]:
                 vector.assign(_joined(group))
+
+    def apply(self, gradients: Sequence[Any]) -> None:
+        """Move the variables, from the values last gathered or applied, by their gradients."""
+        slope = dict(zip(map(id, self._variables), gradients, strict=True))
+        slopes = [_joined([slope[id(variable)] for variable in group]) for group in self._groups]
         # Scaling the update scales the learning rate of every optimizer, decay included; scaling a gradient would not.
         before = [
             None if factor == 1 else ops.copy(vector)

@@ -86,6 +86,7 @@ class Work:
 
 def compile_step(work: Work, *, xla: bool, devices: int = 1) -> Step:
     """The step for the backend that runs, each batch shared among so many devices."""
+    work.optimizer.gather()  # what was loaded since it was built
     module = importlib.import_module(f"tnt_exp.training.step_{keras.config.backend()}")
     step: Step = module.compile_step(work, xla=xla, devices=devices)
     return step

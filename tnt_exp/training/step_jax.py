@@ -73,6 +73,7 @@ class JaxStep:
         gradients, (others, sums) = jax.grad(loss_of, has_aux=True)(trainable)
         mapping = [*zip(self._variables[0], trainable, strict=True), *zip(self._variables[2], optimizing, strict=True)]
         with keras.StatelessScope(state_mapping=mapping) as scope:
+            self._work.optimizer.gather()  # the state has the variables alone
             self._work.update(gradients, rate)
         trainable = [scope.get_current_value(variable) for variable in self._variables[0]]
         optimizing = [scope.get_current_value(variable) for variable in self._variables[2]]

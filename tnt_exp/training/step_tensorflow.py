@@ -62,4 +62,5 @@ class TensorFlowStep:
         """Nothing to do."""
 
     def push(self) -> None:
-        """Nothing to do."""
+        """The optimizer takes over what was assigned."""
+        self._work.optimizer.gather()

@@ -41,4 +41,5 @@ class TorchStep:
         """Nothing to do."""
 
     def push(self) -> None:
-        """Nothing to do."""
+        """The optimizer takes over what was assigned."""
+        self._work.optimizer.gather()
