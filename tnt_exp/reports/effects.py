@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tnt_exp.reports.axis import as_number
 from tnt_exp.reports.standings import Standing
 
 MOST_VALUES = 8  # more of them are a range, not a choice
@@ -77,10 +78,10 @@ def write_effects(file: Path, found: Sequence[Effect]) -> None:
 
 
 def _order(value: str) -> tuple[int, float, str]:
-    try:
-        return (1, float(value), "")
-    except ValueError:
+    number = as_number(value)
+    if number is None:
         return (0 if value in ("null", "none", "false") else 2, 0.0, value)
+    return (1, number, "")
 
 
 def _span(numbers: Sequence[float]) -> float:

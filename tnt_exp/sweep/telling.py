@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from tnt_exp.durable import read_json
 from tnt_exp.reports import charts
-from tnt_exp.reports.effects import effects, write_effects
+from tnt_exp.reports.effects import Effect, effects, write_effects
 from tnt_exp.reports.leaderboard import columns, write_leaderboard, write_points
-from tnt_exp.reports.standings import standings
 from tnt_exp.reports.sweep_page import Sweep, page
 from tnt_exp.sweep import story
 from tnt_exp.sweep.books import Books
@@ -105,17 +104,18 @@ class Telling:
             return
         told = story.told(self._books)
         places = story.best(list(told.rows), self._books)
+        worth = effects(places)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_leaderboard(folder / "leaderboard.csv", places, told.objective)
             write_points(folder / "points.csv", told.rows)
-            if worth := effects(places):
+            if worth:
                 write_effects(folder / "effects.csv", worth)
             (folder / "report.html").write_text(page(told))
             self._tracker.artifacts(sorted(folder.iterdir()))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            _draw(told, folder)
+            _draw(told, worth, folder)
             self._tracker.artifacts(sorted(folder.iterdir()), "plots")
         self._tracker.table(columns(places, told.objective), "leaderboard.json")
         self._tracker.tags({"objective": told.objective})
@@ -125,7 +125,7 @@ class Telling:
         self._last = time.monotonic()
 
 
-def _draw(told: Sweep, folder: Path) -> None:
+def _draw(told: Sweep, worth: list[Effect], folder: Path) -> None:
     if not any(row.objective is not None for row in told.rows):
         return
     parallel = charts.parallel(told.rows, told.objective, maximize=told.maximize)
@@ -133,7 +133,7 @@ def _draw(told: Sweep, folder: Path) -> None:
     for key in dict.fromkeys(key for row in told.rows for key in row.params):
         file = f"objective_against_{key.replace('/', '_')}.svg"
         (folder / file).write_text(charts.scatter(told.rows, key, told.objective))
-    if worth := effects(standings(told.rows, maximize=told.maximize)):
+    if worth:
         (folder / "what_each_value_is_worth.svg").write_text(charts.worth(worth, told.objective))
     if told.curves:
         (folder / "curves_of_the_best.svg").write_text(charts.curves(told.curves, told.objective))

@@ -13,7 +13,7 @@ from pathlib import Path
 from tnt_exp.config import InputError
 from tnt_exp.config.trainer import Backend, Compile, TrainerConfig
 
-# Passes of TensorFlow's graph optimiser that take seconds at the start of a run on a CPU and find nothing to do here.
+# Passes of TensorFlow's graph optimiser that take time at the start of a run on a CPU and find nothing to do here.
 _IDLE = (
     "function_optimization",
     "implementation_selector",
