@@ -94,7 +94,10 @@ def test_mlflow_compares_the_nine_runs_and_names_the_best(
 
     (parent,) = client.search_runs([experiment], "tags.sweep = 'parent'")
     browser.get(f"{server}/#/experiments/{experiment}/runs/{parent.info.run_id}")
-    shown(browser, "model.embed_dim=64, model.inner_dim=16", "report.html", "effects.csv")
+    shown(browser, "model.embed_dim=64, model.inner_dim=16")
+    browser.get(f"{server}/#/experiments/{experiment}/runs/{parent.info.run_id}/artifacts")
+    shown(browser, "plots", "report.html", "effects.csv")
+    assert browser.save_screenshot(str(tmp_path / "parent.png"))
 
 
 def test_the_page_has_nine_runs_and_the_best_first(swept: Any, browser: Any, tmp_path: Path) -> None:
