@@ -50,6 +50,8 @@ def train(experiment: Experiment) -> None:
             time.sleep(float(plan.removeprefix("sleep")))
         row = {"epoch": epoch, "val/accuracy": value * epoch / config.trainer.epochs}
         experiment.folder.append_metrics(row)
+        while plan == "wait" and not (folder.parent / "go").exists():
+            time.sleep(0.05)
         if experiment.tracker:
             experiment.tracker.metrics({"val/accuracy": row["val/accuracy"]}, step=epoch)
     experiment.result["metrics"] = {"val/accuracy": value}

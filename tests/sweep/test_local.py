@@ -161,7 +161,7 @@ def test_queued_points_do_not_see_later_changes_of_yaml(folder: Any) -> None:
 
 
 def test_a_running_sweep_is_not_started_twice(folder: Any) -> None:
-    arguments = ["seed=1,2", "trainer.epochs=3", "tracking.run_name=sleep0.4"]
+    arguments = ["seed=1,2", "tracking.run_name=wait"]
     process = folder.start(*arguments)
     while not list(folder.path.glob("multirun/sweeps/*/0/metrics.csv")):
         time.sleep(0.05)
@@ -169,6 +169,7 @@ def test_a_running_sweep_is_not_started_twice(folder: Any) -> None:
     text = folder.run(*arguments, code=2)
     assert "received one that is running" in text
     assert "(running)" in folder.run("status", str(folder.sweep), verb="sweep")
+    (folder.sweep / "go").touch()
     process.communicate(timeout=60)
     assert process.returncode == 0
 

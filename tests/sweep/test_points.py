@@ -128,7 +128,7 @@ def test_a_dry_run_shows_the_points_and_writes_nothing(
     assert "left out: model=tiny model.embed_dim=33" in text
     assert "2 points" in text
     assert main(["train", "-m", "sweep=recipe", "model=tiny", "--dry-run"]) == 0
-    assert "48 trials, 1 at once, random" in capsys.readouterr().out
+    assert "24 trials, 1 at once, random" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
