@@ -2,15 +2,19 @@
 
     python benchmarks/bookkeeping.py
 
-Runs pairs one after the other, the order within a pair turned each time. What is compared is the time from the end of
-the first epoch (the first step compiles) to the end of training, the last checkpoint written: seconds by the clock,
-and CPU seconds of the whole process. On a machine that others use, both are too noisy for a difference of a hundredth;
-so the CPU seconds of the bookkeeping itself are counted, too: of its threads, and of the loop's calls to it. Prints
-medians and quartiles, and writes everything to benchmarks/results/bookkeeping.json.
+The two of a pair run at the same time, each on a core of its own, and change places twice a second: what else the
+machine does meets both, and neither has the better core. One after the other, two runs without any difference are 10 %
+apart on a shared machine. On one core nothing hides, either: what a thread in the background takes, training lacks.
+Both wait for each other after the first epoch (the first step compiles); compared is the time from there to the end of training, the last checkpoint
+written: seconds by the clock, and CPU seconds of the whole process. The CPU seconds of the bookkeeping itself are
+counted, too: of its threads, and of the loop's calls to it. Prints medians and quartiles, and writes everything to
+benchmarks/results/bookkeeping.json. Needs Linux and two cores.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -24,7 +28,7 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve()
 SIDES = ("with", "without")
 
 
@@ -32,15 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "bookkeeping.json")
+    parser.add_argument("--output", type=Path, default=HERE.parent / "results" / "bookkeeping.json")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.worker:
         return work(options.worker)
     pairs = []
     for number in range(options.pairs):
-        sides = SIDES if number % 2 == 0 else SIDES[::-1]
-        pairs.append({side: run(side) for side in sides})
+        pairs.append(pair(SIDES if number % 2 == 0 else SIDES[::-1]))
         print(f"pair {number + 1}: {json.dumps(pairs[-1])}", flush=True)
     result = {"python": platform.python_version(), "cores": psutil.cpu_count(), "pairs": pairs, **summary(pairs)}
     print(json.dumps(summary(pairs), indent=2))
@@ -49,15 +52,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(side: str) -> dict[str, float]:
-    """One run, in a process and a folder of its own."""
+def pair(sides: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Both at once, each in a folder of its own and on a core of its own."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(Path(__file__).resolve()), "--worker", side]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stdout + done.stderr)
-        measured: dict[str, float] = json.loads((Path(folder) / "measured.json").read_text())
-    return measured
+        places = [Path(folder) / side for side in sides]
+        running = []
+        for core, place in zip(cores, places, strict=True):
+            place.mkdir()
+            command = ["taskset", "--cpu-list", str(core), sys.executable, str(HERE), "--worker", place.name]
+            with (place / "log").open("w") as log:
+                running.append(subprocess.Popen(command, cwd=place, stdout=log, stderr=subprocess.STDOUT))
+        while any(process.poll() is None for process in running):
+            time.sleep(0.5)
+            cores.reverse()
+            for core, process in zip(cores, running, strict=True):
+                move(process.pid, core)
+        for process, place in zip(running, places, strict=True):
+            if process.returncode:
+                raise RuntimeError((place / "log").read_text())
+        return {place.name: json.loads((place / "measured.json").read_text()) for place in places}
+
+
+def move(process: int, core: int) -> None:
+    """All threads of a process to a core."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it, or a thread of it, has ended
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
 
 
 def summary(pairs: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
@@ -101,6 +122,9 @@ def work(side: str) -> int:
     def appended(folder: RunFolder, row: Any) -> None:
         append(folder, row)
         if not begin:
+            Path("ready").touch()
+            while not all((Path("..") / other / "ready").exists() for other in SIDES):
+                time.sleep(0.01)
             begin.update(now())
 
     def fitted(experiment: Experiment, *arguments: Any) -> Any:
