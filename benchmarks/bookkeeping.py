@@ -5,10 +5,10 @@
 The two of a pair run at the same time, each on a core of its own, and change places twice a second: what else the
 machine does meets both, and neither has the better core. One after the other, two runs without any difference are 10 %
 apart on a shared machine. On one core nothing hides, either: what a thread in the background takes, training lacks.
-Both wait for each other after the first epoch (the first step compiles); compared is the time from there to the end of training, the last checkpoint
-written: seconds by the clock, and CPU seconds of the whole process. The CPU seconds of the bookkeeping itself are
-counted, too: of its threads, and of the loop's calls to it. Prints medians and quartiles, and writes everything to
-benchmarks/results/bookkeeping.json. Needs Linux and two cores.
+Both wait for each other after the first epoch (the first step compiles); compared is the time from there to the end of
+training, the last checkpoint written: seconds by the clock, and CPU seconds of the whole process. The CPU seconds of
+the bookkeeping itself are counted, too: of its threads, and of the loop's calls to it. Prints medians and quartiles,
+and writes everything to benchmarks/results/bookkeeping.json. Needs Linux and two cores.
 """
 
 import argparse

@@ -27,8 +27,9 @@ import psutil
 from PIL import Image, ImageDraw, features
 
 from tnt_exp.config.dataset import DatasetConfig, Source
+from tnt_exp.cores import cores
 from tnt_exp.data import epoch_order, load
-from tnt_exp.data.decoding import cores, decode
+from tnt_exp.data.decoding import decode
 from tnt_exp.data.streaming import FileImages
 
 ROOT = Path(__file__).resolve().parents[1]

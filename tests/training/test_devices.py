@@ -25,7 +25,14 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
 
 # Settings that meet the whole batch, its labels, its gradient and the averages of its weights.
 _SETTINGS = [
-    *("model=tiny", "dataset.train_limit=200", "augmentation=[crop_flip,mixing]", "augmentation.erasing=0.3"),
+    *(
+        "model=tiny",
+        "model.mlp_dropout=0.1",
+        "model.drop_path=0.1",
+        "dataset.train_limit=200",
+        "augmentation=[crop_flip,mixing]",
+        "augmentation.erasing=0.3",
+    ),
     *("optimizer=sgd", "optimizer.learning_rate=0.1", "optimizer.clip_norm=0.5", "optimizer.ema=0.9"),
     *("trainer.epochs=2", "trainer.batch_size=20", "trainer.steps_per_dispatch=3", "tracking=off"),
 ]
@@ -51,8 +58,6 @@ def test_two_devices_give_the_curve_of_one(tmp_path: Path, backend: str) -> None
     program = """
 from tnt_exp.cli import main
 settings = [*sys.argv[1:], "trainer.backend=" + os.environ["KERAS_BACKEND"]]
-# The JAX computation is one for all devices, dropout included; TensorFlow's devices each drop for themselves.
-settings += ["model.mlp_dropout=0.1"] if "trainer.backend=jax" in settings else []
 sys.exit(max(main(["train", *settings, f"trainer.devices={n}", f"run.name=on_{n}"]) for n in ("1", "null")))
 """
     on_two(tmp_path, backend, program, *_SETTINGS)
@@ -92,7 +97,7 @@ if os.environ["KERAS_BACKEND"] == "jax":
     print(json.dumps({"part": flops(step) / flops(one)}))
 else:
     seen = []
-    step._part = lambda *arguments, part=step._part: seen.append(part(*arguments)) or seen[-1]
+    step._share = lambda *arguments, share=step._share: seen.append(share(*arguments)) or seen[-1]
     step._chunk = step._steps  # outside of a graph, so that what a device gives can be read
     step(images, labels, 0, [0.1], 1.0)
     print(json.dumps({"sums": [np.asarray(sums).tolist() for _, sums, _ in seen]}))

@@ -5,7 +5,6 @@ images/s, where TensorFlow's decoder and resize give 142; its decoder lets other
 """
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +52,6 @@ def check(encoded: bytes, file: Path, channels: int) -> None:
     """
     # At size 1 a JPEG is parsed to its end, while most of the arithmetic is left out.
     pixels(encoded, file, 1, channels)
-
-
-def cores() -> int:
-    """CPU cores on which this process may decode."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:

@@ -15,9 +15,10 @@ from rich.progress import track
 
 from tnt_exp.config.dataset import DatasetConfig, OnError
 from tnt_exp.config.errors import InputError
+from tnt_exp.cores import cores
 from tnt_exp.data.checks import image_size
 from tnt_exp.data.dataset import Parts, Split
-from tnt_exp.data.decoding import check, content, cores, pixels
+from tnt_exp.data.decoding import check, content, pixels
 from tnt_exp.data.folders import ClassFolders, image_files, layout
 from tnt_exp.data.reading import shown
 from tnt_exp.data.streaming import FileImages

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tnt_exp.data.decoding import cores, decode
+from tnt_exp.cores import cores
+from tnt_exp.data.decoding import decode
 
 _FILES_A_TASK = 4
 _AHEAD = 16  # images a core that are being decoded or wait for the reader: enough that no core waits

@@ -10,6 +10,7 @@ import keras
 
 from tnt_exp.config import InputError
 from tnt_exp.config.model import ModelConfig
+from tnt_exp.model import parts
 from tnt_exp.model.options import network_options, preprocess_options
 from tnt_exp.model.preprocess import Preprocess
 from tnt_exp.model.tnt import TNT
@@ -52,6 +53,15 @@ class Classifier(keras.Model):
     def call(self, images: Any, training: bool = False) -> Any:
         """Classify."""
         return self.network(self.preprocess(images), training=training)
+
+    def predict_step(self, *arguments: Any) -> Any:
+        """Classify a batch, which TensorFlow computes in parts on a CPU; Keras' `predict_on_batch` calls it."""
+        if keras.config.backend() != "tensorflow":
+            return super().predict_step(*arguments)
+        images, *_ = keras.utils.unpack_x_y_sample_weight(*arguments)
+        streams = 0 if self.jit_compile or images.shape[0] is None else parts.streams()
+        number = parts.count(images.shape[0] or 1, self.network.most_values, streams)
+        return parts.joined(parts.side_by_side(lambda part, _, some: self(some, training=False), number, None, images))
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""

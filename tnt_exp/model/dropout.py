@@ -12,7 +12,10 @@ from tnt_exp.model.initialization import derive
 
 def seed_of(seed: Any, place: str) -> Any:
     """The seed that the step's `seed` gives to a place of the network; None where nothing is dropped."""
-    return None if seed is None else ops.cast(seed, "int32") + ops.convert_to_tensor([derive(0, place), 0], "int32")
+    if seed is None:
+        return None
+    shift = [derive(0, place)] + [0] * (seed.shape[0] - 1)
+    return ops.cast(seed, "int32") + ops.convert_to_tensor(shift, "int32")
 
 
 def dropped(x: Any, rate: Any, seed: Any, salt: int = 0, whole_samples: bool = False) -> Any:
@@ -24,7 +27,8 @@ def dropped(x: Any, rate: Any, seed: Any, salt: int = 0, whole_samples: bool = F
     Args:
         x: Any shape.
         rate: Part that is dropped, in [0, 1): a number, or a float32 scalar.
-        seed: Integers (2,); None drops nothing.
+        seed: Integers (2,); None drops nothing. A third is the number of the part of a batch that `x` is of, all parts
+            of one size: what is dropped is then what would be of the whole batch.
         salt: Sets the draws of one seed apart.
         whole_samples: Drop whole samples (the first axis).
     """
@@ -35,8 +39,10 @@ def dropped(x: Any, rate: Any, seed: Any, salt: int = 0, whole_samples: bool = F
         shape = shape[:1] + (1,) * (len(shape) - 1)
     count = math.prod(shape) if all(isinstance(side, int) for side in shape) else ops.prod(ops.stack(list(shape)))
     seed = ops.cast(seed, "int32")
-    first = mix(seed[0] ^ mix(seed[1] + salt))
-    words = ops.reshape(ops.arange(count, dtype="int32"), shape) * (0x9E3779B1 - 2**32) + first
+    first, step = mix(seed[0] ^ mix(seed[1] + salt)), 0x9E3779B1 - 2**32
+    if seed.shape[0] > 2:
+        first = first + seed[2] * count * step
+    words = ops.reshape(ops.arange(count, dtype="int32"), shape) * step + first
     # The sign may be dragged along by the shifts: what counts is that every bit reaches the highest.
     words = (words ^ ops.right_shift(words, 15)) * 0x2C1B3C6D
     words = (words ^ ops.right_shift(words, 13)) * 0x297A2D39

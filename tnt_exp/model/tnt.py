@@ -57,6 +57,7 @@ class TNT(keras.Model):
     Call arguments:
         images: (B, S, S, channels), floats, normalised.
         training: Whether to drop.
+        part: Number of the part of a batch that the images are, parts being of one size; None: they are the batch.
 
     Returns:
         Logits (B, num_classes); float32 under mixed precision too.
@@ -196,22 +197,37 @@ class TNT(keras.Model):
             self.representation.build((None, patches[-1]))
         self.head.build((None, patches[-1] if self.representation is None else self.representation.units))
 
-    def call(self, images: Any, training: bool = False) -> Any:
+    def call(self, images: Any, training: bool = False, part: Any = None) -> Any:
         """Classify."""
-        x = self.pool(self.features(images, training))
+        x = self.pool(self.features(images, training, part))
         if self.representation is not None:
             x = self.representation(x)
         return self.head(x)
 
-    def features(self, images: Any, training: bool = False) -> Any:
+    def features(self, images: Any, training: bool = False, part: Any = None) -> Any:
         """The tokens before pooling, normalised: (B, T, D), a class token first."""
         seed = ops.cast(self.seed_generator.next(), "int32") if training else None
+        if training and part is not None:
+            seed = ops.concatenate([seed, ops.reshape(ops.cast(part, "int32"), (1,))])
         pixels = self.pixel_embedding(images)
         patches = self.patch_embedding(pixels, seed)
         apply = self._apply(training)
         for number, block in enumerate(self.blocks):
             pixels, patches = apply(block, pixels, patches, self._drop_path(number), seed_of(seed, block.name))
         return self.norm(patches)
+
+    @property
+    def most_values(self) -> int:
+        """The most values that lie between two operations of a block, an image."""
+        pixels = self.geometry.patches * self.geometry.pixels
+        tokens = self.geometry.patches + self.patch_embedding.class_token
+        found = [0]
+        for block in self.blocks:
+            found += [block.outer.mlp.hidden * tokens, block.outer.attention.num_heads * tokens**2]
+            if block.has_inner:
+                inner = block.inner.attention.num_heads * self.geometry.pixels
+                found += [block.inner.mlp.hidden * pixels, inner * pixels]
+        return max(found)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""

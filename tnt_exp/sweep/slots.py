@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tnt_exp.config import InputError
 from tnt_exp.config.sweep import LauncherConfig
+from tnt_exp.cores import cores
 
 # TensorFlow; OpenMP (PyTorch, OpenBLAS, MKL); XLA on the CPU (JAX).
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
@@ -57,10 +58,3 @@ def gpus() -> list[str]:
         return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
     nvidia = Path("/proc/driver/nvidia/gpus")
     return [str(number) for number in range(len(list(nvidia.iterdir())))] if nvidia.is_dir() else []
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

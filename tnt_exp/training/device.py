@@ -1,17 +1,19 @@
 """Choose the backend and the device before Keras is imported."""
 
+import contextlib
 import importlib.util
 import logging
 import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tnt_exp.config import InputError
 from tnt_exp.config.trainer import Backend, Compile, TrainerConfig
+from tnt_exp.cores import cores
 
 # Passes of TensorFlow's graph optimiser that take time at the start of a run on a CPU and find nothing to do here.
 _IDLE = (
@@ -72,7 +74,7 @@ def prepare(trainer: TrainerConfig) -> Device:
         )
     keras.config.set_dtype_policy(trainer.precision.value)
     with _quiet():
-        gpus, cpus = _START[trainer.backend](trainer.deterministic)
+        gpus, cpus = _START[trainer.backend](trainer)
     on_gpu = bool(gpus)
     count = _count(trainer, len(gpus) or cpus)
     xla = {Compile.always: True, Compile.never: False}.get(trainer.xla, backend == "jax" or on_gpu)
@@ -110,7 +112,7 @@ def _count(trainer: TrainerConfig, there: int) -> int:
     return count
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """TensorFlow's libraries write a page to standard error while they load, whatever one asks of them."""
     level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -128,7 +130,7 @@ def _quiet() -> Iterator[None]:
             os.close(kept)
 
 
-def _tensorflow(deterministic: bool) -> tuple[list[str], int]:
+def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int]:
     """Names of the GPUs, and the number of CPU devices (one, unless somebody split the processor)."""
     import tensorflow as tf  # already loaded, by Keras
 
@@ -136,18 +138,28 @@ def _tensorflow(deterministic: bool) -> tuple[list[str], int]:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_prefer_vector_width" not in flags:  # by the user, or by the process that started this one
         os.environ["XLA_FLAGS"] = f"--xla_cpu_prefer_vector_width=512 {flags}"
-    if deterministic:
+    if trainer.deterministic:
         tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
+    if not gpus and trainer.xla is not Compile.always:
+        _one_thread_an_operation(tf.config.threading)
     if not gpus:
         tf.config.optimizer.set_experimental_options(dict.fromkeys(_IDLE, False))
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     return names, len(tf.config.list_logical_devices("CPU"))
 
 
-def _jax(deterministic: bool) -> tuple[list[str], int]:
+def _one_thread_an_operation(threading: Any) -> None:
+    """Cores are for parts of a batch (`tnt_exp.model.parts`): operations are too small to be shared."""
+    given = os.environ.get("TF_NUM_INTEROP_THREADS")  # in a sweep, this job's share
+    with contextlib.suppress(RuntimeError):  # in a process that has computed already, threads stay as they are
+        threading.set_inter_op_parallelism_threads(int(given) if given else cores())
+        threading.set_intra_op_parallelism_threads(1)
+
+
+def _jax(trainer: TrainerConfig) -> tuple[list[str], int]:
     import jax
 
     logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of each kind of device that is not there
@@ -155,16 +167,16 @@ def _jax(deterministic: bool) -> tuple[list[str], int]:
     if jax.config.jax_compilation_cache_dir is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "tnt-exp" / "jax"))
-    if deterministic:
+    if trainer.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     names = [device.device_kind for device in jax.devices() if device.platform in ("gpu", "cuda", "rocm")]
     return names, len(jax.devices())
 
 
-def _torch(deterministic: bool) -> tuple[list[str], int]:
+def _torch(trainer: TrainerConfig) -> tuple[list[str], int]:
     import torch
 
-    torch.use_deterministic_algorithms(deterministic)
+    torch.use_deterministic_algorithms(trainer.deterministic)
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())], 1
 
 

@@ -14,9 +14,6 @@ from keras import ops
 from tnt_exp.training.step import Work
 from tnt_exp.training.step_tensorflow import TensorFlowStep
 
-# Sets apart what the devices drop: an odd number whose multiples spread over 31 bits.
-_SPREAD = 0x3779_97B1
-
 
 class MirroredStep(TensorFlowStep):
     """See `tnt_exp.training.step.Step`.
@@ -33,10 +30,9 @@ class MirroredStep(TensorFlowStep):
         self._strategy = tf.distribute.MirroredStrategy([device.name for device in there[:devices]])
         self._devices = devices
         # Traced once, called on each device.
-        self._part = tf.function(self._gradients, autograph=False, jit_compile=xla)
+        self._share = tf.function(self._mirrored, autograph=False, jit_compile=xla)
         self._trainable = work.network.trainable_variables
         self._others = work.network.non_trainable_variables
-        self._seed = work.network.seed_generator.state
         with self._strategy.scope():
             self._mirrors = [
                 tf.Variable(variable.value, trainable=False) for variable in [*self._trainable, *self._others]
@@ -49,7 +45,7 @@ class MirroredStep(TensorFlowStep):
             context = tf.distribute.get_replica_context()
             number = tf.convert_to_tensor(context.replica_id_in_sync_group)
             values = [tf.convert_to_tensor(mirror) for mirror in self._mirrors]
-            return self._part(values, number, images, labels, step, mixing, scale)
+            return self._share(values, number, images, labels, step, mixing, scale)
 
         gradients, sums, moved = self._strategy.run(on_device)
         # All from here on is the first device's.
@@ -73,27 +69,24 @@ class MirroredStep(TensorFlowStep):
     def _total(self, parts: Any) -> Any:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
 
-    def _gradients(
+    def _mirrored(
         self, values: list[Any], number: Any, images: Any, labels: Any, step: Any, mixing: Any, scale: Any
     ) -> tuple[list[Any], Any, dict[str, Any]]:
         """Gradients and sums of a device's part; the values, by number, of what else the network changed."""
         count = len(self._trainable)
         trainable, others = values[:count], values[count:]
-        # Each device drops by a seed of its own; that of the first is the run's.
-        spread = tf.cast(number, self._seed.dtype) * tf.constant([_SPREAD, 0], self._seed.dtype)
-        pairs = zip(self._others, others, strict=True)
-        given = [value + spread if variable is self._seed else value for variable, value in pairs]
         size = images.shape[0] // self._devices
 
         def part(rows: Any) -> Any:
             return ops.slice(rows, [number * size] + [0] * (len(rows.shape) - 1), [size, *rows.shape[1:]])
 
-        mapping = [*zip(self._trainable, trainable, strict=True), *zip(self._others, given, strict=True)]
+        inputs, targets = self._work.augmentation(images, labels, step, mixing)
+        mapping = [*zip(self._trainable, trainable, strict=True), *zip(self._others, others, strict=True)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(trainable)
             with keras.StatelessScope(state_mapping=mapping) as scope:
-                loss, sums = self._work.forward(images, labels, step, mixing, part)
+                loss, sums = self._work.loss(number, part(inputs), part(targets), part(labels))
             loss = loss * scale
         after = [scope.get_current_value(variable) for variable in self._others]
-        moved = {str(k): after[k] for k in range(len(after)) if after[k] is not given[k]}
+        moved = {str(k): after[k] for k in range(len(after)) if after[k] is not others[k]}
         return tape.gradient(loss, trainable), sums, moved

@@ -59,16 +59,16 @@ class Work:
     augmentation: Callable[..., tuple[Any, Any]]
     optimizer: Packed
 
-    def forward(
-        self, images: Any, labels: Any, step: Any, mixing: Any, part: Callable[[Any], Any] = lambda rows: rows
-    ) -> tuple[Any, Any]:
-        """The mean loss (scalar) and `SUMS` (5,) of one batch, or of the part of it that a device takes.
+    def forward(self, images: Any, labels: Any, step: Any, mixing: Any) -> tuple[Any, Any]:
+        """The mean loss (scalar) and `SUMS` (5,) of one batch."""
+        return self.loss(None, *self.augmentation(images, labels, step, mixing), labels)
 
-        The whole batch is augmented, because images are mixed across it.
+    def loss(self, part: Any, inputs: Any, targets: Any, labels: Any) -> tuple[Any, Any]:
+        """The same of what augmentation gave: of a batch (`part` None), or of the part of it with this number.
+
+        The whole batch is augmented at once, because images are mixed across it.
         """
-        inputs, targets = self.augmentation(images, labels, step, mixing)
-        inputs, targets, labels = part(inputs), part(targets), part(labels)
-        logits = ops.cast(self.network(inputs, training=True), "float32")
+        logits = ops.cast(self.network(inputs, training=True, part=part), "float32")
         loss = -ops.mean(ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1))
         own = ops.sum(logits * ops.one_hot(labels, logits.shape[-1], dtype="float32"), axis=-1, keepdims=True)
         rank = ops.sum(ops.cast(logits > own, "float32"), axis=-1)

@@ -3,26 +3,35 @@
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from tnt_exp.model import parts
 from tnt_exp.training.step import SUMS, Work
 
 
 def compile_step(work: Work, *, xla: bool, devices: int) -> "TensorFlowStep":
     """A step traced once per shape of a chunk."""
     if devices == 1:
-        return TensorFlowStep(work, xla=xla)
+        return TensorFlowStep(work, xla=xla, streams=0 if xla else parts.streams())
     from tnt_exp.training.mirrored import MirroredStep
 
     return MirroredStep(work, xla=xla, devices=devices)
 
 
 class TensorFlowStep:
-    """See `tnt_exp.training.step.Step`; variables are always up to date."""
+    """See `tnt_exp.training.step.Step`; variables are always up to date.
 
-    def __init__(self, work: Work, *, xla: bool) -> None:
+    Args:
+        work: What a step does.
+        xla: Whether XLA compiles it.
+        streams: How many parts of a batch are computed side by side; 0: batches stay whole.
+    """
+
+    def __init__(self, work: Work, *, xla: bool, streams: int = 0) -> None:
         self._work = work
+        self._streams = streams
         # Nothing here needs autograph, and rewriting every called function costs seconds of tracing.
         self._chunk = tf.function(self._steps, autograph=False, jit_compile=xla)
 
@@ -49,14 +58,32 @@ class TensorFlowStep:
         )[1]
 
     def _one(self, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> Any:
-        variables = self._work.network.trainable_variables
+        network = self._work.network
+        trainable, others = network.trainable_variables, network.non_trainable_variables
+        inputs, targets = self._work.augmentation(images, labels, step, mixing)
+        number = parts.count(labels.shape[0], network.most_values, self._streams)
+        scale = tf.cast(self._work.optimizer.scale_loss(1.0), tf.float32)
+        shared = [[tf.convert_to_tensor(variable.value) for variable in group] for group in (trainable, others)]
+        found = parts.side_by_side(self._gradients, number, (*shared, scale), inputs, targets, labels)
+        slopes, sums, after = zip(*found, strict=True)
+        self._work.update([tf.add_n(alike) / number for alike in zip(*slopes, strict=True)], rate)
+        for variable, value in zip(others, after[0], strict=True):
+            variable.assign(value)
+        return tf.add_n(sums)
+
+    def _gradients(self, part: Any, shared: Any, *batch: Any) -> tuple[list[Any], Any, list[Any]]:
+        """Gradients, sums, and what becomes of the network's other variables."""
+        values, states, scale = shared
+        network = self._work.network
+        variables = [*network.trainable_variables, *network.non_trainable_variables]
+        mapping = zip(variables, [*values, *states], strict=True)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([variable.value for variable in variables])
-            loss, sums = self._work.forward(images, labels, step, mixing)
-            loss = self._work.optimizer.scale_loss(loss)
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
-        self._work.update(gradients, rate)
-        return sums
+            tape.watch(values)
+            with keras.StatelessScope(state_mapping=list(mapping)) as scope:
+                loss, sums = self._work.loss(part, *batch)
+            loss = loss * scale
+        after = [scope.get_current_value(variable) for variable in network.non_trainable_variables]
+        return tape.gradient(loss, values), sums, after
 
     def pull(self) -> None:
         """Nothing to do."""
