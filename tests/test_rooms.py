@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "tnt_exp"
 # From the top of the way through to its bottom.
 ROOMS = [
     "config",
+    "cores",
     "durable",
     "trouble",
     "data",

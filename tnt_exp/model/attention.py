@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tnt_exp.model import initialization as start
-from tnt_exp.model.fused import softmax_drop
+from tnt_exp.model.fused import attend, softmax_drop
 from tnt_exp.model.geometry import head_dim
 
 
@@ -88,26 +88,26 @@ class Attention(keras.layers.Layer):
     def maps(self, y: Any, norm: Any) -> Any:
         """The attention weights of tokens `y` (B, T, dim): (B, H, T queries, T keys); each row sums to 1."""
         if not self.folds:
-            return ops.softmax(self._scores_and_values(y, norm)[0])
+            q, k, _ = self._query_key_value(y, norm)
+            return ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))))
         tokens = y.shape[1]
         weights = ops.softmax(self._folded_scores(y, norm))
         return ops.transpose(ops.reshape(weights, (-1, tokens, self.num_heads, tokens)), (0, 2, 1, 3))
 
     def _plain(self, y: Any, norm: Any, seed: Any) -> Any:
-        scores, values = self._scores_and_values(y, norm)
-        weights, _ = softmax_drop(self.dropout)(scores, seed)
-        mixed = ops.transpose(ops.matmul(weights, values), (0, 2, 1, 3))
+        mixed = attend(*self._query_key_value(y, norm), self.dropout, seed)
+        mixed = ops.transpose(mixed, (0, 2, 1, 3))
         mixed = ops.reshape(mixed, (-1, self.num_heads * self.head_dim))
         return ops.add(ops.matmul(mixed, self.projection_kernel), self.projection_bias)
 
-    def _scores_and_values(self, y: Any, norm: Any) -> tuple[Any, Any]:
-        """Scores (B, H, T, T) and values (B, H, T, head)."""
+    def _query_key_value(self, y: Any, norm: Any) -> tuple[Any, Any, Any]:
+        """Query, scaled, key and value: each (B, H, T, head)."""
         tokens = y.shape[1]
         kernel, bias = norm.into(self.qkv_kernel, self.qkv_bias)
         qkv = ops.add(ops.matmul(ops.reshape(y, (-1, self.dim)), kernel), bias)
         qkv = ops.reshape(qkv, (-1, tokens, 3, self.num_heads, self.head_dim))
-        q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)  # each (B, H, T, head)
-        return ops.matmul(q * self.head_dim**-0.5, ops.transpose(k, (0, 1, 3, 2))), v
+        q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)
+        return q * self.head_dim**-0.5, k, v
 
     def _folded(self, y: Any, norm: Any, seed: Any) -> Any:
         heads, dim = self.num_heads, self.dim

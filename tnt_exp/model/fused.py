@@ -44,21 +44,23 @@ def fused_with_gradient(
     keep: Callable[[Tensors, Tensors], Tensors],
     backward: Callable[[Tensors, Tensors], Tensors],
     shown: int,
+    torch: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """`forward` as one kernel in training, `backward` as another; on PyTorch plain operations.
+    """`forward` as one kernel in training, `backward` as another.
 
     Args:
         forward: Of tensors, the last of which is the step's seed, None at inference.
         keep: What of the inputs and outputs is kept for the gradient.
         backward: (kept, gradients of the outputs shown) -> gradients of the inputs but the seed.
         shown: So many of the outputs are the function's; the others are for the gradient alone.
+        torch: The same of PyTorch's own kernels.
     """
     backend = keras.config.backend()
     if backend == "tensorflow":
         return _tensorflow(forward, keep, backward, shown)
     if backend == "jax":
         return _jax(forward, keep, backward, shown)
-    return lambda *inputs: _one_or_all(forward(*inputs)[:shown])
+    return torch
 
 
 def _one_or_all(outputs: Tensors) -> Any:
@@ -149,7 +151,13 @@ def standardize() -> Callable[..., Any]:
         along = ops.mean(slope * y, axis=-1, keepdims=True)
         return (ops.cast(scale * (slope - ops.mean(slope, axis=-1, keepdims=True) - y * along), above[0].dtype),)
 
-    return fused_with_gradient(forward, lambda _, outputs: outputs, backward, shown=1)
+    def torch(x: Any, seed: Any) -> Any:
+        from torch.nn import functional
+
+        del seed
+        return functional.layer_norm(x, x.shape[-1:], eps=EPSILON)
+
+    return fused_with_gradient(forward, lambda _, outputs: outputs, backward, 1, torch)
 
 
 @functools.cache
@@ -194,4 +202,24 @@ def softmax_drop(rate: float) -> Callable[..., Any]:
         weights = ops.exp(_wide(scores) - log_total)
         return (ops.cast(slope - weights * ops.sum(slope, axis=-1, keepdims=True), scores.dtype),)
 
-    return fused_with_gradient(forward, lambda inputs, outputs: (inputs[0], outputs[0], outputs[2]), backward, shown=2)
+    def torch(scores: Any, seed: Any) -> tuple[Any, Any]:
+        weights = dropped(ops.softmax(scores), rate, seed)
+        return weights, ops.sum(weights, axis=-1)
+
+    def keep(inputs: Tensors, outputs: Tensors) -> Tensors:
+        return inputs[0], outputs[0], outputs[2]
+
+    return fused_with_gradient(forward, keep, backward, 2, torch)
+
+
+def attend(q: Any, k: Any, v: Any, rate: float, seed: Any) -> Any:
+    """Dropout of softmax(q k^T), times v; of shapes (B, H, T, head) all.
+
+    PyTorch has it as one kernel that never writes the weights; that one cannot drop as we do.
+    """
+    if keras.config.backend() == "torch" and (seed is None or rate == 0):
+        from torch.nn import functional
+
+        return functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+    weights, _ = softmax_drop(rate)(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), seed)
+    return ops.matmul(weights, v)
