@@ -4,7 +4,6 @@ import subprocess
 import sys
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +14,6 @@ from tnt_exp.model import parts
 from tnt_exp.model.dropout import dropped
 
 DROPPING = ["model.mlp_dropout=0.2", "model.attention_dropout=0.2", "model.embedding_dropout=0.1"]
-on_tensorflow = pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="other backends keep batches whole")
 
 
 @given(images=st.integers(1, 600), values=st.integers(1, 10**7), streams=st.integers(0, 64))
@@ -37,6 +35,7 @@ def test_networks_that_were_measured_get_what_was_fastest(batch: int, values: in
     assert parts.count(batch, values, streams=2) == expected
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("whole_samples", [False, True])
 def test_parts_drop_what_the_batch_drops(whole_samples: bool) -> None:
     x, seed = ops.ones((12, 5, 7)), np.array([3, 4], "int32")
@@ -48,7 +47,6 @@ def test_parts_drop_what_the_batch_drops(whole_samples: bool) -> None:
     np.testing.assert_array_equal(np.concatenate(found), whole)
 
 
-@on_tensorflow
 def test_a_step_in_parts_is_the_step(make: Any, chunk: tuple[np.ndarray, np.ndarray]) -> None:
     from tnt_exp.training.step_tensorflow import TensorFlowStep
 
@@ -67,7 +65,6 @@ def test_a_step_in_parts_is_the_step(make: Any, chunk: tuple[np.ndarray, np.ndar
         np.testing.assert_allclose(other, one, atol=1e-5)
 
 
-@on_tensorflow
 def test_predictions_in_parts_are_the_predictions(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), dtype=np.uint8)
     classifier, _, _ = make()
@@ -81,7 +78,6 @@ def test_predictions_in_parts_are_the_predictions(make: Any, monkeypatch: pytest
     assert numbers == [3]
 
 
-@on_tensorflow
 def test_a_run_on_a_cpu_computes_in_parts_on_each_of_its_cores() -> None:
     program = """
 from tnt_exp.config.trainer import TrainerConfig

@@ -7,7 +7,6 @@ averages, checkpoints and evaluation know nothing of mirrors.
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 from keras import ops
 
@@ -81,12 +80,7 @@ class MirroredStep(TensorFlowStep):
             return ops.slice(rows, [number * size] + [0] * (len(rows.shape) - 1), [size, *rows.shape[1:]])
 
         inputs, targets = self._work.augmentation(images, labels, step, mixing)
-        mapping = [*zip(self._trainable, trainable, strict=True), *zip(self._others, others, strict=True)]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(trainable)
-            with keras.StatelessScope(state_mapping=mapping) as scope:
-                loss, sums = self._work.loss(number, part(inputs), part(targets), part(labels))
-            loss = loss * scale
-        after = [scope.get_current_value(variable) for variable in self._others]
+        batch = [part(rows) for rows in (inputs, targets, labels)]
+        gradients, sums, after = self._gradients(number, (trainable, others, scale), *batch)
         moved = {str(k): after[k] for k in range(len(after)) if after[k] is not others[k]}
-        return tape.gradient(loss, trainable), sums, moved
+        return gradients, sums, moved

@@ -62,11 +62,11 @@ class TensorFlowStep:
         trainable, others = network.trainable_variables, network.non_trainable_variables
         inputs, targets = self._work.augmentation(images, labels, step, mixing)
         number = parts.count(labels.shape[0], network.most_values, self._streams)
-        scale = tf.cast(self._work.optimizer.scale_loss(1.0), tf.float32)
+        scale = tf.cast(self._work.optimizer.scale_loss(1.0 / number), tf.float32)  # the mean over parts of one size
         shared = [[tf.convert_to_tensor(variable.value) for variable in group] for group in (trainable, others)]
         found = parts.side_by_side(self._gradients, number, (*shared, scale), inputs, targets, labels)
         slopes, sums, after = zip(*found, strict=True)
-        self._work.update([tf.add_n(alike) / number for alike in zip(*slopes, strict=True)], rate)
+        self._work.update([tf.add_n(alike) for alike in zip(*slopes, strict=True)], rate)
         for variable, value in zip(others, after[0], strict=True):
             variable.assign(value)
         return tf.add_n(sums)
