@@ -105,7 +105,7 @@ def timm(compiled: bool, options: dict[str, int]) -> Side:
 
 def suites(batch: int) -> dict[str, Suite]:
     """All of them."""
-    backends = [name for name in ("tensorflow", "jax") if importlib.util.find_spec(name)]
+    backends = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
     found = {}
     for mode in ("train", "infer"):
         example = [seed(), *(ours(backend, SEED) for backend in backends)]

@@ -144,8 +144,8 @@ def performed(images: np.ndarray, operation: int, values: np.ndarray) -> np.ndar
     from tnt_exp.augmentation.policies import apply_operations
     from tnt_exp.augmentation.sampling import sample
 
-    which = np.full((1, len(images)), operation, np.int32)
-    changed, maps = apply_operations(images.astype(np.float32), which, values[None].astype(np.float32))
+    which = np.full((len(images), 1), operation, np.int32)
+    changed, maps = apply_operations(images.astype(np.float32), which, values[:, None].astype(np.float32))
     return pixels(np.asarray(sample(changed, maps, SIZE, Fill.constant, False)) / 255)
 
 

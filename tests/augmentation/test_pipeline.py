@@ -46,6 +46,18 @@ def test_pixels_pass_unchanged_without_augmentation(augment, images):
 
 
 @pytest.mark.backend
+@pytest.mark.parametrize("names", PRESETS, ids="+".join)
+def test_parts_of_a_batch_see_what_the_batch_sees(names, images):
+    augmentation = Augmentation(preset(names), image_size=24, mean=[0.5] * 3, std=[0.25] * 3, num_classes=5, seed=1)
+    given = keras.ops.convert_to_tensor(images)
+    whole = keras.ops.convert_to_numpy(augmentation.inputs(None, 3, given))
+    half = len(images) // 2
+    parts = [augmentation.inputs(part, 3, given[part * half : (part + 1) * half]) for part in range(2)]
+    found = np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+@pytest.mark.backend
 @pytest.mark.parametrize("fill", Fill)
 def test_black_outside_is_black_after_normalisation(images, labels, fill):
     augmentation = Augmentation(

@@ -23,7 +23,7 @@ def drawn(frame=(32, 32), step=0, **fields) -> tuple[np.ndarray, np.ndarray]:
     """Names and arguments, each (n, DRAWS)."""
     operations, arguments = random_operations(AugmentationConfig(**fields), Draws(5, step), DRAWS, frame)
     names = np.array([which.name for which in Operation])[keras.ops.convert_to_numpy(operations)]
-    return names, keras.ops.convert_to_numpy(arguments)
+    return names.T, keras.ops.convert_to_numpy(arguments).T
 
 
 def evenly(counts: Counter, names: set[str]) -> bool:

@@ -31,6 +31,15 @@ def test_each_argument_matters(kind, other):
     assert not np.isin(draw(kind=kind), draw(kind=kind, **other)).any()
 
 
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+def test_parts_of_a_batch_draw_what_the_batch_draws(kind):
+    whole = draw(kind=kind, shape=(12, 5))
+    parts = [getattr(Draws(0, 0, part), kind)("a", (4, 5)) for part in range(3)]
+    found = np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+    # The same words; of their cosine the last bit may be another at another place of a vector register.
+    np.testing.assert_array_max_ulp(found, whole, maxulp=0 if kind == "uniform" else 4)
+
+
 def test_the_largest_step_is_fine():
     assert not np.array_equal(draw(step=2**31 - 1), draw(step=2**31 - 2))
 

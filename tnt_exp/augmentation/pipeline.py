@@ -61,7 +61,14 @@ class Augmentation:
 
     def __call__(self, images: Tensor, labels: Tensor, step: Tensor, mixing: Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Return inputs and targets (see the class)."""
-        config, draws = self.config, Draws(self.seed, step)
+        return self.mixed(self.inputs(None, step, images), labels, step, mixing)
+
+    def inputs(self, part: Tensor | None, step: Tensor, images: Tensor) -> Tensor:
+        """Return the inputs before mixing: of a batch (`part` None), or of the part of it with this number.
+
+        Up to here images do not meet, so that parts of a batch, all of one size, can be computed side by side.
+        """
+        config, draws = self.config, Draws(self.seed, step, part)
         batch, height, width = images.shape[:3]
         pixels = ops.cast(images, "float32")
         policy_maps = None
@@ -74,10 +81,12 @@ class Augmentation:
         axis_aligned = not (config.rotation or config.shear) and policy_maps is None
         pixels = sample(pixels, maps, self.image_size, config.fill, axis_aligned)
         inputs = (pixels / 255.0 - ops.convert_to_tensor(self.mean)) / ops.convert_to_tensor(self.std)
-        if config.erasing:
-            inputs = erase(inputs, config.erasing, draws)
+        return erase(inputs, config.erasing, draws) if config.erasing else inputs
+
+    def mixed(self, inputs: Tensor, labels: Tensor, step: Tensor, mixing: Tensor = 1.0) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of a whole batch of `inputs`."""
         targets = ops.one_hot(labels, self.num_classes, dtype="float32")
         targets = targets * (1.0 - self.label_smoothing) + self.label_smoothing / self.num_classes
-        if config.mixup or config.cutmix:
-            inputs, targets = mix(inputs, targets, config, draws, mixing)
+        if self.config.mixup or self.config.cutmix:
+            return mix(inputs, targets, self.config, Draws(self.seed, step), mixing)
         return inputs, targets

@@ -137,7 +137,7 @@ def random_operations(
         frame: Height and width, in the pixels in which the policy counts.
 
     Returns:
-        Operations int32 (n, B) and their arguments float32 (n, B), to be applied one after the other.
+        Operations int32 (B, n) and their arguments float32 (B, n), to be applied one after the other.
     """
     if config.policy is Policy.randaugment:
         return _randaugment(config, draws, batch)
@@ -149,19 +149,19 @@ def apply_operations(pixels: Tensor, operations: Tensor, arguments: Tensor) -> t
     # A loop of the backend, not of Python: XLA would compute the operations anew for each pixel that reads them.
     pixels = ops.fori_loop(
         0,
-        operations.shape[0],
-        lambda turn, now: apply_color(now, ops.take(operations, turn, axis=0), ops.take(arguments, turn, axis=0)),
+        operations.shape[1],
+        lambda turn, now: apply_color(now, ops.take(operations, turn, axis=1), ops.take(arguments, turn, axis=1)),
         pixels,
     )
-    maps = geometry_of(operations[0], arguments[0])
-    for turn in range(1, operations.shape[0]):
-        maps = compose(maps, geometry_of(operations[turn], arguments[turn]))
+    maps = geometry_of(operations[:, 0], arguments[:, 0])
+    for turn in range(1, operations.shape[1]):
+        maps = compose(maps, geometry_of(operations[:, turn], arguments[:, turn]))
     return pixels, maps
 
 
 def _randaugment(config: AugmentationConfig, draws: Draws, batch: int) -> tuple[Tensor, Tensor]:
     laws = randaugment_laws(config.policy_increasing)
-    shape = (config.policy_operations, batch)
+    shape = (batch, config.policy_operations)
     operations = ops.take(ops.convert_to_tensor(list(laws), "int32"), _below(len(laws), draws, "policy", shape))
     applied = draws.uniform("policy/applied", shape) < RANDAUGMENT_PROBABILITY
     operations = ops.where(applied, operations, int(Operation.identity))
@@ -174,19 +174,18 @@ def _randaugment(config: AugmentationConfig, draws: Draws, batch: int) -> tuple[
 
 
 def _autoaugment(draws: Draws, batch: int) -> tuple[Tensor, Tensor]:
-    # Axes: operation in turn, what of it, sub-policy.
-    table = ops.convert_to_tensor(np.transpose(np.array(CIFAR10_POLICY, "float32"), (1, 2, 0)))
-    chosen = ops.take(table, _below(len(CIFAR10_POLICY), draws, "policy", (batch,)), axis=2)
-    named, probability, level = chosen[:, 0], chosen[:, 1], chosen[:, 2] / 9.0
-    applied = draws.uniform("policy/applied", (2, batch)) < probability
+    table = ops.convert_to_tensor(np.array(CIFAR10_POLICY, "float32"))  # sub-policy, operation in turn, what of it
+    chosen = ops.take(table, _below(len(CIFAR10_POLICY), draws, "policy", (batch,)), axis=0)
+    named, probability, level = chosen[..., 0], chosen[..., 1], chosen[..., 2] / 9.0
+    applied = draws.uniform("policy/applied", (batch, 2)) < probability
     operations = ops.where(applied, ops.cast(named, "int32"), int(Operation.identity))
     return operations, _arguments(autoaugment_laws(), operations, level, draws)
 
 
 def _trivial(draws: Draws, batch: int, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
     laws = trivial_laws(frame)
-    operations = ops.take(ops.convert_to_tensor(list(laws), "int32"), _below(len(laws), draws, "policy", (1, batch)))
-    level = ops.cast(_below(TRIVIAL_LEVELS, draws, "policy/level", (1, batch)), "float32") / (TRIVIAL_LEVELS - 1)
+    operations = ops.take(ops.convert_to_tensor(list(laws), "int32"), _below(len(laws), draws, "policy", (batch, 1)))
+    level = ops.cast(_below(TRIVIAL_LEVELS, draws, "policy/level", (batch, 1)), "float32") / (TRIVIAL_LEVELS - 1)
     return operations, _arguments(laws, operations, level, draws)
 
 

@@ -21,11 +21,14 @@ class Draws:
     Args:
         seed: The seed of the run.
         step: Integer scalar, the number of the step.
+        part: Integer scalar, the number of a part of the batch, all parts of one size; None: the batch. A draw whose
+            first axis is the part's images then gives what those images are given in a draw for the batch.
     """
 
-    def __init__(self, seed: int, step: Tensor) -> None:
+    def __init__(self, seed: int, step: Tensor, part: Tensor | None = None) -> None:
         self._seed = seed
         self._step = ops.cast(step, "int32")
+        self._part = part
 
     def uniform(self, salt: str, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
         """Return float32 numbers, uniform in [low, high), in steps of 2^-24 of the range."""
@@ -34,20 +37,22 @@ class Draws:
 
     def normal(self, salt: str, shape: tuple[int, ...]) -> Tensor:
         """Return float32 numbers of the standard normal law (Box-Muller), within 4.9."""
-        count = math.prod(shape)
-        words = self._words(salt, -(-count // 2))
-        # Two uniform numbers of 16 bits make two normal ones; the half keeps the logarithm finite.
+        words = self._words(salt, math.prod(shape))
+        # Two uniform numbers of 16 bits; the half keeps the logarithm finite. The other normal number that they would
+        # make, of the sine, is left: a number is a function of one word, and so of its place.
         radius = ops.sqrt(-2.0 * ops.log((ops.cast(_shift_right(words, 16), "float32") + 0.5) * 2.0**-16))
         angle = (ops.cast(words & 0xFFFF, "float32") + 0.5) * (2.0 * math.pi * 2.0**-16)
-        pair = ops.concatenate([radius * ops.cos(angle), radius * ops.sin(angle)])
-        return ops.reshape(pair[:count], shape)
+        return ops.reshape(radius * ops.cos(angle), shape)
 
     def _words(self, salt: str, count: int) -> Tensor:
         """Return `count` words of 32 random bits, int32."""
         digest = hashlib.blake2b(f"{self._seed}/{salt}".encode(), digest_size=8).digest()
         first, second = (int.from_bytes(half, "big", signed=True) for half in (digest[:4], digest[4:]))
         start = mix(self._step ^ first) ^ second
-        return mix(mix(ops.arange(count, dtype="int32") ^ start) + start)
+        places = ops.arange(count, dtype="int32")
+        if self._part is not None:
+            places = places + ops.cast(self._part, "int32") * count
+        return mix(mix(places ^ start) + start)
 
 
 def mix(words: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ that stay on the device, so that the host waits for it only when it reads them.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
 from keras import ops
 
+from tnt_exp.augmentation.pipeline import Augmentation
 from tnt_exp.training.packed import Packed
 
 # What a step sums, in this order.
@@ -51,12 +52,12 @@ class Work:
 
     Attributes:
         network: Normalised float images -> logits.
-        augmentation: (uint8 images, labels, step, mixing) -> (normalised images, soft targets).
+        augmentation: From uint8 images and labels to normalised images and soft targets.
         optimizer: Of the network's trainable variables.
     """
 
     network: Any
-    augmentation: Callable[..., tuple[Any, Any]]
+    augmentation: Augmentation
     optimizer: Packed
 
     def forward(self, images: Any, labels: Any, step: Any, mixing: Any) -> tuple[Any, Any]:
@@ -64,10 +65,7 @@ class Work:
         return self.loss(None, *self.augmentation(images, labels, step, mixing), labels)
 
     def loss(self, part: Any, inputs: Any, targets: Any, labels: Any) -> tuple[Any, Any]:
-        """The same of what augmentation gave: of a batch (`part` None), or of the part of it with this number.
-
-        The whole batch is augmented at once, because images are mixed across it.
-        """
+        """The same of what augmentation gave: of a batch (`part` None), or of the part of it with this number."""
         logits = ops.cast(self.network(inputs, training=True, part=part), "float32")
         loss = -ops.mean(ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1))
         own = ops.sum(logits * ops.one_hot(labels, logits.shape[-1], dtype="float32"), axis=-1, keepdims=True)

@@ -60,10 +60,11 @@ class TensorFlowStep:
     def _one(self, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> Any:
         network = self._work.network
         trainable, others = network.trainable_variables, network.non_trainable_variables
-        inputs, targets = self._work.augmentation(images, labels, step, mixing)
         number = parts.count(labels.shape[0], network.most_values, self._streams)
         scale = tf.cast(self._work.optimizer.scale_loss(1.0 / number), tf.float32)  # the mean over parts of one size
         shared = [[tf.convert_to_tensor(variable.value) for variable in group] for group in (trainable, others)]
+        inputs = parts.joined(parts.side_by_side(self._work.augmentation.inputs, number, step, images))
+        inputs, targets = self._work.augmentation.mixed(inputs, labels, step, mixing)  # across the whole batch
         found = parts.side_by_side(self._gradients, number, (*shared, scale), inputs, targets, labels)
         slopes, sums, after = zip(*found, strict=True)
         self._work.update([tf.add_n(alike) for alike in zip(*slopes, strict=True)], rate)
