@@ -1,5 +1,6 @@
 """A batch in parts side by side is the batch."""
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -76,6 +77,23 @@ def test_predictions_in_parts_are_the_predictions(make: Any, monkeypatch: pytest
     monkeypatch.setattr(parts, "count", lambda *arguments: numbers.append(count(*arguments)) or numbers[-1])
     np.testing.assert_allclose(classifier.predict_on_batch(images), whole, atol=1e-6)
     assert numbers == [3]
+
+
+def test_a_kernel_may_be_run_first_by_several_threads_at_once() -> None:
+    """XLA's reductions by YNNPACK ended the process, about one training in fifty."""
+    program = """
+from tnt_exp.config.trainer import TrainerConfig
+from tnt_exp.training.device import prepare
+prepare(TrainerConfig())
+import tensorflow as tf
+x = tf.random.normal((2304, 128))
+for _ in range(150):
+    kernel = tf.function(tf.nn.softmax, autograph=False, jit_compile=True)
+    tf.function(lambda: [kernel(x + k) for k in range(8)], autograph=False)()
+"""
+    environment = os.environ | {"TF_NUM_INTEROP_THREADS": "8"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_on_a_cpu_computes_in_parts_on_each_of_its_cores() -> None:

@@ -24,6 +24,15 @@ _IDLE = (
     "shape_optimization",
 )
 
+# Flags of the XLA in TensorFlow.
+_XLA = {
+    # Half the width of AVX-512 unless told, for the sake of processors that slowed down at the whole.
+    "xla_cpu_prefer_vector_width": "512",
+    # Reductions by YNNPACK end the process when a kernel is first run by two threads at once, as parts of a batch do:
+    # both add to one list of constants (TensorFlow 2.21). XLA's own are as fast.
+    "xla_cpu_experimental_ynn_fusion_type": "",
+}
+
 
 @dataclass(frozen=True)
 class Device:
@@ -134,10 +143,9 @@ def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int]:
     """Names of the GPUs, and the number of CPU devices (one, unless somebody split the processor)."""
     import tensorflow as tf  # already loaded, by Keras
 
-    # XLA uses half the width of AVX-512 unless told, for the sake of processors that slowed down at the whole.
     flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_prefer_vector_width" not in flags:  # by the user, or by the process that started this one
-        os.environ["XLA_FLAGS"] = f"--xla_cpu_prefer_vector_width=512 {flags}"
+    chosen = [f"--{name}={value}" for name, value in _XLA.items() if name not in flags]  # else: the user's
+    os.environ["XLA_FLAGS"] = " ".join([*chosen, flags])
     if trainer.deterministic:
         tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
