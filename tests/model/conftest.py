@@ -1,6 +1,6 @@
 """What the tests of the model share: presets, small networks, gradients on the backend at hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -35,6 +35,23 @@ def small() -> Callable[..., TNT]:
 def images() -> np.ndarray:
     """Three normalised images for a small network."""
     return np.random.default_rng(0).normal(size=(3, 24, 24, 3)).astype("float32")
+
+
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Float64 stays float64: left alone, JAX has none, and Keras rounds products and means on JAX and PyTorch."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        from keras.src.backend.common import dtypes
+
+        monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
+    if backend != "jax":
+        yield
+        return
+    import jax
+
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The folded attention is attention: in float64, with biases, offsets and dropped weights."""
 
-import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -12,21 +11,6 @@ from tnt_exp.model.norm import Norm
 pytestmark = pytest.mark.backend
 
 TOKENS, DIM, HEADS = 5, 8, 3
-# On PyTorch, Keras' own matmul and mean round float64 to float32.
-EXACT = 1e-5 if keras.backend.backend() == "torch" else 1e-12
-
-
-@pytest.fixture
-def float64():
-    """JAX has it on request."""
-    if keras.backend.backend() != "jax":
-        yield
-        return
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture
@@ -65,7 +49,7 @@ def test_at_inference(parts):
     assert attention.folds
     found = _numpy(attention(y, norm=norm))
     assert found.dtype == np.float64
-    np.testing.assert_allclose(found, _plain(attention, norm, y, 1.0), rtol=EXACT, atol=EXACT)
+    np.testing.assert_allclose(found, _plain(attention, norm, y, 1.0), rtol=1e-12, atol=1e-12)
 
 
 def test_with_dropped_weights(parts):
@@ -77,4 +61,4 @@ def test_with_dropped_weights(parts):
     assert set(np.unique(kept.round(6))) == {0.0, round(1 / 0.6, 6)}
     kept = kept.reshape(4, TOKENS, HEADS, TOKENS).transpose(0, 2, 1, 3)
     found = _numpy(attention(y, norm=norm, seed=seed))
-    np.testing.assert_allclose(found, _plain(attention, norm, y, kept), rtol=EXACT, atol=EXACT)
+    np.testing.assert_allclose(found, _plain(attention, norm, y, kept), rtol=1e-12, atol=1e-12)
