@@ -9,6 +9,12 @@ from tnt_exp.config.compose import compose
 from tnt_exp.training import optimizer as optimizers
 
 
+def move(packed: Any, gradients: list[Any]) -> None:
+    """The variables, by their gradients."""
+    packed.apply(packed.joined(gradients))
+    packed.scatter()
+
+
 @pytest.mark.backend
 def test_decay_of_the_keras_example_has_no_learning_rate_factor() -> None:
     """One step of w <- w - 2e-4 w - lr m / (sqrt(v) + eps): Addons' update, computed here by hand."""
@@ -19,7 +25,7 @@ def test_decay_of_the_keras_example_has_no_learning_rate_factor() -> None:
     start, gradient = np.array([1.0, -2.0, 3.0], np.float32), np.array([0.3, 0.0, -5.0], np.float32)
     variable = keras.Variable(start)
     optimizer = optimizers.build(config, [variable], lambda _: True, scale_loss=False)
-    optimizer.apply([keras.ops.convert_to_tensor(gradient)])
+    move(optimizer, [keras.ops.convert_to_tensor(gradient)])
     first, second = 0.1 * gradient, 0.001 * gradient**2
     rate = 1e-3 * np.sqrt(1 - 0.999) / (1 - 0.9)
     decayed = start - 2e-4 * start
@@ -35,7 +41,7 @@ def test_decay_of_matrices_spares_the_rest() -> None:
     matrix, bias = keras.Variable(np.ones((2, 2), np.float32)), keras.Variable(np.ones(2, np.float32))
     optimizer = optimizers.build(config, [matrix, bias], lambda v: len(v.shape) > 1, scale_loss=False)
     zeros: list[Any] = [keras.ops.zeros(variable.shape) for variable in (matrix, bias)]
-    optimizer.apply(zeros)
+    move(optimizer, zeros)
     np.testing.assert_allclose(ops.convert_to_numpy(matrix), 0.95, rtol=1e-6)
     np.testing.assert_array_equal(ops.convert_to_numpy(bias), 1.0)
 
@@ -52,7 +58,7 @@ def updated(*overrides: str) -> np.ndarray:
     random = np.random.default_rng(0)
     for _ in range(6):
         slopes = [random.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,))]
-        optimizer.apply([ops.convert_to_tensor(slope) for slope in slopes])
+        move(optimizer, [ops.convert_to_tensor(slope) for slope in slopes])
     return np.concatenate([ops.convert_to_numpy(matrix).ravel(), ops.convert_to_numpy(bias)])
 
 
@@ -127,7 +133,7 @@ def test_joined_variables_are_updated_as_keras_updates_each(algorithm: str) -> N
     keras_own.exclude_from_weight_decay(var_list=[variable for variable in theirs if len(variable.shape) == 1])
     keras_own.build(theirs)
     for slope in slopes:
-        packed.apply([ops.convert_to_tensor(part) for part in slope])
+        move(packed, [ops.convert_to_tensor(part) for part in slope])
         keras_own.apply([ops.convert_to_tensor(part) for part in slope], theirs)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-5, atol=1e-7)
@@ -150,7 +156,7 @@ def test_factor_of_a_variable_scales_its_step() -> None:
     for factors in ([1.0, 1.0, 1.0], [0.5, 0.0, 1.0]):
         variables = [keras.Variable(start) for _ in factors]
         packed = optimizers.build(config, variables, lambda _: True, factors=factors, scale_loss=False)
-        packed.apply([ops.convert_to_tensor(start + 2)] * 3)
+        move(packed, [ops.convert_to_tensor(start + 2)] * 3)
         moves.append([ops.convert_to_numpy(variable) - start for variable in variables])
     whole, scaled = moves
     np.testing.assert_allclose(scaled[0], 0.5 * whole[0], rtol=1e-4)

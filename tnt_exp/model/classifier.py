@@ -61,7 +61,8 @@ class Classifier(keras.Model):
         images, *_ = keras.utils.unpack_x_y_sample_weight(*arguments)
         streams = 0 if self.jit_compile or images.shape[0] is None else parts.streams()
         number = parts.count(images.shape[0] or 1, self.network.most_values, streams)
-        return parts.joined(parts.side_by_side(lambda part, _, some: self(some, training=False), number, None, images))
+        found = parts.side_by_side(lambda part, _, some: self(some, training=False), number, streams, None, images)
+        return parts.joined(found)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""

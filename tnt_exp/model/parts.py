@@ -6,7 +6,7 @@ one likes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -51,25 +51,38 @@ def count(images: int, values: int, streams: int) -> int:
     return images // min(reversed(sizes), key=time)
 
 
-def side_by_side(function: Callable[..., Any], number: int, shared: Any, *tensors: Any) -> list[Any]:
-    """`function` of each part of the tensors, in a graph; it is traced once.
+def side_by_side(function: Callable[..., Any], number: int, streams: int, shared: Any, *tensors: Any) -> Any:
+    """`function` of each part of the tensors, in a graph.
 
     Args:
         function: (number of the part, shared, parts of the tensors) -> structure of tensors.
         number: Of parts; divides the first axis of each tensor.
+        streams: How many parts are computed at once.
         shared: Structure of tensors that every part is given whole.
         tensors: What is divided.
+
+    Returns:
+        The function's structure, each tensor with one more axis: (part, ...).
     """
     if number == 1:
-        return [function(None, shared, *tensors)]
+        return keras.tree.map_structure(lambda value: value[None], function(None, shared, *tensors))
     import tensorflow as tf
 
-    # Not inlined: the optimiser of graphs would see as many networks as there are parts.
+    # One call in a loop, not inlined: else TensorFlow searches and optimises as many networks as there are parts.
     once = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
-    divided = [tf.split(tensor, number) for tensor in tensors]
-    return [once(tf.constant(k), shared, *parts) for k, parts in enumerate(zip(*divided, strict=True))]
+    parts = [
+        tf.reshape(tensor, tf.concat([[number, tensor.shape[0] // number], tf.shape(tensor)[1:]], axis=0))
+        for tensor in tensors
+    ]
+    form = once.get_concrete_function(tf.constant(0), shared, *[part[0] for part in parts]).structured_outputs
+    return tf.map_fn(
+        lambda part: once(part[0], shared, *part[1:]),
+        (tf.range(number), *parts),
+        parallel_iterations=streams,
+        fn_output_signature=tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), form),
+    )
 
 
-def joined(parts: Sequence[Any]) -> Any:
-    """The values of all parts along the first axis."""
-    return parts[0] if len(parts) == 1 else keras.ops.concatenate(parts)
+def joined(values: Any) -> Any:
+    """Of values (part, images of a part, ...) those of the batch (images, ...)."""
+    return keras.ops.reshape(values, (-1, *values.shape[2:]))

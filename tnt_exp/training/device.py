@@ -121,6 +121,17 @@ def _count(trainer: TrainerConfig, there: int) -> int:
     return count
 
 
+def load_tensorflow() -> None:
+    """Have TensorFlow in this process: beside another backend on the CPU alone, because the GPU's memory is taken."""
+    import keras
+
+    with _quiet():
+        import tensorflow as tf
+
+    if keras.config.backend() != "tensorflow":
+        tf.config.set_visible_devices([], "GPU")
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """TensorFlow's libraries write a page to standard error while they load, whatever one asks of them."""

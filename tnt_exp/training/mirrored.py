@@ -30,11 +30,11 @@ class MirroredStep(TensorFlowStep):
         self._devices = devices
         # Traced once, called on each device.
         self._share = tf.function(self._mirrored, autograph=False, jit_compile=xla)
-        self._trainable = work.network.trainable_variables
+        self._vectors = work.optimizer.vectors
         self._others = work.network.non_trainable_variables
         with self._strategy.scope():
             self._mirrors = [
-                tf.Variable(variable.value, trainable=False) for variable in [*self._trainable, *self._others]
+                tf.Variable(variable.value, trainable=False) for variable in [*self._vectors, *self._others]
             ]
 
     def _one(self, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> Any:
@@ -51,7 +51,7 @@ class MirroredStep(TensorFlowStep):
         self._work.update([self._total(parts) / self._devices for parts in gradients], rate)
         for index, values in moved.items():
             self._others[int(index)].assign(self._strategy.experimental_local_results(values)[0])
-        count = len(self._trainable)
+        count = len(self._vectors)
         self._send({*range(count), *(count + int(index) for index in moved)})
         return self._total(sums)
 
@@ -61,7 +61,7 @@ class MirroredStep(TensorFlowStep):
         self._send(set(range(len(self._mirrors))))
 
     def _send(self, chosen: set[int]) -> None:
-        for index, variable in enumerate([*self._trainable, *self._others]):
+        for index, variable in enumerate([*self._vectors, *self._others]):
             if index in chosen:
                 self._mirrors[index].assign(variable.value)
 
@@ -72,8 +72,8 @@ class MirroredStep(TensorFlowStep):
         self, values: list[Any], number: Any, images: Any, labels: Any, step: Any, mixing: Any, scale: Any
     ) -> tuple[list[Any], Any, dict[str, Any]]:
         """Gradients and sums of a device's part; the values, by number, of what else the network changed."""
-        count = len(self._trainable)
-        trainable, others = values[:count], values[count:]
+        count = len(self._vectors)
+        vectors, others = values[:count], values[count:]
         size = images.shape[0] // self._devices
 
         def part(rows: Any) -> Any:
@@ -81,6 +81,6 @@ class MirroredStep(TensorFlowStep):
 
         inputs, targets = self._work.augmentation(images, labels, step, mixing)
         batch = [part(rows) for rows in (inputs, targets, labels)]
-        gradients, sums, after = self._gradients(number, (trainable, others, scale), *batch)
+        gradients, sums, after = self._gradients(number, (vectors, others, scale), *batch)
         moved = {str(k): after[k] for k in range(len(after)) if after[k] is not others[k]}
         return gradients, sums, moved

@@ -65,16 +65,40 @@ class Packed:
         """The loss whose gradient `apply` expects."""
         return self._optimizer.scale_loss(loss)
 
+    @property
+    def vectors(self) -> list[Any]:
+        """The variables that are updated: each a group of the network's, or one of its own."""
+        return list(self._vectors)
+
+    def joined(self, values: Sequence[Any]) -> list[Any]:
+        """Of values of the network's variables, or gradients to them, those of the vectors."""
+        found = dict(zip(map(id, self._variables), values, strict=True))
+        return [_joined([found[id(variable)] for variable in group]) for group in self._groups]
+
+    def parted(self, values: Sequence[Any]) -> list[Any]:
+        """Of values of the vectors those of the network's variables."""
+        found = {
+            id(variable): part
+            for value, group in zip(values, self._groups, strict=True)
+            for variable, part in zip(group, _parted(value, group), strict=True)
+        }
+        return [found[id(variable)] for variable in self._variables]
+
     def gather(self) -> None:
-        """Take the values of the variables, where anything but `apply` has changed them."""
+        """The vectors take the values of the variables, where anything but `scatter` has changed those."""
         for vector, group in zip(self._vectors, self._groups, strict=True):
             if vector is not group[0]:
                 vector.assign(_joined(group))
 
-    def apply(self, gradients: Sequence[Any]) -> None:
-        """Move the variables, from the values last gathered or applied, by their gradients."""
-        slope = dict(zip(map(id, self._variables), gradients, strict=True))
-        slopes = [_joined([slope[id(variable)] for variable in group]) for group in self._groups]
+    def scatter(self) -> None:
+        """The variables take the values of the vectors, before anything but `apply` reads them."""
+        for vector, group in zip(self._vectors, self._groups, strict=True):
+            if vector is not group[0]:
+                for variable, value in zip(group, _parted(vector, group), strict=True):
+                    variable.assign(value)
+
+    def apply(self, slopes: Sequence[Any]) -> None:
+        """Move the vectors by the gradients to them."""
         # Scaling the update scales the learning rate of every optimizer, decay included; scaling a gradient would not.
         before = [
             None if factor == 1 else ops.copy(vector)
@@ -84,22 +108,12 @@ class Packed:
         for vector, old, factor in zip(self._vectors, before, self._factors, strict=True):
             if old is not None:
                 vector.assign(old + factor * (vector - old))
-        for vector, group in zip(self._vectors, self._groups, strict=True):
-            if vector is not group[0]:
-                for variable, value in zip(group, _parted(vector, group), strict=True):
-                    variable.assign(value)
 
     def averages(self) -> list[Any] | None:
         """The moving average of each variable, a new tensor; None: none is kept."""
         if not self._inner.use_ema:
             return None
-        vectors = [ops.copy(vector.value) for vector in self._inner._model_variables_moving_average]
-        found = {
-            id(variable): value
-            for vector, group in zip(vectors, self._groups, strict=True)
-            for variable, value in zip(group, _parted(vector, group), strict=True)
-        }
-        return [found[id(variable)] for variable in self._variables]
+        return self.parted([ops.copy(vector.value) for vector in self._inner._model_variables_moving_average])
 
 
 def _vector(group: Sequence[Any]) -> Any:

@@ -76,10 +76,10 @@ class Work:
         finite = count * ops.cast(ops.isfinite(loss), "float32")
         return loss, ops.stack([loss * count, correct, top5, ops.full_like(loss, count), finite])
 
-    def update(self, gradients: Sequence[Any], rate: Any) -> None:
-        """Move the trainable variables."""
+    def update(self, slopes: Sequence[Any], rate: Any) -> None:
+        """Move the optimizer's vectors by the gradients to them."""
         self.optimizer.rate.assign(rate)
-        self.optimizer.apply(gradients)
+        self.optimizer.apply(slopes)
 
 
 def compile_step(work: Work, *, xla: bool, devices: int = 1) -> Step:

@@ -74,7 +74,8 @@ class JaxStep:
         mapping = [*zip(self._variables[0], trainable, strict=True), *zip(self._variables[2], optimizing, strict=True)]
         with keras.StatelessScope(state_mapping=mapping) as scope:
             self._work.optimizer.gather()  # the state has the variables alone
-            self._work.update(gradients, rate)
+            self._work.update(self._work.optimizer.joined(gradients), rate)
+            self._work.optimizer.scatter()
         trainable = [scope.get_current_value(variable) for variable in self._variables[0]]
         optimizing = [scope.get_current_value(variable) for variable in self._variables[2]]
         return (trainable, others, optimizing), sums

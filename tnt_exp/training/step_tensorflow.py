@@ -21,7 +21,10 @@ def compile_step(work: Work, *, xla: bool, devices: int) -> "TensorFlowStep":
 
 
 class TensorFlowStep:
-    """See `tnt_exp.training.step.Step`; variables are always up to date.
+    """See `tnt_exp.training.step.Step`.
+
+    The graph of a step holds the optimizer's few vectors in place of the network's variables, because TensorFlow takes
+    seconds to prepare a graph of hundreds.
 
     Args:
         work: What a step does.
@@ -59,35 +62,36 @@ class TensorFlowStep:
 
     def _one(self, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> Any:
         network = self._work.network
-        trainable, others = network.trainable_variables, network.non_trainable_variables
+        vectors, others = self._work.optimizer.vectors, network.non_trainable_variables
         number = parts.count(labels.shape[0], network.most_values, self._streams)
         scale = tf.cast(self._work.optimizer.scale_loss(1.0 / number), tf.float32)  # the mean over parts of one size
-        shared = [[tf.convert_to_tensor(variable.value) for variable in group] for group in (trainable, others)]
-        inputs = parts.joined(parts.side_by_side(self._work.augmentation.inputs, number, step, images))
+        shared = [[tf.convert_to_tensor(variable.value) for variable in group] for group in (vectors, others)]
+        inputs = parts.joined(parts.side_by_side(self._work.augmentation.inputs, number, self._streams, step, images))
         inputs, targets = self._work.augmentation.mixed(inputs, labels, step, mixing)  # across the whole batch
-        found = parts.side_by_side(self._gradients, number, (*shared, scale), inputs, targets, labels)
-        slopes, sums, after = zip(*found, strict=True)
-        self._work.update([tf.add_n(alike) for alike in zip(*slopes, strict=True)], rate)
-        for variable, value in zip(others, after[0], strict=True):
-            variable.assign(value)
-        return tf.add_n(sums)
+        batch = (inputs, targets, labels)
+        slopes, sums, after = parts.side_by_side(self._gradients, number, self._streams, (*shared, scale), *batch)
+        self._work.update([tf.reduce_sum(slope, axis=0) for slope in slopes], rate)
+        for variable, value in zip(others, after, strict=True):
+            variable.assign(value[0])
+        return tf.reduce_sum(sums, axis=0)
 
     def _gradients(self, part: Any, shared: Any, *batch: Any) -> tuple[list[Any], Any, list[Any]]:
-        """Gradients, sums, and what becomes of the network's other variables."""
-        values, states, scale = shared
+        """Gradients to the vectors, sums, and what becomes of the network's other variables."""
+        vectors, states, scale = shared
         network = self._work.network
         variables = [*network.trainable_variables, *network.non_trainable_variables]
-        mapping = zip(variables, [*values, *states], strict=True)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
+            tape.watch(vectors)
+            mapping = zip(variables, [*self._work.optimizer.parted(vectors), *states], strict=True)
             with keras.StatelessScope(state_mapping=list(mapping)) as scope:
                 loss, sums = self._work.loss(part, *batch)
             loss = loss * scale
         after = [scope.get_current_value(variable) for variable in network.non_trainable_variables]
-        return tape.gradient(loss, values), sums, after
+        return tape.gradient(loss, vectors), sums, after
 
     def pull(self) -> None:
-        """Nothing to do."""
+        """The network's variables take the values of the vectors."""
+        self._work.optimizer.scatter()
 
     def push(self) -> None:
         """The optimizer takes over what was assigned."""

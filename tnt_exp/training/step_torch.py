@@ -28,13 +28,14 @@ class TorchStep:
         return sum(self._one(images[k], labels[k], first + k, rate, mixing) for k, rate in enumerate(rates))
 
     def _one(self, images: Any, labels: Any, step: int, rate: float, mixing: float) -> Any:
-        variables = self._work.network.trainable_variables
+        variables, optimizer = self._work.network.trainable_variables, self._work.optimizer
         for variable in variables:
             variable.value.grad = None
         loss, sums = self._work.forward(images, labels, step, mixing)
-        self._work.optimizer.scale_loss(loss).backward()
+        optimizer.scale_loss(loss).backward()
         with torch.no_grad():
-            self._work.update([variable.value.grad for variable in variables], rate)
+            self._work.update(optimizer.joined([variable.value.grad for variable in variables]), rate)
+            optimizer.scatter()
         return sums.detach()
 
     def pull(self) -> None:
