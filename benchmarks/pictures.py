@@ -41,7 +41,7 @@ def roofline(suites: dict[str, Any], file: Path) -> None:
     intensity = np.geomspace(1, 300, 100)
     axes.loglog(intensity, np.minimum(peak, copy * intensity), color="black", label="the machine's limits")
     colours = {"seed's": "tab:gray", "timm, eager": "tab:orange", "timm, compiled": "tab:red"}
-    colours |= {"ours, tensorflow": "tab:blue", "ours, jax": "tab:green"}
+    colours |= {"ours, tensorflow": "tab:blue", "ours, jax": "tab:green", "ours, torch": "tab:purple"}
     markers = dict(zip(NETWORKS, "osD", strict=True))
     for name, overrides in NETWORKS.items():
         if name not in suites:
@@ -101,7 +101,9 @@ def draw_growth(suites: dict[str, Any], file: Path) -> None:
     axes.fill_between(line, line / 1.15, line * 1.15, alpha=0.15, color="black", label="within 15 %")
     for label, arithmetic, seconds in growth(suites):
         axes.plot(arithmetic, seconds, "o", color="tab:blue")
-        axes.annotate(label, (arithmetic, seconds), xytext=(6, -10), textcoords="offset points", fontsize=8)
+        left = label.startswith("batch")  # some have the same arithmetic as a network
+        offset = {"xytext": (-6, 6) if left else (6, -10), "ha": "right" if left else "left"}
+        axes.annotate(label, (arithmetic, seconds), textcoords="offset points", fontsize=8, **offset)
     ticks = ["0.25", "0.5", "1", "2", "4"]
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks([float(tick) for tick in ticks], ticks)
