@@ -337,6 +337,9 @@ class Experiment:
         plots.samples(pixels, titles, self.folder.plots / "samples.png")
 
     def _keep(self, classifier: Any, dataset: data.Dataset) -> None:
+        from tnt_exp.training.device import load_tensorflow
+
+        load_tensorflow()
         self.folder.save_model(classifier)
         if self.tracker and self.config.tracking.log_model:
             requirements = [f"{name}=={self.result['versions'][name]}" for name in ("keras", "tensorflow")]

@@ -37,7 +37,6 @@ def package(classifier: Any, example: np.ndarray, requirements: Sequence[str], f
         folder: Whole once it is there.
     """
     from tnt_exp.export.portable import savedmodel
-    from tnt_exp.training.device import load_tensorflow
 
     for name in ("absl", "tensorflow", "mlflow.pyfunc"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell of temporary files
@@ -45,7 +44,6 @@ def package(classifier: Any, example: np.ndarray, requirements: Sequence[str], f
         saved, keras_file = Path(name) / "saved_model", Path(name) / "model.keras"
         savedmodel(classifier, example.shape[1:], saved)
         classifier.save(keras_file)
-        load_tensorflow()  # MLflow tries the model here
         mlflow.pyfunc.save_model(
             str(made),
             python_model=str(_SERVING),

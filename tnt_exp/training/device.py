@@ -122,14 +122,19 @@ def _count(trainer: TrainerConfig, there: int) -> int:
 
 
 def load_tensorflow() -> None:
-    """Have TensorFlow in this process: beside another backend on the CPU alone, because the GPU's memory is taken."""
+    """Load TensorFlow, if it is there, quietly; beside another backend on the CPU alone, for the GPU's memory is taken.
+
+    Keras loads it on every backend when it saves a model, and MLflow when it tries one.
+    """
     import keras
 
+    if importlib.util.find_spec("tensorflow") is None:
+        return
     with _quiet():
         import tensorflow as tf
 
-    if keras.config.backend() != "tensorflow":
-        tf.config.set_visible_devices([], "GPU")
+        if keras.config.backend() != "tensorflow":
+            tf.config.set_visible_devices([], "GPU")
 
 
 @contextlib.contextmanager
