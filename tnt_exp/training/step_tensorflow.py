@@ -23,8 +23,8 @@ def compile_step(work: Work, *, xla: bool, devices: int) -> "TensorFlowStep":
 class TensorFlowStep:
     """See `tnt_exp.training.step.Step`.
 
-    The graph of a step holds the optimizer's few vectors in place of the network's variables, because TensorFlow takes
-    seconds to prepare a graph of hundreds.
+    The graph of a step holds the optimizer's few vectors in place of the network's variables, so that it is as small
+    for a deep network as for a flat one.
 
     Args:
         work: What a step does.
