@@ -124,9 +124,10 @@ def test_saved_model_gives_the_reported_accuracy(finished: Path) -> None:
     result = json.loads((folder / "result.json").read_text())
     classifier = model.load(folder / "model.keras")
     dataset = data.load(config.dataset)
-    # The run's own batches: the last bit of a product may depend on how many images are multiplied at once.
     measured = dict(evaluate(classifier, dataset.test, config.trainer.batch_size, flip=False).metrics("test"))
-    assert {key: result["metrics"][key] for key in measured} == measured
+    # The last bit of a product may depend on how many images are multiplied at once, and the run multiplied parts of
+    # a batch; an image more or less that is right would be 2e-3.
+    assert {key: result["metrics"][key] for key in measured} == pytest.approx(measured, rel=1e-6)
 
 
 def test_sweep_gives_one_run_a_point_in_one_folder(tmp_path: Path) -> None:
