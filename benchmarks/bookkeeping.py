@@ -103,7 +103,7 @@ def work(side: str) -> int:
     from tnt_exp.experiment import Experiment
     from tnt_exp.run_folder import RunFolder
     from tnt_exp.tracking import Tracker
-    from tnt_exp.training.keeper import Keeper
+    from tnt_exp.training.checkpoint_manager import CheckpointManager
 
     begin: dict[str, float] = {}
     calls = [0.0]
@@ -150,10 +150,10 @@ def work(side: str) -> int:
         setattr(owner, name, call)
 
     RunFolder.append_metrics, Experiment._fit = appended, fitted  # type: ignore[method-assign, assignment]
-    for owner, name in ((Tracker, "metrics"), (Keeper, "due"), (Keeper, "keep")):
+    for owner, name in ((Tracker, "metrics"), (CheckpointManager, "due"), (CheckpointManager, "keep")):
         counted(owner, name)
     if side == "without":
-        Keeper.keep = lambda keeper, step: None  # type: ignore[method-assign, misc, assignment]
+        CheckpointManager.keep = lambda keeper, step: None  # type: ignore[method-assign, misc, assignment]
         return command(["train", "tracking=off"])
     return command(["train"])
 

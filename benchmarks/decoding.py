@@ -27,10 +27,9 @@ import psutil
 from PIL import Image, ImageDraw, features
 
 from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.cores import cores
-from tnt_exp.data import epoch_order, load
-from tnt_exp.data.decoding import decode
-from tnt_exp.data.streaming import FileImages
+from tnt_exp.data import epoch_order, load_dataset
+from tnt_exp.data.image_files import FileImages, decode_image
+from tnt_exp.hardware import cpu_count
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 20
@@ -81,7 +80,7 @@ def make_images(folder: Path, count: int) -> Path:
         file = part / f"class{number % CLASSES:02d}" / f"{number:05d}.jpg"
         photo.save(file, quality=int(random.integers(85, 94)))
 
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         for _ in pool.map(make, range(count)):
             pass
     part.rename(folder)
@@ -113,7 +112,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         validation_fraction=0,
         test_fraction=0.01,
     )
-    dataset = load(config)
+    dataset = load_dataset(config)
     images, process = dataset.train.images, psutil.Process()
     if not isinstance(images, FileImages):
         raise TypeError(f"Expected streamed images, received {type(images)}.")
@@ -135,7 +134,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "hardware": {
             "processor": processor(),
-            "cores": cores(),
+            "cores": cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30),
         },
         "versions": {
@@ -170,10 +169,10 @@ def capacity(images: FileImages, chosen: np.ndarray, size: int) -> None:
 
     def work() -> None:
         for file in files:  # shared: whoever is free takes the next
-            decode(file, size, 3)
+            decode_image(file, size, 3)
 
-    with ThreadPoolExecutor(cores()) as pool:
-        for task in [pool.submit(work) for _ in range(cores())]:
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        for task in [pool.submit(work) for _ in range(cpu_count())]:
             task.result()
 
 

@@ -9,8 +9,8 @@ from tnt_exp import model
 from tnt_exp.augmentation import Augmentation
 from tnt_exp.config.compose import compose
 from tnt_exp.training import optimizer
-from tnt_exp.training.device import prepare
-from tnt_exp.training.step import Work, compile_step
+from tnt_exp.training.device import prepare_device
+from tnt_exp.training.train_step import StepComputation, compile_train_step
 
 
 class Ours:
@@ -20,7 +20,7 @@ class Ours:
         self, batch: int, overrides: Sequence[str], side: int = 32, channels: int = 3, classes: int = 100
     ) -> None:
         config = compose(["dataset=cifar100", *overrides])
-        device = prepare(config.trainer)
+        device = prepare_device(config.trainer)
         random = np.random.default_rng(0)
         self.images = random.integers(0, 256, (batch, side, side, channels), dtype=np.uint8)
         self.labels = random.integers(0, classes, batch).astype(np.int32)
@@ -35,8 +35,10 @@ class Ours:
             label_smoothing=config.trainer.label_smoothing,
             seed=0,
         )
-        update = optimizer.build(config.optimizer, self.classifier.trainable_variables, model.decays, scale_loss=False)
-        self.step = compile_step(Work(self.classifier.network, augmentation, update), xla=device.xla)
+        update = optimizer.build_optimizer(
+            config.optimizer, self.classifier.trainable_variables, model.is_decayed, scale_loss=False
+        )
+        self.step = compile_train_step(StepComputation(self.classifier.network, augmentation, update), xla=device.xla)
         self.count = 0
 
     def parameters(self) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.run import RESULTS, ROOT, SAME, SEED
 from tnt_exp.config.compose import compose
-from tnt_exp.model.counts import parts
+from tnt_exp.model.cost import cost_items
 
 FOLDER = ROOT / "docs" / "pictures"
 NETWORKS = {"seed_train": SEED, "timm_train": SAME, "tnt_s_train": ["model=tnt_s"]}
@@ -29,7 +29,7 @@ def work(overrides: list[str]) -> tuple[float, float]:
 
     Each kept activation is written once and read once, float32; the backward pass costs two forward passes.
     """
-    found = list(parts(compose(["dataset=cifar100", *overrides]).model, 100, 3))
+    found = list(cost_items(compose(["dataset=cifar100", *overrides]).model, 100, 3))
     return 6 * sum(part.macs for part in found), 8 * sum(part.activations for part in found)
 
 

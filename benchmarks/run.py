@@ -81,7 +81,7 @@ def ours(
 ) -> Side:
     """tnt-exp on a backend."""
     from tnt_exp.config.compose import compose
-    from tnt_exp.model.counts import macs
+    from tnt_exp.model.cost import macs
 
     # On a GPU all compute in bfloat16, as timm does under autocast.
     precision = ["trainer.precision=mixed_bfloat16"] if on_gpu() else []

@@ -98,13 +98,13 @@ def photographs() -> np.ndarray:
 
 def own(folder: Path) -> np.ndarray:
     """The first images of a folder, uint8 (6, SIZE, SIZE, 3)."""
-    from tnt_exp.data.decoding import decode
-    from tnt_exp.data.folders import image_files
+    from tnt_exp.data.image_files import decode_image
+    from tnt_exp.data.sources.image_folder import image_files
 
     files = [file for file, _ in zip(image_files(folder), range(COLUMNS), strict=False)]
     if len(files) < COLUMNS:
         raise SystemExit(f"--images {folder}: expected {COLUMNS} images, received {len(files)}")
-    return np.stack([decode(file, SIZE, 3) for file in files])
+    return np.stack([decode_image(file, SIZE, 3) for file in files])
 
 
 def at_this_size(config: AugmentationConfig) -> AugmentationConfig:
@@ -123,9 +123,9 @@ def augmented(images: np.ndarray, config: AugmentationConfig, step: int) -> np.n
 
 def operations(images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Each operation of RandAugment: its name, and the first image at growing levels, or three before and after."""
-    from tnt_exp.augmentation.policies import randaugment_laws
+    from tnt_exp.augmentation.policies import randaugment_ranges
 
-    for operation, law in randaugment_laws(increasing=True).items():
+    for operation, law in randaugment_ranges(increasing=True).items():
         change = abs(law.span) * np.asarray(LEVELS)
         if law.whole is not None:
             change = np.floor(change + law.whole)
@@ -142,7 +142,7 @@ def operations(images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 def performed(images: np.ndarray, operation: int, values: np.ndarray) -> np.ndarray:
     """The images after one operation, each with an argument of its own."""
     from tnt_exp.augmentation.policies import apply_operations
-    from tnt_exp.augmentation.sampling import sample
+    from tnt_exp.augmentation.resample import sample
 
     which = np.full((len(images), 1), operation, np.int32)
     changed, maps = apply_operations(images.astype(np.float32), which, values[:, None].astype(np.float32))

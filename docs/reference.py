@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from tnt_exp.config.compose import conf_dir
-from tnt_exp.config.fields import Field, fields
+from tnt_exp.config.keys import ConfigKey, config_keys
 from tnt_exp.config.schema import GROUPS, Config, RunConfig
 from tnt_exp.config.sweep import LauncherConfig, SweepConfig
 
@@ -33,13 +33,13 @@ def page() -> str:
     """The whole page."""
     parts = [_BEGIN]
     for group, section in GROUPS.items():
-        parts += [_section(group, section), *_keys(fields(section, f"{group}.")), "", *_options(group)]
-    parts += [_section("run", RunConfig), *_keys(fields(RunConfig, "run."))]
-    top = [field for field in fields(Config) if "." not in field.key]
+        parts += [_section(group, section), *_keys(config_keys(section, f"{group}.")), "", *_options(group)]
+    parts += [_section("run", RunConfig), *_keys(config_keys(RunConfig, "run."))]
+    top = [field for field in config_keys(Config) if "." not in field.key]
     parts += ["\n## The rest", "", *_keys(iter(top))]
     parts += ["\n## experiment\n\nComplete experiments: `experiment=NAME`.", "", *_options("experiment")]
-    parts += [_section("sweep", SweepConfig), *_keys(fields(SweepConfig, "sweep.")), "", *_options("sweep")]
-    parts += [_section("launcher", LauncherConfig), *_keys(fields(LauncherConfig, "launcher."))]
+    parts += [_section("sweep", SweepConfig), *_keys(config_keys(SweepConfig, "sweep.")), "", *_options("sweep")]
+    parts += [_section("launcher", LauncherConfig), *_keys(config_keys(LauncherConfig, "launcher."))]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
@@ -47,7 +47,7 @@ def _section(name: str, section: type) -> str:
     return f"\n## {name}\n\n{section.__doc__}\n"
 
 
-def _keys(found: Iterator[Field]) -> Iterator[str]:
+def _keys(found: Iterator[ConfigKey]) -> Iterator[str]:
     yield "| key | expected | default | |"
     yield "|---|---|---|---|"
     for field in found:

@@ -1,11 +1,11 @@
 """Hydra takes plugins from the namespace `hydra_plugins` only: ours, under their names there."""
 
-from tnt_exp.sweep import launcher, sweeper
+from tnt_exp.sweep import local_executor, sweeper
 
 
 class Sweeper(sweeper.Sweeper):
     """`hydra/sweeper`: what is run."""
 
 
-class LocalLauncher(launcher.LocalLauncher):
+class LocalLauncher(local_executor.LocalLauncher):
     """`hydra/launcher=local`: where it is run."""

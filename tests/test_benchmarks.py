@@ -9,7 +9,7 @@ import pytest
 from benchmarks import equal_time
 from benchmarks.run import SAME, SEED, TIMM_S, TIMM_SAME, suites
 from tnt_exp.config.compose import compose
-from tnt_exp.model.counts import parameters
+from tnt_exp.model.cost import parameters
 
 
 def size(overrides: list[str]) -> int:

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tnt_exp.check import check
 from tnt_exp.cli import main
 from tnt_exp.config.compose import compose
+from tnt_exp.preflight import preflight
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "multirun/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -167,7 +167,7 @@ def test_training_command_composes_and_can_run(command: str, photos: Path, monke
         assert main(["train", *arguments]) == 0
         return
     # The archives of known datasets are not here; that they would be fetched is all that is not tried.
-    check(compose([argument for argument in arguments if not argument.startswith("-")]))
+    preflight(compose([argument for argument in arguments if not argument.startswith("-")]))
 
 
 def _dry(kind_: str, mark: str | None = None) -> list[object]:
@@ -272,7 +272,7 @@ def test_served_model_answers_what_predict_answers(
     assert done.returncode == 0, done.stdout + done.stderr
     from tnt_exp import data
 
-    images = data.load(compose([]).dataset).test.images[:6]
+    images = data.load_dataset(compose([]).dataset).test.images[:6]
     for number, image in enumerate(images):
         Image.fromarray(image[:, :, 0]).save(tmp_path / f"{number}.png")
     monkeypatch.chdir(tmp_path)

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tnt_exp import durable
+from tnt_exp import atomic_files
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    durable.write(file, "old")
-    with pytest.raises(FileExistsError), durable.beside(file) as part:
+    atomic_files.atomic_write(file, "old")
+    with pytest.raises(FileExistsError), atomic_files.atomic_path(file) as part:
         [part.write_text("ne"), part.mkdir()]
     assert file.read_text() == "old"
-    durable.write(file, b"new")
+    atomic_files.atomic_write(file, b"new")
     assert file.read_text() == "new"
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
 
@@ -23,10 +23,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     for content in ("old", "new"):
-        with durable.beside(folder) as part:
+        with atomic_files.atomic_path(folder) as part:
             part.mkdir()
             (part / content).write_text(content)
-    with pytest.raises(FileExistsError), durable.beside(folder) as part:
+    with pytest.raises(FileExistsError), atomic_files.atomic_path(folder) as part:
         [part.mkdir() for _ in range(2)]
     assert [file.name for file in folder.iterdir()] == ["new"]
     assert [found.name for found in tmp_path.iterdir()] == ["folder"]
@@ -39,10 +39,10 @@ def test_what_a_killed_writer_left_is_found_and_does_not_matter(tmp_path: Path) 
         "    part.write_text('half')\n    os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], check=False)
-    assert [left.name for left in durable.leftovers(tmp_path)] == [".part.file"]
-    durable.write_json(tmp_path / "file", {"a": 1})
-    assert durable.read_json(tmp_path / "file") == {"a": 1}
-    assert durable.leftovers(tmp_path) == []
+    assert [left.name for left in atomic_files.partial_files(tmp_path)] == [".part.file"]
+    atomic_files.atomic_write_json(tmp_path / "file", {"a": 1})
+    assert atomic_files.read_json(tmp_path / "file") == {"a": 1}
+    assert atomic_files.partial_files(tmp_path) == []
 
 
 def test_a_lock_has_one_owner_and_dies_with_it(tmp_path: Path) -> None:
@@ -55,12 +55,12 @@ def test_a_lock_has_one_owner_and_dies_with_it(tmp_path: Path) -> None:
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "True\n"
-        assert durable.lock(file) is None
-        assert durable.owner(file).startswith(f"process {process.pid} on ")
+        assert atomic_files.acquire_lock(file) is None
+        assert atomic_files.lock_owner(file).startswith(f"process {process.pid} on ")
         process.kill()
         process.wait()
-    assert durable.owner(file).startswith(f"process {process.pid} on ")  # it did not let go
-    held = durable.lock(file)
+    assert atomic_files.lock_owner(file).startswith(f"process {process.pid} on ")  # it did not let go
+    held = atomic_files.acquire_lock(file)
     assert held is not None
-    durable.release(held)
-    assert durable.owner(file) == ""
+    atomic_files.release_lock(held)
+    assert atomic_files.lock_owner(file) == ""

@@ -10,16 +10,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "tnt_exp"
 
 # From the top of the way through to its bottom.
 ROOMS = [
+    "errors",
     "config",
-    "cores",
-    "durable",
-    "trouble",
+    "hardware",
+    "atomic_files",
+    "formatting",
     "data",
     "augmentation",
     "model",
     "signals",
     "training",
-    "check",
+    "preflight",
     "evaluation",
     "run_folder",
     "provenance",
@@ -29,7 +30,7 @@ ROOMS = [
     "experiment",
     "run",
     "sweep",
-    "finished",
+    "finished_runs",
     "cli",
 ]
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if "conf" not in file.relative_to(PACKAGE).parts[:1])

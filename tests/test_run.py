@@ -244,7 +244,7 @@ def test_fine_tuning_starts_from_weights_and_moves_only_the_head(tmp_path: Path)
 
     from tnt_exp import model
     from tnt_exp.config.compose import compose
-    from tnt_exp.model.weights import save_timm
+    from tnt_exp.model.pretrained import save_timm
 
     published = model.build(compose(["model=tiny"]).model, 7, 1, seed=5)
     save_timm(published.network, tmp_path / "tiny.safetensors")

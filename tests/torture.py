@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     os.environ |= {"KERAS_BACKEND": options.backend, "MLFLOW_DISABLE_TELEMETRY": "true", "TF_CPP_MIN_LOG_LEVEL": "2"}
     # What takes seconds is imported once; each start of the command is a fork of here, where nothing was computed.
-    for name in ("tnt_exp.evaluation", "tnt_exp.experiment", "tnt_exp.tracking.doctor", "tnt_exp.reports.plots"):
+    for name in ("tnt_exp.evaluation", "tnt_exp.experiment", "tnt_exp.tracking.doctor", "tnt_exp.reports.run_figures"):
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
         report = torture(Path(folder), options.backend, options.kills, options.seed)
@@ -84,7 +84,7 @@ class Report:
 
 def torture(folder: Path, backend: str, kills: int, seed: int) -> Report:
     """Kill chains of runs until each signal has its kills."""
-    from tnt_exp.finished.comparing import difference
+    from tnt_exp.finished_runs.compare import first_difference
 
     report, dice = Report(backend), random.Random(f"{seed} {backend}")
     command = [*RUN, f"trainer.backend={backend}", f"trainer.deterministic={str(backend == 'tensorflow').lower()}"]
@@ -116,7 +116,7 @@ def torture(folder: Path, backend: str, kills: int, seed: int) -> Report:
                         report.wrong.append(f"{chain.name}: RUNNING after the doctor, killed in {moment}")
             _expect(_start(chain, command), 0, chain)
             wrong = _not_as_it_should_be(chain)
-            found = difference(chain / "multirun/runs/run", whole / "multirun/runs/run")
+            found = first_difference(chain / "multirun/runs/run", whole / "multirun/runs/run")
             if found:
                 wrong.append(f"{chain.name} ({', '.join(moments)}): {found}")
             if not wrong:
@@ -219,18 +219,18 @@ def _arm(moment: str, nth: int, later: float, name: str) -> None:
     if moment == "data loading":
         from tnt_exp import data
 
-        data.load = armed(data.load)
+        data.load_dataset = armed(data.load_dataset)
     elif moment == "mid-step":
-        from tnt_exp.training import loop
+        from tnt_exp.training import trainer
 
-        original = loop.Loop.__init__
+        original = trainer.Trainer.__init__
 
         def init(self: Any, **fields: Any) -> None:
             step = fields["step"]
             original(self, **fields)
             object.__setattr__(self, "step", Armed(step, armed(step)))
 
-        loop.Loop.__init__ = init  # type: ignore[method-assign]
+        trainer.Trainer.__init__ = init  # type: ignore[method-assign]
     elif moment == "checkpoint write":
         from tnt_exp.training import checkpoint
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tnt_exp.finished.loading import load
+    from tnt_exp.finished_runs.find import load_model as load
 
 __all__ = ["__version__", "load"]
 __version__ = "0.1.0"
@@ -13,6 +13,6 @@ def __getattr__(name: str) -> Any:
     # Imported when it is asked for: the command line must not wait for it.
     if name != "load":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tnt_exp.finished.loading import load
+    from tnt_exp.finished_runs.find import load_model
 
-    return load
+    return load_model

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tnt_exp.data.batches import padded
+from tnt_exp.data.batches import padded_batches
 from tnt_exp.data.dataset import Split
 
 
@@ -80,7 +80,7 @@ def evaluate(classifier: Any, split: Split, batch_size: int, *, flip: bool) -> E
     losses: list[np.ndarray] = []
     predicted: list[np.ndarray] = []
     confidence: list[np.ndarray] = []
-    for images, labels, count in padded(split, batch_size):
+    for images, labels, count in padded_batches(split, batch_size):
         # The host sums, in float64 and once over all images, so that the figures do not depend on the batch size.
         logits = np.asarray(classifier.predict_on_batch(images), np.float64)[:count]
         if flip:

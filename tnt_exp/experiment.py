@@ -10,21 +10,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tnt_exp import data, provenance
-from tnt_exp.config import Config, rules
+from tnt_exp.config import Config, validation
 from tnt_exp.run_folder import ARTIFACTS, RunFolder
 from tnt_exp.signals import Signals
-from tnt_exp.training.finite import NonFiniteError
+from tnt_exp.training.checkpoint import NonFiniteError
 
 if TYPE_CHECKING:
     from tnt_exp.augmentation import Augmentation
     from tnt_exp.tracking import Tracker
-    from tnt_exp.training.choice import Choice
+    from tnt_exp.training.checkpoint_manager import CheckpointManager
     from tnt_exp.training.device import Device
-    from tnt_exp.training.keeper import Keeper
-    from tnt_exp.training.loop import Loop
-    from tnt_exp.training.packed import Packed
-    from tnt_exp.training.progress import Progress
-    from tnt_exp.training.state import State
+    from tnt_exp.training.flat_optimizer import FlatOptimizer
+    from tnt_exp.training.progress import ProgressBar
+    from tnt_exp.training.train_state import BestWeights, TrainState
+    from tnt_exp.training.trainer import Trainer
 
 log = logging.getLogger("tnt_exp")
 
@@ -51,12 +50,12 @@ class Experiment:
 
     def train(self) -> None:
         """From the configuration to a complete run folder."""
-        dataset = data.load(self.config.dataset)
-        rules.check(self.config, channels=dataset.channels, train_images=len(dataset.train))
+        dataset = data.load_dataset(self.config.dataset)
+        validation.validate(self.config, channels=dataset.channels, train_images=len(dataset.train))
         if self.config.tracking.enabled:
-            from tnt_exp.tracking import begin
+            from tnt_exp.tracking import start_run
 
-            self.tracker = begin(self.config, self.folder, dataset, self.tags)
+            self.tracker = start_run(self.config, self.folder, dataset, self.tags)
             self.result["mlflow_run_id"] = self.tracker.run_id
         device = self._prepare()
         provenance.record(self.folder.path, hardware=self.result["hardware"], dataset_digest=dataset.digest)
@@ -81,9 +80,9 @@ class Experiment:
         return "\n".join(lines)
 
     def _prepare(self) -> "Device":
-        from tnt_exp.training.device import prepare
+        from tnt_exp.training.device import prepare_device
 
-        device = prepare(self.config.trainer)
+        device = prepare_device(self.config.trainer)
         self.result["versions"] = provenance.versions()
         self.result["hardware"] = {
             "device": device.kind,
@@ -101,7 +100,7 @@ class Experiment:
 
     def _build(self, dataset: data.Dataset, device: "Device") -> Any:
         from tnt_exp import model
-        from tnt_exp.model import counts
+        from tnt_exp.model import cost
 
         classifier = model.build(
             self.config.model,
@@ -112,7 +111,7 @@ class Experiment:
             remat=self.config.trainer.remat,
         )
         if self.config.model.weights is not None:
-            from tnt_exp.model.weights import load_pytorch
+            from tnt_exp.model.pretrained import load_pytorch
 
             log.info("weights   %s", self.config.model.weights)
             for remark in load_pytorch(classifier.network, self.config.model.weights):
@@ -120,7 +119,7 @@ class Experiment:
         model.freeze(classifier.network, self.config.trainer.freeze.value)
         classifier.jit_compile = device.xla  # for evaluation; training has a step of its own
         self.result["parameters"] = classifier.count_params()
-        self.result["macs"] = counts.macs(self.config.model, dataset.num_classes, dataset.channels)
+        self.result["macs"] = cost.macs(self.config.model, dataset.num_classes, dataset.channels)
         if self.tracker:
             self.tracker.metrics({key: self.result[key] for key in ("parameters", "macs")}, step=0)
         parameters, macs = self.result["parameters"], self.result["macs"] / 1e6
@@ -142,19 +141,18 @@ class Experiment:
         )
         return classifier
 
-    def _fit(self, classifier: Any, dataset: data.Dataset, device: "Device") -> "Choice":
-        from tnt_exp.training.choice import Choice
-        from tnt_exp.training.progress import Progress
-        from tnt_exp.training.state import State
+    def _fit(self, classifier: Any, dataset: data.Dataset, device: "Device") -> "BestWeights":
+        from tnt_exp.training.progress import ProgressBar
+        from tnt_exp.training.train_state import BestWeights, TrainState
 
         trainer = self.config.trainer
         augmentation = self._augmentation(dataset)
         self._draw_samples(augmentation, dataset)
         batches = data.Batches(dataset.train, trainer.batch_size, self.config.seed, self.config.augmentation.repeats)
         optimizer = self._optimizer(classifier)
-        state = State(classifier, optimizer, Choice(trainer.select, trainer.patience), rows=self.rows)
+        state = TrainState(classifier, optimizer, BestWeights(trainer.select, trainer.patience), rows=self.rows)
         keeper = self._keeper(state, dataset, batches.steps_per_epoch)
-        with Progress(trainer.epochs, trainer.epochs * batches.steps_per_epoch) as progress, self.signals.deferred():
+        with ProgressBar(trainer.epochs, trainer.epochs * batches.steps_per_epoch) as progress, self.signals.deferred():
             loop = self._loop(state, augmentation, batches, device, progress, keeper)
             while not self._epochs(loop, state, dataset, progress, keeper):
                 loop.step.push()
@@ -170,7 +168,12 @@ class Experiment:
         return state.choice
 
     def _epochs(
-        self, loop: "Loop", state: "State", dataset: data.Dataset, progress: "Progress", keeper: "Keeper"
+        self,
+        loop: "Trainer",
+        state: "TrainState",
+        dataset: data.Dataset,
+        progress: "ProgressBar",
+        keeper: "CheckpointManager",
     ) -> bool:
         """Train to the end; False: the state went back to a checkpoint."""
         trainer = self.config.trainer
@@ -198,10 +201,10 @@ class Experiment:
             return False
         return True
 
-    def _keeper(self, state: "State", dataset: data.Dataset, epoch_steps: int) -> "Keeper":
-        from tnt_exp.training.keeper import Keeper
+    def _keeper(self, state: "TrainState", dataset: data.Dataset, epoch_steps: int) -> "CheckpointManager":
+        from tnt_exp.training.checkpoint_manager import CheckpointManager
 
-        keeper = Keeper(
+        keeper = CheckpointManager(
             state,
             self.folder.checkpoints,
             self.config.trainer,
@@ -233,39 +236,39 @@ class Experiment:
             seed=self.config.seed,
         )
 
-    def _optimizer(self, classifier: Any) -> "Packed":
+    def _optimizer(self, classifier: Any) -> "FlatOptimizer":
         from tnt_exp import model
         from tnt_exp.training import optimizer as optimizers
 
-        return optimizers.build(
+        return optimizers.build_optimizer(
             self.config.optimizer,
             classifier.trainable_variables,
-            model.decays,
+            model.is_decayed,
             factors=self._rate_factors(classifier),
             scale_loss=self.config.trainer.precision.value == "mixed_float16",
         )
 
     def _loop(
         self,
-        state: "State",
+        state: "TrainState",
         augmentation: "Augmentation",
         batches: data.Batches,
         device: "Device",
-        progress: "Progress",
-        keeper: "Keeper",
-    ) -> "Loop":
-        from tnt_exp.training.loop import Loop
-        from tnt_exp.training.profile import Profiled
-        from tnt_exp.training.schedule import Schedule
-        from tnt_exp.training.step import Work, compile_step
+        progress: "ProgressBar",
+        keeper: "CheckpointManager",
+    ) -> "Trainer":
+        from tnt_exp.training.lr_schedule import LearningRateSchedule
+        from tnt_exp.training.profiler import ProfiledStep
+        from tnt_exp.training.train_step import StepComputation, compile_train_step
+        from tnt_exp.training.trainer import Trainer
 
         epochs, rate = self.config.trainer.epochs, self.config.optimizer.learning_rate
-        work = Work(state.classifier.network, augmentation, state.optimizer)
-        step = compile_step(work, xla=device.xla, devices=device.count)
-        return Loop(
-            step=Profiled(step, self.folder.path / "profile") if self.config.trainer.profile else step,
+        work = StepComputation(state.classifier.network, augmentation, state.optimizer)
+        step = compile_train_step(work, xla=device.xla, devices=device.count)
+        return Trainer(
+            step=ProfiledStep(step, self.folder.path / "profile") if self.config.trainer.profile else step,
             batches=batches,
-            rate=state.scaled(Schedule(self.config.schedule, rate, batches.steps_per_epoch, epochs)),
+            rate=state.scaled(LearningRateSchedule(self.config.schedule, rate, batches.steps_per_epoch, epochs)),
             epochs=epochs,
             mix_off_epochs=self.config.augmentation.mix_off_epochs,
             steps_per_dispatch=device.steps_per_dispatch,
@@ -286,25 +289,25 @@ class Experiment:
         ]
 
     def _validate(
-        self, number: int, metrics: dict[str, float], state: "State", dataset: data.Dataset
+        self, number: int, metrics: dict[str, float], state: "TrainState", dataset: data.Dataset
     ) -> tuple[dict[str, float], bool]:
         """The epoch's metrics with `val/...`, and whether to stop early."""
         from tnt_exp.evaluation import evaluate
-        from tnt_exp.training.averaging import averaged
+        from tnt_exp.training.optimizer import ema_weights
 
         metrics, classifier = dict(metrics), state.classifier
         batch_size, flip = self.config.trainer.batch_size, self.config.trainer.test_time_flip
         if dataset.validation is not None and self.config.optimizer.ema is not None:
             metrics |= evaluate(classifier, dataset.validation, batch_size, flip=flip).metrics("val/raw")
         # Where weights are averaged, the average is what is validated, chosen and kept.
-        with averaged(classifier.network, state.optimizer):
+        with ema_weights(classifier.network, state.optimizer):
             if dataset.validation is not None:
                 metrics |= evaluate(classifier, dataset.validation, batch_size, flip=flip).metrics("val")
             return metrics, state.choice.offer(number, metrics, classifier)
 
-    def _test(self, classifier: Any, dataset: data.Dataset, choice: "Choice") -> None:
+    def _test(self, classifier: Any, dataset: data.Dataset, choice: "BestWeights") -> None:
         from tnt_exp.evaluation import evaluate
-        from tnt_exp.reports import plots
+        from tnt_exp.reports import run_figures
 
         trainer = self.config.trainer
         test = evaluate(classifier, dataset.test, trainer.batch_size, flip=trainer.test_time_flip)
@@ -313,9 +316,11 @@ class Experiment:
         self.result["class_accuracy"] = test.accuracy_by_name(dataset.class_names)
         if self.tracker:
             self.tracker.metrics(dict(test.metrics("test")), step=choice.epoch)
-        plots.curves(self.rows, choice.epoch, self.folder.plots / "curves.png")
+        run_figures.draw_curves(self.rows, choice.epoch, self.folder.plots / "curves.png")
         title = f"{dataset.name} test: accuracy {test.accuracy:.4f}"
-        plots.confusion(test.confusion, dataset.class_names, title, self.folder.plots / "confusion_matrix.png")
+        run_figures.draw_confusion_matrix(
+            test.confusion, dataset.class_names, title, self.folder.plots / "confusion_matrix.png"
+        )
         log.info(
             "test      accuracy %.4f, top-5 %.4f, loss %.4f (weights of epoch %d)",
             test.accuracy,
@@ -327,14 +332,14 @@ class Experiment:
     def _draw_samples(self, augmentation: "Augmentation", dataset: data.Dataset) -> None:
         import numpy as np
 
-        from tnt_exp.reports import plots
+        from tnt_exp.reports import run_figures
 
         count = min(32, len(dataset.train))
         images, labels = dataset.train.images[:count], dataset.train.labels[:count]
         seen, _ = augmentation(images, labels, 0, 0.0)
         pixels = np.asarray(seen, np.float32) * np.asarray(self.config.model.std) + np.asarray(self.config.model.mean)
         titles = [dataset.class_names[label] for label in labels]
-        plots.samples(pixels, titles, self.folder.plots / "samples.png")
+        run_figures.draw_samples(pixels, titles, self.folder.plots / "samples.png")
 
     def _keep(self, classifier: Any, dataset: data.Dataset) -> None:
         from tnt_exp.training.device import load_tensorflow

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tnt_exp.durable import read_json, write, write_json
+from tnt_exp.atomic_files import atomic_write, atomic_write_json, read_json
 
 FOLDER = "provenance"  # in a run folder
 _STARTS = "starts.json"
@@ -71,13 +71,13 @@ def record(folder: Path, **facts: Any) -> None:
     place, found = folder / FOLDER, start(**facts)
     place.mkdir(exist_ok=True)
     if found["git_diff"] and not (place / found["git_diff"]).exists():
-        write(place / found["git_diff"], _diff())
+        atomic_write(place / found["git_diff"], _diff())
     starts, now = read(folder), time.strftime("%Y-%m-%d %H:%M:%S%z")
     if starts and {**starts[-1], "times": None} == {**found, "times": None}:
         starts[-1]["times"].append(now)
     else:
         starts.append({**found, "times": [now]})
-    write_json(place / _STARTS, starts)
+    atomic_write_json(place / _STARTS, starts)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import psutil
 
-from tnt_exp.config import Config, InputError
+from tnt_exp.config import Config
+from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.experiment import Experiment
 from tnt_exp.run_folder import RunFolder, flat
 from tnt_exp.signals import Signals, Stopped
-from tnt_exp.training.finite import NonFiniteError
-from tnt_exp.trouble import explain
+from tnt_exp.training.checkpoint import NonFiniteError
 
 log = logging.getLogger("tnt_exp")
 
@@ -30,7 +30,7 @@ _MAY_DIFFER = (
 )
 
 
-def run(
+def run_experiment(
     config: Config,
     *,
     folder: str,
@@ -51,7 +51,7 @@ def run(
         The exit code: 0 finished, 1 failed, 2 the input cannot be used, 130 SIGINT, 143 SIGTERM, 75 SIGUSR1.
 
     Raises:
-        InputError: The folder holds another experiment, or another process uses it.
+        UserError: The folder holds another experiment, or another process uses it.
         OSError: The folder cannot be written to.
     """
     logging.raiseExceptions = False  # a log that cannot be written (a full disk) is no reason to print a traceback
@@ -70,9 +70,9 @@ def _run(
     if _finished(run_folder, config):
         log.info("finished before; nothing to do in %s", run_folder.path)
         if config.tracking.enabled and run_folder.read_tracking():
-            from tnt_exp.tracking import end
+            from tnt_exp.tracking import finalize_run
 
-            end(run_folder.path, "FINISHED")
+            finalize_run(run_folder.path, "FINISHED")
         return 0
     run_folder.write_config(config, overrides)
     run_folder.remove_result()
@@ -86,7 +86,7 @@ def _run(
             run_folder.write_result(result)
         except OSError as error:
             code = code or 1
-            log.error(explain(error) or str(error))
+            log.error(describe_system_error(error) or str(error))
         experiment.close()
     if code in (0, 1):
         log.info(experiment.where_to_look())
@@ -97,7 +97,7 @@ def _attempt(experiment: Experiment, result: dict[str, Any]) -> int:
     """Train, and say in `result` how it ended."""
     try:
         experiment.train()
-    except InputError as error:
+    except UserError as error:
         result["error"] = str(error)
         print(f"tnt-exp: {error}", file=sys.stderr)
         return 2
@@ -110,7 +110,7 @@ def _attempt(experiment: Experiment, result: dict[str, Any]) -> int:
         log.error("the run failed: %s", error)
         return 1
     except Exception as error:
-        known = explain(error)
+        known = describe_system_error(error)
         result["error"] = known or f"{type(error).__name__}: {error}"
         if known:
             log.error("the run failed: %s", known)
@@ -126,7 +126,7 @@ def _finished(folder: RunFolder, config: Config) -> bool:
     """Whether the folder's run has all that the configuration asks for.
 
     Raises:
-        InputError: The folder's run has another configuration.
+        UserError: The folder's run has another configuration.
     """
     before = folder.read_config()
     if before is None:
@@ -138,7 +138,7 @@ def _finished(folder: RunFolder, config: Config) -> bool:
         if old.get(key) != new.get(key) and not key.startswith(_MAY_DIFFER)
     ]
     if differing:
-        raise InputError(
+        raise UserError(
             f"{folder.path}: expected the configuration that this run began with, received another: "
             f"{', '.join(differing)}. Repeat the command, choose another run.name, or add trainer.resume=never."
         )

@@ -1,20 +1,32 @@
 """The run folder: the truth about a run, complete without MLflow."""
 
+# MERGED DOCS:
+# """How far a running job is, read from its folder."""
+
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tnt_exp.config import InputError
+from tnt_exp.atomic_files import (
+    acquire_lock,
+    atomic_path,
+    atomic_write,
+    atomic_write_json,
+    lock_owner,
+    name_file_in_errors,
+    read_json,
+    release_lock,
+)
 from tnt_exp.config.compose import load_config
 from tnt_exp.config.schema import Config
-from tnt_exp.durable import beside, lock, naming, owner, read_json, release, write, write_json
+from tnt_exp.errors import UserError
 
 # Files and folders of a run that MLflow has, too.
 ARTIFACTS = [
@@ -48,22 +60,22 @@ class RunFolder:
             wait: Seconds to wait for another process' end.
 
         Raises:
-            InputError: Another process uses it.
+            UserError: Another process uses it.
         """
         file = self.path / ".lock"
-        found = lock(file)
+        found = acquire_lock(file)
         if found is None and wait:
             print(f"another process runs {self.path}: waiting for its end", flush=True)
-            found = lock(file, wait)
+            found = acquire_lock(file, wait)
         if found is None:
-            raise InputError(
-                f"{self.path}: expected a run folder that nobody uses, received one that {owner(file)} uses. "
+            raise UserError(
+                f"{self.path}: expected a run folder that nobody uses, received one that {lock_owner(file)} uses. "
                 "Wait for its end, or choose another run.name."
             )
         try:
             yield
         finally:
-            release(found)
+            release_lock(found)
 
     @property
     def checkpoints(self) -> Path:
@@ -87,12 +99,12 @@ class RunFolder:
 
     def write_config(self, config: Config, overrides: Sequence[str]) -> None:
         """`config.yaml` (every value, reloadable) and `overrides.yaml` (what the command line changed)."""
-        write(self.path / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
-        write(self.path / "overrides.yaml", yaml.safe_dump(list(overrides)))
+        atomic_write(self.path / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
+        atomic_write(self.path / "overrides.yaml", yaml.safe_dump(list(overrides)))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """`result.json`."""
-        write_json(self.path / "result.json", result)
+        atomic_write_json(self.path / "result.json", result)
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """`metrics.csv` anew, as a run that goes on from a checkpoint knows it."""
@@ -101,12 +113,12 @@ class RunFolder:
             writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        write(self.path / "metrics.csv", text.getvalue())
+        atomic_write(self.path / "metrics.csv", text.getvalue())
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """One row of `metrics.csv`; every row has the columns of the first."""
         file = self.path / "metrics.csv"
-        with naming(file), file.open("a", newline="") as stream:
+        with name_file_in_errors(file), file.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, list(row), lineterminator="\n")
             if stream.tell() == 0:
                 writer.writeheader()
@@ -126,7 +138,7 @@ class RunFolder:
 
     def write_tracking(self, uri: str, run_id: str) -> None:
         """`mlflow.json`."""
-        write_json(self.path / "mlflow.json", {"uri": uri, "run_id": run_id})
+        atomic_write_json(self.path / "mlflow.json", {"uri": uri, "run_id": run_id})
 
     def read_config(self) -> Config | None:
         """What `config.yaml` says; None in a new folder."""
@@ -135,7 +147,7 @@ class RunFolder:
 
     def save_model(self, classifier: Any) -> None:
         """`model.keras`."""
-        with beside(self.model) as part:
+        with atomic_path(self.model) as part:
             classifier.save(part)
 
     def _read(self, name: str) -> dict[str, Any]:
@@ -167,3 +179,36 @@ def flat(config: Config) -> dict[str, Any]:
                 yield prefix + key, value
 
     return dict(walk(plain(config), ""))
+
+
+@dataclass(frozen=True)
+class MetricsFile:
+    """How far a job is.
+
+    Attributes:
+        epoch: Epochs done.
+        rows: Rows of `metrics.csv`, one an epoch.
+    """
+
+    epoch: int
+    rows: list[dict[str, str]]
+
+    def value(self, metric: str) -> float | None:
+        """The metric after the last epoch; None where there is none."""
+        return parse_number(self.rows[-1].get(metric)) if self.rows else None
+
+
+def read_metrics(folder: Path) -> MetricsFile:
+    """Read `metrics.csv`; a line that is being written is left out."""
+    try:
+        text = (folder / "metrics.csv").read_text()
+    except FileNotFoundError:
+        return MetricsFile(0, [])
+    whole = text[: text.rfind("\n") + 1]
+    rows = list(csv.DictReader(whole.splitlines()))
+    return MetricsFile(int(float(rows[-1]["epoch"])) if rows else 0, rows)
+
+
+def parse_number(text: str | None) -> float | None:
+    """A number of a CSV cell, or None."""
+    return float(text) if text else None

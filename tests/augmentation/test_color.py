@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from tnt_exp.augmentation import color
-from tnt_exp.augmentation.randomness import Draws
+from tnt_exp.augmentation.stateless_random import StatelessRandom
 from tnt_exp.config.augmentation import AugmentationConfig
 
 pytestmark = pytest.mark.backend
@@ -68,14 +68,14 @@ def test_grey_images(name):
 @pytest.mark.parametrize(("strength", "low", "high"), [(0.4, 0.6, 1.4), (1.5, 0.0, 2.5)])
 def test_factors_are_uniform(strength, low, high):
     given = keras.ops.full((10_000, 1, 1, 1), 100.0, "float32")
-    result = color.jitter(given, AugmentationConfig(brightness=strength), Draws(2, 5))
+    result = color.jitter(given, AugmentationConfig(brightness=strength), StatelessRandom(2, 5))
     factors = keras.ops.convert_to_numpy(result).ravel() / 100
     assert stats.kstest(factors, stats.uniform(low, high - low).cdf).pvalue > 0.001
 
 
 def test_turns_of_hue_are_uniform():
     given = keras.ops.convert_to_tensor(np.broadcast_to(np.array([255, 0, 0], "float32"), (10_000, 1, 1, 3)))
-    result = keras.ops.convert_to_numpy(color.jitter(given, AugmentationConfig(hue=0.3), Draws(2, 5)))
+    result = keras.ops.convert_to_numpy(color.jitter(given, AugmentationConfig(hue=0.3), StatelessRandom(2, 5)))
     hues = np.array([colorsys.rgb_to_hsv(*pixel)[0] for pixel in result.reshape(-1, 3) / 255])
     hues = np.where(hues > 0.5, hues - 1, hues)
     assert stats.kstest(hues, stats.uniform(-0.3, 0.6).cdf).pvalue > 0.001

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from tnt_exp.augmentation.erasing import erase, random_boxes
-from tnt_exp.augmentation.randomness import Draws
+from tnt_exp.augmentation.stateless_random import StatelessRandom
 
 pytestmark = pytest.mark.backend
 
@@ -39,7 +39,7 @@ def boxes_of(masks: np.ndarray) -> np.ndarray:
 
 
 def test_boxes_have_the_law_of_timm():
-    masks = keras.ops.convert_to_numpy(random_boxes(1.0, Draws(3, 0), DRAWS, SIZE))
+    masks = keras.ops.convert_to_numpy(random_boxes(1.0, StatelessRandom(3, 0), DRAWS, SIZE))
     result, expected = boxes_of(masks), reference_boxes(DRAWS)
     for column in range(4):
         assert stats.ks_2samp(result[:, column], expected[:, column]).pvalue > 0.001
@@ -47,14 +47,14 @@ def test_boxes_have_the_law_of_timm():
 
 
 def test_rate():
-    masks = keras.ops.convert_to_numpy(random_boxes(0.25, Draws(3, 1), DRAWS, SIZE))
+    masks = keras.ops.convert_to_numpy(random_boxes(0.25, StatelessRandom(3, 1), DRAWS, SIZE))
     assert stats.binomtest(int(masks.any((1, 2)).sum()), DRAWS, 0.25).pvalue > 0.001
 
 
 def test_noise_inside_the_image_outside():
     inputs = np.full((256, SIZE, SIZE, 3), 50.0, "float32")
-    result = keras.ops.convert_to_numpy(erase(keras.ops.convert_to_tensor(inputs), 0.5, Draws(3, 2)))
-    masks = keras.ops.convert_to_numpy(random_boxes(0.5, Draws(3, 2), 256, SIZE))
+    result = keras.ops.convert_to_numpy(erase(keras.ops.convert_to_tensor(inputs), 0.5, StatelessRandom(3, 2)))
+    masks = keras.ops.convert_to_numpy(random_boxes(0.5, StatelessRandom(3, 2), 256, SIZE))
     np.testing.assert_array_equal(result[~masks], 50.0)
     noise = result[masks].ravel()
     assert stats.kstest(noise[:DRAWS], stats.norm.cdf).pvalue > 0.001

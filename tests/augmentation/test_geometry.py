@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from tnt_exp.augmentation.geometry import compose, random_geometry
-from tnt_exp.augmentation.randomness import Draws
-from tnt_exp.augmentation.sampling import sample
+from tnt_exp.augmentation.resample import sample
+from tnt_exp.augmentation.stateless_random import StatelessRandom
 from tnt_exp.config.augmentation import AugmentationConfig, Fill
 
 pytestmark = pytest.mark.backend
@@ -16,7 +16,7 @@ DRAWS = 10_000
 
 
 def maps(batch=DRAWS, source=(32, 32), step=0, **fields) -> np.ndarray:
-    drawn = random_geometry(AugmentationConfig(**fields), Draws(11, step), batch, source)
+    drawn = random_geometry(AugmentationConfig(**fields), StatelessRandom(11, step), batch, source)
     return keras.ops.convert_to_numpy(drawn).astype("float64")
 
 
@@ -25,7 +25,7 @@ def uniform(sample: np.ndarray, low: float, high: float) -> float:
 
 
 def test_nothing_asked_nothing_moved():
-    assert random_geometry(AugmentationConfig(), Draws(0, 0), 4, (32, 32)) is None
+    assert random_geometry(AugmentationConfig(), StatelessRandom(0, 0), 4, (32, 32)) is None
 
 
 @pytest.mark.parametrize(("field", "row"), [("horizontal_flip", 0), ("vertical_flip", 1)])

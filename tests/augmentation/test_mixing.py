@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from tnt_exp.augmentation.mixing import partner_weight, symmetric_beta
-from tnt_exp.augmentation.randomness import Draws
+from tnt_exp.augmentation.stateless_random import StatelessRandom
 from tnt_exp.config.augmentation import AugmentationConfig
 
 pytestmark = pytest.mark.backend
@@ -22,7 +22,7 @@ def marked(augment, **fields):
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 3.0])
 def test_lambda_has_the_law_of_beta(alpha):
-    uniform = Draws(1, 0).uniform("test", (2, 10_000))
+    uniform = StatelessRandom(1, 0).uniform("test", (2, 10_000))
     drawn = keras.ops.convert_to_numpy(
         symmetric_beta(keras.ops.convert_to_tensor(alpha, "float32"), uniform[0], uniform[1])
     )
@@ -34,7 +34,7 @@ def test_lambda_has_the_law_of_beta(alpha):
 
 def test_lambda_over_steps_has_the_law_of_beta():
     config = AugmentationConfig(mixup=0.8)
-    shares = [float(partner_weight(config, Draws(4, step), SIZE, 1.0)[1]) for step in range(500)]
+    shares = [float(partner_weight(config, StatelessRandom(4, step), SIZE, 1.0)[1]) for step in range(500)]
     assert stats.kstest(shares, stats.beta(0.8, 0.8).cdf).pvalue > 0.001
 
 
@@ -50,7 +50,7 @@ def reference_share(random, size: int, alpha: float) -> float:
 
 def test_area_of_cutmix_has_the_law_of_timm():
     config = AugmentationConfig(cutmix=1.0)
-    shares = [float(partner_weight(config, Draws(4, step), 32, 1.0)[1]) for step in range(500)]
+    shares = [float(partner_weight(config, StatelessRandom(4, step), 32, 1.0)[1]) for step in range(500)]
     random = np.random.default_rng(0)
     expected = [reference_share(random, 32, 1.0) for _ in range(10_000)]
     assert stats.ks_2samp(shares, expected).pvalue > 0.001
@@ -82,7 +82,7 @@ def test_cutmix_pixels_agree_with_labels(augment):
 def rates(count=300, mixing=1.0, **fields) -> dict[str, int]:
     counts = dict.fromkeys(("plain", "mixup", "cutmix"), 0)
     for step in range(count):
-        weight, _, mixed = partner_weight(AugmentationConfig(**fields), Draws(4, step), SIZE, mixing)
+        weight, _, mixed = partner_weight(AugmentationConfig(**fields), StatelessRandom(4, step), SIZE, mixing)
         # A box of no area counts as CutMix too: MixUp's weight is never exactly 0.
         values = set(np.unique(keras.ops.convert_to_numpy(weight)))
         counts["plain" if not bool(mixed) else "cutmix" if values <= {0.0, 1.0} else "mixup"] += 1

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from tnt_exp.augmentation.operations import Operation, apply_color, geometry_of
-from tnt_exp.augmentation.sampling import sample
+from tnt_exp.augmentation.resample import sample
 from tnt_exp.config.augmentation import Fill
 
 pytestmark = pytest.mark.backend

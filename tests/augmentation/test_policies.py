@@ -9,7 +9,7 @@ from scipy import stats
 
 from tnt_exp.augmentation.operations import Operation
 from tnt_exp.augmentation.policies import CIFAR10_POLICY, random_operations
-from tnt_exp.augmentation.randomness import Draws
+from tnt_exp.augmentation.stateless_random import StatelessRandom
 from tnt_exp.config.augmentation import AugmentationConfig, Policy
 
 pytestmark = pytest.mark.backend
@@ -21,7 +21,7 @@ ENHANCEMENTS = {"brightness", "contrast", "color", "sharpness"}
 
 def drawn(frame=(32, 32), step=0, **fields) -> tuple[np.ndarray, np.ndarray]:
     """Names and arguments, each (n, DRAWS)."""
-    operations, arguments = random_operations(AugmentationConfig(**fields), Draws(5, step), DRAWS, frame)
+    operations, arguments = random_operations(AugmentationConfig(**fields), StatelessRandom(5, step), DRAWS, frame)
     names = np.array([which.name for which in Operation])[keras.ops.convert_to_numpy(operations)]
     return names.T, keras.ops.convert_to_numpy(arguments).T
 

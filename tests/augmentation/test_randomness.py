@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tnt_exp.augmentation.randomness import Draws
+from tnt_exp.augmentation.stateless_random import StatelessRandom
 
 pytestmark = pytest.mark.backend
 
 
 def draw(seed=0, step=0, salt="a", kind="uniform", shape=(64,)) -> np.ndarray:
-    return keras.ops.convert_to_numpy(getattr(Draws(seed, step), kind)(salt, shape))
+    return keras.ops.convert_to_numpy(getattr(StatelessRandom(seed, step), kind)(salt, shape))
 
 
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
@@ -34,7 +34,7 @@ def test_each_argument_matters(kind, other):
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
 def test_parts_of_a_batch_draw_what_the_batch_draws(kind):
     whole = draw(kind=kind, shape=(12, 5))
-    parts = [getattr(Draws(0, 0, part), kind)("a", (4, 5)) for part in range(3)]
+    parts = [getattr(StatelessRandom(0, 0, part), kind)("a", (4, 5)) for part in range(3)]
     found = np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
     # The same words; of their cosine the last bit may be another at another place of a vector register.
     np.testing.assert_array_max_ulp(found, whole, maxulp=0 if kind == "uniform" else 4)

@@ -7,9 +7,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tnt_exp.config import Config, InputError, rules
+from tnt_exp.config import Config, validation
 from tnt_exp.config.compose import compose, conf_dir, options
-from tnt_exp.config.fields import fields, nearest
+from tnt_exp.config.keys import closest_match, config_keys
+from tnt_exp.errors import UserError
 from tnt_exp.run_folder import flat, plain
 
 GROUPS = ["model", "augmentation", "optimizer", "schedule", "dataset", "trainer", "tracking", "experiment"]
@@ -32,7 +33,7 @@ GROUPS = ["model", "augmentation", "optimizer", "schedule", "dataset", "trainer"
     ],
 )
 def test_misspelt_name_is_answered_with_the_nearest(override: str, key: str, hint: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         compose([override])
     message = str(caught.value)
     assert message.startswith(key)
@@ -59,7 +60,7 @@ def test_misspelt_name_is_answered_with_the_nearest(override: str, key: str, hin
     ],
 )
 def test_wrong_value_says_key_expected_and_received(override: str, words: list[str]) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         compose([override])
     for word in words:
         assert word in str(caught.value)
@@ -70,8 +71,8 @@ def _outcome(overrides: list[str]) -> str:
     """What a user sees: the message of a refusal, or the configuration."""
     try:
         config = compose(overrides)
-        rules.check(config)
-    except InputError as error:
+        validation.validate(config)
+    except UserError as error:
         return str(error).strip()
     return repr(config)
 
@@ -82,7 +83,7 @@ def test_any_override_composes_or_is_refused_in_words(text: str) -> None:
     assert _outcome([text])
 
 
-@given(st.sampled_from([field.key for field in fields()]), st.text(max_size=12))
+@given(st.sampled_from([field.key for field in config_keys()]), st.text(max_size=12))
 @settings(max_examples=150, deadline=None)
 def test_any_value_of_any_key_composes_or_is_refused_in_words(key: str, value: str) -> None:
     assert _outcome([f"{key}={value}"])
@@ -99,7 +100,7 @@ def test_every_shipped_option_composes_and_obeys_the_rules(group: str) -> None:
         if option == "finetune":
             overrides.append("model.weights=tnt_s.safetensors")
         config = compose(overrides)
-        rules.check(config)
+        validation.validate(config)
         section = getattr(config, group, None)
         if group in ("model", "augmentation") and option != "mixing":  # a part to add to another, without a name
             assert section is not None
@@ -130,20 +131,20 @@ def test_user_folder_of_groups_is_found(tmp_path: object) -> None:
     (folder / "mine.yaml").write_text("defaults: [base_model, _self_]\ndepth: 3\n")
     assert compose(["model=mine"], str(tmp_path)).model.depth == 3
     (folder / "typo.yaml").write_text("defaults: [base_model, _self_]\ndepht: 3\n")
-    with pytest.raises(InputError, match=r"model\.depht.*Did you mean model\.depth\?"):
+    with pytest.raises(UserError, match=r"model\.depht.*Did you mean model\.depth\?"):
         compose(["model=typo"], str(tmp_path))
 
 
 def test_every_key_is_documented() -> None:
-    for field in fields():
+    for field in config_keys():
         assert field.doc, field.key
         assert field.expects
 
 
 def test_nearest_does_not_guess_wildly() -> None:
-    keys = [field.key for field in fields()]
-    assert nearest("model.foo", keys) is None
-    assert nearest("zzz", keys) is None
+    keys = [field.key for field in config_keys()]
+    assert closest_match("model.foo", keys) is None
+    assert closest_match("zzz", keys) is None
 
 
 def test_saved_configuration_composes_to_itself() -> None:

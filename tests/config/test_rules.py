@@ -2,8 +2,9 @@
 
 import pytest
 
-from tnt_exp.config import InputError, rules
+from tnt_exp.config import validation
 from tnt_exp.config.compose import compose
+from tnt_exp.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -40,8 +41,8 @@ from tnt_exp.config.compose import compose
 )
 def test_broken_rule_is_named(overrides: list[str], words: list[str]) -> None:
     config = compose(["model.image_size=8", "model.patch_size=4", "model.stride=2", *overrides])
-    with pytest.raises(InputError) as caught:
-        rules.check(config, channels=1, train_images=1294)
+    with pytest.raises(UserError) as caught:
+        validation.validate(config, channels=1, train_images=1294)
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
@@ -49,6 +50,6 @@ def test_broken_rule_is_named(overrides: list[str], words: list[str]) -> None:
 
 def test_several_broken_rules_are_all_named() -> None:
     config = compose(["model.depth=0", "trainer.epochs=0", "seed=-3"])
-    with pytest.raises(InputError) as caught:
-        rules.check(config)
+    with pytest.raises(UserError) as caught:
+        validation.validate(config)
     assert len(str(caught.value).splitlines()) == 3

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tnt_exp.config import InputError
 from tnt_exp.config.dataset import DatasetConfig
-from tnt_exp.data import Dataset, load
+from tnt_exp.data import Dataset, load_dataset
+from tnt_exp.errors import UserError
 
 Files = dict[str, bytes]
 
@@ -147,12 +147,12 @@ def assert_valid(dataset: Dataset) -> None:
 
 @pytest.fixture(scope="session")
 def loads_or_is_refused() -> Callable[[DatasetConfig], None]:
-    """Load: a valid data set, or one line of InputError that names the path, and nothing else."""
+    """Load: a valid data set, or one line of UserError that names the path, and nothing else."""
 
     def check(config: DatasetConfig) -> None:
         try:
-            dataset = load(config)
-        except InputError as error:
+            dataset = load_dataset(config)
+        except UserError as error:
             message = str(error)
         else:
             return assert_valid(dataset)

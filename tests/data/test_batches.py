@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tnt_exp.data import Batches, Split, epoch_order, padded
+from tnt_exp.data import Batches, Split, epoch_order, padded_batches
 
 
 def split_of(size: int) -> Split:
@@ -66,7 +66,7 @@ def test_chunks_do_not_share_memory() -> None:
 @pytest.mark.parametrize(("size", "counts"), [(8, [4, 4]), (9, [4, 4, 1]), (3, [3])])
 def test_padded_batches_have_one_shape_and_count_what_is_real(size: int, counts: list[int]) -> None:
     split = split_of(size)
-    batches = list(padded(split, 4))
+    batches = list(padded_batches(split, 4))
     assert [count for _, _, count in batches] == counts
     assert all(images.shape == (4, 4, 5, 3) and labels.shape == (4,) for images, labels, _ in batches)
     np.testing.assert_array_equal(np.concatenate([images[:count] for images, _, count in batches]), split.images)

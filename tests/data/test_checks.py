@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tnt_exp.config import InputError
 from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.data import check
+from tnt_exp.data import validate
+from tnt_exp.errors import UserError
 
 
 def test_check_and_facts_import_nothing_slow(official: Any, tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_what_can_be_found_without_reading(tmp_path: Path, options: dict[str, An
     if "path" in options:
         path = options["path"].format(file=tmp_path / "text", folder=tmp_path / "folder")
         options = options | {"path": path}
-    with pytest.raises(InputError, match=message) as raised:
-        check(DatasetConfig(**options))
+    with pytest.raises(UserError, match=message) as raised:
+        validate(DatasetConfig(**options))
     assert "\n" not in str(raised.value)
 
 
 def test_home_is_expanded(official: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     official.write(tmp_path / "mnist", official.mnist())
     monkeypatch.setenv("HOME", str(tmp_path))
-    check(DatasetConfig(name=Source.mnist, path="~/mnist"))
+    validate(DatasetConfig(name=Source.mnist, path="~/mnist"))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tnt_exp.config import InputError
 from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.data import load
+from tnt_exp.data import load_dataset
+from tnt_exp.errors import UserError
 
 COMPRESSIONS = ["", "gz", "bz2", "xz"]
 
@@ -21,7 +21,7 @@ def cifar(path: Path, source: Source = Source.cifar100, validation_fraction: flo
 
 
 def assert_cifar100(config: DatasetConfig, official: Any) -> None:
-    dataset = load(config)
+    dataset = load_dataset(config)
     np.testing.assert_array_equal(dataset.train.images, official.pixels(200, 1))
     np.testing.assert_array_equal(dataset.test.images, official.pixels(100, 2))
     np.testing.assert_array_equal(dataset.train.labels, np.arange(200) % 100)
@@ -54,7 +54,7 @@ def test_the_folder_and_the_folder_above_it(official: Any, tmp_path: Path, layou
 def test_cifar10_joins_its_five_files_in_order(official: Any, tmp_path: Path, layout: str, folder: str) -> None:
     path = tmp_path / "archive.tar.gz"
     path.write_bytes(official.tar(getattr(official, layout)(), f"cifar-10-{folder}", mode="gz"))
-    dataset = load(cifar(path, Source.cifar10))
+    dataset = load_dataset(cifar(path, Source.cifar10))
     expected = np.concatenate([official.pixels(20, seed) for seed in range(5)])
     np.testing.assert_array_equal(dataset.train.images, expected)
     np.testing.assert_array_equal(dataset.train.labels, np.arange(100) % 10)
@@ -65,27 +65,27 @@ def test_cifar10_joins_its_five_files_in_order(official: Any, tmp_path: Path, la
 def test_the_files_need_no_class_names(official: Any, tmp_path: Path) -> None:
     files = official.binary_cifar100()
     del files["fine_label_names.txt"]
-    assert load(cifar(official.write(tmp_path, files))).class_names[99] == "worm"
+    assert load_dataset(cifar(official.write(tmp_path, files))).class_names[99] == "worm"
 
 
 def test_both_versions_in_one_folder_give_the_same(official: Any, tmp_path: Path) -> None:
     official.write(tmp_path / "binary", official.binary_cifar100())
     official.write(tmp_path / "python", official.python_cifar100())
     assert_cifar100(cifar(tmp_path), official)
-    assert load(cifar(tmp_path / "binary")).digest == load(cifar(tmp_path / "python")).digest
+    assert load_dataset(cifar(tmp_path / "binary")).digest == load_dataset(cifar(tmp_path / "python")).digest
 
 
 def test_fewer_images_than_the_official_ones_are_said(
     official: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    load(cifar(official.write(tmp_path, official.binary_cifar100())))
+    load_dataset(cifar(official.write(tmp_path, official.binary_cifar100())))
     assert "200 training and 100 test images; the official cifar100 has 50000 and 10000" in caplog.text
 
 
 def test_splits_of_cifar_are_stratified(official: Any, tmp_path: Path) -> None:
     path = official.write(tmp_path, official.binary_cifar100(train=1000))
     config = DatasetConfig(name=Source.cifar100, path=str(path), train_limit=500, validation_fraction=0.2)
-    dataset = load(config)
+    dataset = load_dataset(config)
     assert np.bincount(dataset.train.labels).tolist() == [4] * 100
     assert np.bincount(dataset.validation.labels).tolist() == [1] * 100
 
@@ -121,16 +121,16 @@ def test_damage_is_named_with_its_file(official: Any, tmp_path: Path, damage: st
     if archived:
         path = tmp_path / "data.tar.xz"
         path.write_bytes(official.tar(files, "cifar-100-binary", mode="xz"))
-    with pytest.raises(InputError, match=message) as raised:
-        load(cifar(path))
+    with pytest.raises(UserError, match=message) as raised:
+        load_dataset(cifar(path))
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_the_other_cifar_is_named(official: Any, tmp_path: Path) -> None:
     path = official.write(tmp_path, official.binary_cifar10())
-    with pytest.raises(InputError, match=r"expected the files of cifar100 \(train\.bin, test\.bin or train, test\)"):
-        load(cifar(path))
+    with pytest.raises(UserError, match=r"expected the files of cifar100 \(train\.bin, test\.bin or train, test\)"):
+        load_dataset(cifar(path))
 
 
 def test_links_and_other_members_are_passed_over(official: Any, tmp_path: Path) -> None:
@@ -158,20 +158,20 @@ def test_two_files_of_one_name_are_refused(official: Any, tmp_path: Path) -> Non
     files = official.binary_cifar100()
     archive = tmp_path / "archive.tar"
     archive.write_bytes(official.tar(files, "a", "b"))
-    with pytest.raises(InputError, match=r"expected one train\.bin in it, received two"):
-        load(cifar(archive))
+    with pytest.raises(UserError, match=r"expected one train\.bin in it, received two"):
+        load_dataset(cifar(archive))
     for name in ("a", "b"):
         official.write(tmp_path / "folders" / name, files)
-    with pytest.raises(InputError, match=r"expected one test\.bin, received .*a/test\.bin and .*b/test\.bin"):
-        load(cifar(tmp_path / "folders"))
+    with pytest.raises(UserError, match=r"expected one test\.bin, received .*a/test\.bin and .*b/test\.bin"):
+        load_dataset(cifar(tmp_path / "folders"))
 
 
 @pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
 def test_a_checksum_behind_the_last_member_counts(official: Any, tmp_path: Path, mode: str) -> None:
     path = tmp_path / "archive"
     path.write_bytes(official.tar(official.binary_cifar100(20, 10), "x", mode=mode)[:-4])
-    with pytest.raises(InputError, match="truncated"):
-        load(cifar(path))
+    with pytest.raises(UserError, match="truncated"):
+        load_dataset(cifar(path))
 
 
 damage = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8)

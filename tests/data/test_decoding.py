@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tnt_exp.config import InputError
-from tnt_exp.data.decoding import decode
+from tnt_exp.data.image_files import decode_image
+from tnt_exp.errors import UserError
 
 
 def test_decoding_keeps_the_middle(tmp_path: Path) -> None:
@@ -18,21 +18,21 @@ def test_decoding_keeps_the_middle(tmp_path: Path) -> None:
     Image.fromarray(wide).save(tmp_path / "wide.png")
     Image.fromarray(wide.transpose(1, 0, 2)).save(tmp_path / "tall.png")
     for name in ("wide.png", "tall.png"):
-        assert (decode(tmp_path / name, 4, 3) == [0, 255, 0]).all()
-        assert (decode(tmp_path / name, 4, 1) == 150).all()  # the luma of green, ITU-R 601
+        assert (decode_image(tmp_path / name, 4, 3) == [0, 255, 0]).all()
+        assert (decode_image(tmp_path / name, 4, 1) == 150).all()  # the luma of green, ITU-R 601
 
 
 def test_decoding_resizes_the_whole_image_and_then_crops(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
     resized = np.asarray(Image.fromarray(pixels).resize((14, 10), Image.Resampling.BICUBIC), int)
-    assert np.abs(decode(tmp_path / "x.png", 10, 3) - resized[:, 2:12]).max() <= 1
+    assert np.abs(decode_image(tmp_path / "x.png", 10, 3) - resized[:, 2:12]).max() <= 1
 
 
 def test_an_image_of_the_size_is_not_touched(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    np.testing.assert_array_equal(decode(tmp_path / "x.png", 9, 3), pixels)
+    np.testing.assert_array_equal(decode_image(tmp_path / "x.png", 9, 3), pixels)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -51,7 +51,7 @@ def test_images_are_turned_as_exif_says(tmp_path: Path, orientation: int) -> Non
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "x.png", exif=exif)
-    np.testing.assert_array_equal(decode(tmp_path / "x.png", 6, 3), upright)
+    np.testing.assert_array_equal(decode_image(tmp_path / "x.png", 6, 3), upright)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -75,7 +75,7 @@ def test_modes_and_formats(
     tmp_path: Path, name: str, make: Callable[[], Image.Image], level: int, channels: int
 ) -> None:
     make().save(tmp_path / name)
-    decoded = decode(tmp_path / name, 4, channels)
+    decoded = decode_image(tmp_path / name, 4, channels)
     assert (decoded.shape, decoded.dtype) == ((4, 4, channels), np.uint8)
     assert np.abs(decoded.astype(int) - level).max() <= 1
 
@@ -84,13 +84,13 @@ def test_a_palette_with_transparency_warns_of_nothing(tmp_path: Path) -> None:
     image = Image.new("P", (4, 4))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.save(tmp_path / "x.png", transparency=b"\x80\xff")
-    assert decode(tmp_path / "x.png", 4, 3)[0, 0].tolist() == [10, 20, 30]
+    assert decode_image(tmp_path / "x.png", 4, 3)[0, 0].tolist() == [10, 20, 30]
 
 
 def test_levels_of_unknown_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "x.tif")
-    with pytest.raises(InputError, match=r"x\.tif: .*mode F"):
-        decode(tmp_path / "x.tif", 4, 3)
+    with pytest.raises(UserError, match=r"x\.tif: .*mode F"):
+        decode_image(tmp_path / "x.tif", 4, 3)
 
 
 def test_large_photos_shrink_as_without_the_short_cut(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_large_photos_shrink_as_without_the_short_cut(tmp_path: Path) -> None:
     image = Image.fromarray(photo.astype(np.uint8))
     image.save(tmp_path / "x.jpg", quality=95)
     image.save(tmp_path / "x.png")
-    difference = decode(tmp_path / "x.jpg", 32, 3).astype(int) - decode(tmp_path / "x.png", 32, 3)
+    difference = decode_image(tmp_path / "x.jpg", 32, 3).astype(int) - decode_image(tmp_path / "x.png", 32, 3)
     assert np.abs(difference).max() <= 4
 
 
@@ -118,5 +118,5 @@ def test_any_damage_decodes_or_is_an_input_error(
     for where, value in edits:
         content[where % len(content)] = value
     path.write_bytes(content[: int(keep * len(content))])
-    with contextlib.suppress(InputError):
-        assert decode(path, 5, 3).shape == (5, 5, 3)
+    with contextlib.suppress(UserError):
+        assert decode_image(path, 5, 3).shape == (5, 5, 3)

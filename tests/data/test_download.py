@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 
-from tnt_exp.config import InputError
 from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.data import facts, load
+from tnt_exp.data import dataset_info, load_dataset
+from tnt_exp.errors import UserError
 
 SHAPES = {
     Source.cifar10: ((50_000, 32, 32, 3), (50_000, 1), 10),
@@ -20,8 +20,8 @@ def test_what_keras_downloads_is_what_the_facts_say(monkeypatch: pytest.MonkeyPa
     x, y = np.zeros(images, np.uint8), (np.arange(images[0]) % classes).astype(np.uint8).reshape(labels)
     monkeypatch.setattr(getattr(keras.datasets, source.value), "load_data", lambda: ((x, y), (x[:10_000], y[:10_000])))
     config = DatasetConfig(name=source, validation_fraction=0.2)
-    dataset = load(config)
-    expected = facts(config)
+    dataset = load_dataset(config)
+    expected = dataset_info(config)
     assert dataset.image_shape == (expected.height, expected.width, expected.channels)
     assert (dataset.num_classes, len(dataset.train)) == (expected.classes, expected.train)
     assert len(dataset.test) == 10_000
@@ -32,6 +32,6 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
         raise Exception("URL fetch failure on https://example.org/x.tar.gz:\nNone -- [Errno -3] no network")
 
     monkeypatch.setattr(keras.datasets.cifar100, "load_data", load_data)
-    with pytest.raises(InputError, match=r"dataset=cifar100: .*no network; .*dataset\.path=") as raised:
-        load(DatasetConfig(name=Source.cifar100))
+    with pytest.raises(UserError, match=r"dataset=cifar100: .*no network; .*dataset\.path=") as raised:
+        load_dataset(DatasetConfig(name=Source.cifar100))
     assert "\n" not in str(raised.value)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tnt_exp.config import InputError
 from tnt_exp.config.dataset import DatasetConfig, OnError, Source
-from tnt_exp.data import load
+from tnt_exp.data import load_dataset
+from tnt_exp.errors import UserError
 
 
 def folder(path: Path, size: int = 4, **options: Any) -> DatasetConfig:
@@ -36,7 +36,7 @@ def classes(root: Path, names: str = "ab", images: int = 8) -> Path:
 
 
 def test_class_folders_are_split_by_fraction(tmp_path: Path) -> None:
-    dataset = load(folder(classes(tmp_path), validation_fraction=1 / 6))
+    dataset = load_dataset(folder(classes(tmp_path), validation_fraction=1 / 6))
     assert dataset.class_names == ("a", "b")
     assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [10, 2, 4]
     assert dataset.image_shape == (4, 4, 3)
@@ -45,7 +45,7 @@ def test_class_folders_are_split_by_fraction(tmp_path: Path) -> None:
         assert [level // 100 for level in levels(split)] == split.labels.tolist()
     together = levels(dataset.train) + levels(dataset.validation) + levels(dataset.test)
     assert sorted(together) == [*range(8), *range(100, 108)]
-    assert load(folder(tmp_path, validation_fraction=1 / 6)).digest == dataset.digest
+    assert load_dataset(folder(tmp_path, validation_fraction=1 / 6)).digest == dataset.digest
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "validation", "Validation"])
@@ -53,7 +53,7 @@ def test_parts_in_folders(tmp_path: Path, validation: str) -> None:
     classes(tmp_path / "train", "abc")
     classes(tmp_path / validation, "abc", 2)
     classes(tmp_path / "test", "ac", 3)
-    dataset = load(folder(tmp_path, validation_fraction=0.5, train_limit=12))
+    dataset = load_dataset(folder(tmp_path, validation_fraction=0.5, train_limit=12))
     assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [12, 6, 6]
     assert np.bincount(dataset.train.labels).tolist() == [4, 4, 4]
     assert dataset.test.labels.tolist() == [0, 0, 0, 2, 2, 2]
@@ -63,7 +63,7 @@ def test_parts_in_folders(tmp_path: Path, validation: str) -> None:
 def test_a_training_folder_alone_is_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     classes(tmp_path / "train")
     (tmp_path / "raw").mkdir()
-    dataset = load(folder(tmp_path))
+    dataset = load_dataset(folder(tmp_path))
     assert (len(dataset.train), len(dataset.test)) == (12, 4)
     assert "folder raw beside train is not read" in caplog.text
 
@@ -72,17 +72,17 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("car", "train"):
         for image in range(4):
             paint(tmp_path / name / f"{image}.png", image)
-    assert load(folder(tmp_path)).class_names == ("car", "train")
+    assert load_dataset(folder(tmp_path)).class_names == ("car", "train")
 
 
 def test_only_chosen_images_are_decoded(tmp_path: Path) -> None:
     classes(tmp_path)
-    few = load(folder(tmp_path, train_limit=2))
+    few = load_dataset(folder(tmp_path, train_limit=2))
     kept = set(levels(few.train) + levels(few.test))
     for file in tmp_path.glob("*/*.png"):
         if 100 * "ab".index(file.parent.name) + int(file.stem) not in kept:
             file.write_bytes(b"damage that nothing reads")
-    assert load(folder(tmp_path, train_limit=2)).digest == few.digest
+    assert load_dataset(folder(tmp_path, train_limit=2)).digest == few.digest
 
 
 def test_other_files_are_passed_over(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_other_files_are_passed_over(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no image")
     (tmp_path / ".git" / "objects").mkdir(parents=True)
     paint(tmp_path / "a" / "deeper" / "UPPER.PNG", 50)
-    dataset = load(folder(tmp_path))
+    dataset = load_dataset(folder(tmp_path))
     assert dataset.class_names == ("a", "b")
     assert len(dataset.train) + len(dataset.test) == 17
 
@@ -106,7 +106,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (root / "up").symlink_to(tmp_path)
     (root / "loop").symlink_to(root / "loop")
     paint(root / "c" / "y.png", 201)
-    dataset = load(folder(root))
+    dataset = load_dataset(folder(root))
     assert dataset.class_names == ("a", "b", "c")
     # c holds its own two and, through a link, the eight of a.
     assert np.bincount(np.concatenate([dataset.train.labels, dataset.test.labels])).tolist() == [8, 8, 10]
@@ -121,7 +121,7 @@ def test_names_are_one_whatever_the_file_system(tmp_path: Path, caplog: pytest.L
     no_utf8 = tmp_path / "train" / os.fsdecode(b"\xff\xfe")
     paint(no_utf8 / "0.png", 1)
     (no_utf8 / "1.png").write_bytes(b"damaged")
-    dataset = load(folder(tmp_path, on_error=OnError.skip))
+    dataset = load_dataset(folder(tmp_path, on_error=OnError.skip))
     assert dataset.class_names == ("é", "日本", "\ufffd\ufffd")
     assert dataset.test.labels.tolist() == [0, 0, 0, 0]
     assert "\ufffd\ufffd/1.png" in caplog.text
@@ -134,8 +134,8 @@ def test_an_unreadable_image_stops_and_is_named(tmp_path: Path) -> None:
     whole = (tmp_path / "train" / "a" / "3.png").read_bytes()
     for name, content in (("a/3.png", whole[: len(whole) // 2]), ("a/5.png", b""), ("b/1.png", b"<html>")):
         (tmp_path / "train" / name).write_bytes(content)
-    with pytest.raises(InputError, match=r"a/3\.png: truncated, .*dataset\.on_error=skip") as raised:
-        load(folder(tmp_path))
+    with pytest.raises(UserError, match=r"a/3\.png: truncated, .*dataset\.on_error=skip") as raised:
+        load_dataset(folder(tmp_path))
     assert "\n" not in str(raised.value)
 
 
@@ -144,7 +144,7 @@ def test_unreadable_images_are_skipped_named_and_counted(tmp_path: Path, caplog:
     (tmp_path / "a" / "3.png").write_bytes(b"<html>")
     (tmp_path / "b" / "1.png").unlink()
     (tmp_path / "b" / "1.png").symlink_to("nowhere")
-    dataset = load(folder(tmp_path, on_error=OnError.skip))
+    dataset = load_dataset(folder(tmp_path, on_error=OnError.skip))
     assert dataset.skipped == 2
     assert sorted(levels(dataset.train) + levels(dataset.test)) == sorted(
         [level for level in [*range(8), *range(100, 108)] if level not in (3, 101)]
@@ -158,8 +158,8 @@ def test_unreadable_images_are_skipped_named_and_counted(tmp_path: Path, caplog:
 def test_nothing_readable_is_an_error_even_when_skipping(tmp_path: Path) -> None:
     for file in classes(tmp_path).glob("*/*"):
         file.write_bytes(b"")
-    with pytest.raises(InputError, match="expected training images, received 12 files, none of which can be read"):
-        load(folder(tmp_path, on_error=OnError.skip))
+    with pytest.raises(UserError, match="expected training images, received 12 files, none of which can be read"):
+        load_dataset(folder(tmp_path, on_error=OnError.skip))
 
 
 @pytest.mark.parametrize(
@@ -186,35 +186,35 @@ def test_folders_of_another_form(tmp_path: Path, names: list[str], message: str)
         else:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
-    with pytest.raises(InputError, match=message) as raised:
-        load(folder(tmp_path))
+    with pytest.raises(UserError, match=message) as raised:
+        load_dataset(folder(tmp_path))
     assert str(tmp_path) in str(raised.value)
 
 
 def test_memory_is_asked_for_before_it_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"dataset\.image_size=1000000: 12 images need 36000\.0 GB"):
-        load(folder(classes(tmp_path), size=1_000_000, memory_limit=1e6))
-    with pytest.raises(InputError, match=r"dataset\.image_size=1000000: 1 images need 3000\.0 GB"):
-        load(folder(tmp_path, size=1_000_000))
+    with pytest.raises(UserError, match=r"dataset\.image_size=1000000: 12 images need 36000\.0 GB"):
+        load_dataset(folder(classes(tmp_path), size=1_000_000, memory_limit=1e6))
+    with pytest.raises(UserError, match=r"dataset\.image_size=1000000: 1 images need 3000\.0 GB"):
+        load_dataset(folder(tmp_path, size=1_000_000))
 
 
 def test_an_early_error_does_not_wait_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tnt_exp.data import image_folder
+    from tnt_exp.data.sources import image_folder
 
     decoded = []
 
     def slowly(encoded: bytes, file: Path, size: int, channels: int) -> np.ndarray:
         decoded.append(file)
         if file.name == "0.png" and file.parent.name == "a":
-            raise InputError(f"{file}: damaged")
+            raise UserError(f"{file}: damaged")
         time.sleep(0.001)
         return np.zeros((size, size, channels), np.uint8)
 
-    monkeypatch.setattr(image_folder, "pixels", slowly)
+    monkeypatch.setattr(image_folder, "decode_pixels", slowly)
     for name in "ab":
         (tmp_path / name).mkdir()
         for image in range(1000):
             (tmp_path / name / f"{image}.png").touch()
-    with pytest.raises(InputError, match="damaged"):
-        load(folder(tmp_path, test_fraction=0.0006))
+    with pytest.raises(UserError, match="damaged"):
+        load_dataset(folder(tmp_path, test_fraction=0.0006))
     assert len(decoded) < 1000

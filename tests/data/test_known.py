@@ -3,12 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tnt_exp.config import InputError
 from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.data import Facts, facts, load
-from tnt_exp.data.order import Purpose
-from tnt_exp.data.sizes import train_sizes
-from tnt_exp.data.splits import stratified
+from tnt_exp.data import DatasetInfo, dataset_info, load_dataset
+from tnt_exp.data.metadata import train_split_sizes
+from tnt_exp.data.splits import OrderPurpose, stratified_split
+from tnt_exp.errors import UserError
 
 
 @settings(max_examples=25, deadline=None)
@@ -25,13 +24,13 @@ def test_digits_are_what_the_facts_say(
         split_seed=seed,
     )
     try:
-        expected = facts(config)
-    except InputError:
-        with pytest.raises(InputError):
-            load(config)
+        expected = dataset_info(config)
+    except UserError:
+        with pytest.raises(UserError):
+            load_dataset(config)
         return
-    dataset = load(config)
-    assert expected == Facts(*dataset.image_shape, dataset.num_classes, len(dataset.train))
+    dataset = load_dataset(config)
+    assert expected == DatasetInfo(*dataset.image_shape, dataset.num_classes, len(dataset.train))
     assert (dataset.validation is None) == (not validate)
 
 
@@ -48,26 +47,26 @@ def test_digits_are_what_the_facts_say(
 )
 def test_cifar100_is_divided_as_the_facts_say(options: dict[str, float], train: int, validation: int) -> None:
     config = DatasetConfig(name=Source.cifar100, **options)
-    assert facts(config) == Facts(32, 32, 3, 100, train)
-    assert train_sizes(50_000, config) == (train, validation)
+    assert dataset_info(config) == DatasetInfo(32, 32, 3, 100, train)
+    assert train_split_sizes(50_000, config) == (train, validation)
     labels = np.arange(50_000) % 100
-    chosen, rest = stratified(labels[: train + validation], validation, Purpose.validation, 0)
+    chosen, rest = stratified_split(labels[: train + validation], validation, OrderPurpose.validation, 0)
     assert (len(rest), len(chosen)) == (train, validation)
 
 
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (DatasetConfig(name=Source.cifar10), Facts(32, 32, 3, 10, 45_000)),
-        (DatasetConfig(name=Source.mnist), Facts(28, 28, 1, 10, 54_000)),
-        (DatasetConfig(name=Source.fashion_mnist, validation_fraction=0), Facts(28, 28, 1, 10, 60_000)),
-        (DatasetConfig(name=Source.cifar10, path="x.tar"), Facts(32, 32, 3, 10, None)),
-        (DatasetConfig(name=Source.npz, path="x.npz"), Facts()),
-        (DatasetConfig(name=Source.image_folder, image_size=48, channels=1), Facts(48, 48, 1)),
+        (DatasetConfig(name=Source.cifar10), DatasetInfo(32, 32, 3, 10, 45_000)),
+        (DatasetConfig(name=Source.mnist), DatasetInfo(28, 28, 1, 10, 54_000)),
+        (DatasetConfig(name=Source.fashion_mnist, validation_fraction=0), DatasetInfo(28, 28, 1, 10, 60_000)),
+        (DatasetConfig(name=Source.cifar10, path="x.tar"), DatasetInfo(32, 32, 3, 10, None)),
+        (DatasetConfig(name=Source.npz, path="x.npz"), DatasetInfo()),
+        (DatasetConfig(name=Source.image_folder, image_size=48, channels=1), DatasetInfo(48, 48, 1)),
     ],
 )
-def test_facts_of_the_other_sources(config: DatasetConfig, expected: Facts) -> None:
-    assert facts(config) == expected
+def test_facts_of_the_other_sources(config: DatasetConfig, expected: DatasetInfo) -> None:
+    assert dataset_info(config) == expected
 
 
 @pytest.mark.parametrize(
@@ -82,5 +81,5 @@ def test_facts_of_the_other_sources(config: DatasetConfig, expected: Facts) -> N
     ],
 )
 def test_an_empty_part_is_found_before_anything_is_read(options: dict[str, float], key: str) -> None:
-    with pytest.raises(InputError, match=key):
-        facts(DatasetConfig(**options))
+    with pytest.raises(UserError, match=key):
+        dataset_info(DatasetConfig(**options))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tnt_exp.config import InputError
 from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.data import load
+from tnt_exp.data import load_dataset
+from tnt_exp.errors import UserError
 
 
 def mnist(path: Path, source: Source = Source.mnist) -> DatasetConfig:
@@ -20,7 +20,7 @@ def mnist(path: Path, source: Source = Source.mnist) -> DatasetConfig:
 @pytest.mark.parametrize("subfolder", ["", "raw"])
 def test_the_official_files(official: Any, tmp_path: Path, compress: bool, subfolder: str) -> None:
     official.write(tmp_path / subfolder, official.mnist(), compress)
-    dataset = load(mnist(tmp_path))
+    dataset = load_dataset(mnist(tmp_path))
     expected = np.random.default_rng(1).integers(0, 256, (40, 28, 28), np.uint8)
     np.testing.assert_array_equal(dataset.train.images, expected[..., None])
     np.testing.assert_array_equal(dataset.train.labels, np.arange(40) % 10)
@@ -30,14 +30,14 @@ def test_the_official_files(official: Any, tmp_path: Path, compress: bool, subfo
 
 def test_both_forms_side_by_side(official: Any, tmp_path: Path) -> None:
     official.write(tmp_path, official.mnist())
-    alone = load(mnist(tmp_path)).digest
+    alone = load_dataset(mnist(tmp_path)).digest
     official.write(tmp_path, official.mnist(), compress=True)
-    assert load(mnist(tmp_path)).digest == alone
+    assert load_dataset(mnist(tmp_path)).digest == alone
 
 
 def test_an_mnist_npz(official: Any, tmp_path: Path) -> None:
     official.write(tmp_path / "idx", official.mnist())
-    dataset = load(mnist(tmp_path / "idx", Source.fashion_mnist))
+    dataset = load_dataset(mnist(tmp_path / "idx", Source.fashion_mnist))
     np.savez(
         tmp_path / "mnist.npz",
         x_train=dataset.train.images[..., 0],
@@ -45,17 +45,15 @@ def test_an_mnist_npz(official: Any, tmp_path: Path) -> None:
         x_test=dataset.test.images[..., 0],
         y_test=dataset.test.labels.astype(np.uint8),
     )
-    again = load(mnist(tmp_path / "mnist.npz", Source.fashion_mnist))
+    again = load_dataset(mnist(tmp_path / "mnist.npz", Source.fashion_mnist))
     assert again.digest == dataset.digest
     assert again.class_names[9] == "Ankle boot"
 
 
 def test_an_npz_without_a_test_part(tmp_path: Path) -> None:
     np.savez(tmp_path / "mnist.npz", x_train=np.zeros((9, 28, 28), np.uint8), y_train=np.arange(9))
-    with pytest.raises(
-        InputError, match=r"expected arrays x_train, y_train, x_test, y_test, received x_train, y_train"
-    ):
-        load(mnist(tmp_path / "mnist.npz"))
+    with pytest.raises(UserError, match=r"expected arrays x_train, y_train, x_test, y_test, received x_train, y_train"):
+        load_dataset(mnist(tmp_path / "mnist.npz"))
 
 
 LABELS, IMAGES = "train-labels-idx1-ubyte", "train-images-idx3-ubyte"
@@ -81,8 +79,8 @@ def test_damage_is_named_with_its_file(
     files = official.mnist()
     changed = change(files.pop(name))
     official.write(tmp_path, files | ({} if changed is None else {name: changed}))
-    with pytest.raises(InputError, match=message) as raised:
-        load(mnist(tmp_path))
+    with pytest.raises(UserError, match=message) as raised:
+        load_dataset(mnist(tmp_path))
     assert str(tmp_path) in str(raised.value)
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tnt_exp.config import InputError
 from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.data import load
+from tnt_exp.data import load_dataset
+from tnt_exp.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 7, 3), np.uint8)
 LABELS = np.arange(30) % 3
@@ -25,7 +25,7 @@ def test_arrays_with_a_test_part_and_names(tmp_path: Path) -> None:
     np.savez_compressed(
         path, x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:4], y_test=LABELS[:4], class_names=["a", "ß", "c"]
     )
-    dataset = load(npz(path, validation_fraction=0))
+    dataset = load_dataset(npz(path, validation_fraction=0))
     np.testing.assert_array_equal(dataset.train.images, IMAGES)
     np.testing.assert_array_equal(dataset.train.labels, LABELS)
     np.testing.assert_array_equal(dataset.test.images, IMAGES[:4])
@@ -36,7 +36,7 @@ def test_arrays_with_a_test_part_and_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keys", [("x_train", "y_train"), ("images", "labels")])
 def test_arrays_without_a_test_part_are_split(tmp_path: Path, keys: tuple[str, str]) -> None:
     np.savez(tmp_path / "mine.npz", **{keys[0]: IMAGES[..., 0], keys[1]: LABELS[:, None].astype(np.uint8)})
-    dataset = load(npz(tmp_path / "mine.npz", test_fraction=0.3, validation_fraction=1 / 7))
+    dataset = load_dataset(npz(tmp_path / "mine.npz", test_fraction=0.3, validation_fraction=1 / 7))
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (18, 3, 9)
     assert np.bincount(dataset.test.labels).tolist() == [3, 3, 3]
     assert dataset.image_shape == (6, 7, 1)
@@ -71,8 +71,8 @@ def test_arrays_without_a_test_part_are_split(tmp_path: Path, keys: tuple[str, s
 def test_arrays_of_another_form(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     arrays = {"x_train": IMAGES, "y_train": LABELS} | changes
     np.savez(tmp_path / "mine.npz", **{key: value for key, value in arrays.items() if value is not None})
-    with pytest.raises(InputError, match=message) as raised:
-        load(npz(tmp_path / "mine.npz"))
+    with pytest.raises(UserError, match=message) as raised:
+        load_dataset(npz(tmp_path / "mine.npz"))
     assert str(tmp_path / "mine.npz") in str(raised.value)
     assert "\n" not in str(raised.value)
 

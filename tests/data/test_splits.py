@@ -3,35 +3,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tnt_exp.data.order import Purpose, order
-from tnt_exp.data.splits import shares, stratified
+from tnt_exp.data.splits import OrderPurpose, class_shares, random_order, stratified_split
 
 labels_and_size = st.lists(st.integers(0, 7), min_size=1, max_size=200).flatmap(
     lambda labels: st.tuples(st.just(np.array(labels, np.int32)), st.integers(0, len(labels)))
 )
 
 
-@given(labels_and_size, st.integers(0, 2**40), st.sampled_from(Purpose))
+@given(labels_and_size, st.integers(0, 2**40), st.sampled_from(OrderPurpose))
 def test_a_split_is_a_partition_of_exact_size_in_proportion(
-    given_labels: tuple[np.ndarray, int], seed: int, purpose: Purpose
+    given_labels: tuple[np.ndarray, int], seed: int, purpose: OrderPurpose
 ) -> None:
     labels, size = given_labels
-    chosen, rest = stratified(labels, size, purpose, seed)
+    chosen, rest = stratified_split(labels, size, purpose, seed)
     assert len(chosen) == size
     assert sorted([*chosen, *rest]) == list(range(len(labels)))
     assert (np.diff(chosen) > 0).all()
     assert (np.diff(rest) > 0).all()
     quota = np.bincount(labels) * size / len(labels)
     assert (np.abs(np.bincount(labels[chosen], minlength=len(quota)) - quota) < 1).all()
-    again, _ = stratified(labels, size, purpose, seed)
+    again, _ = stratified_split(labels, size, purpose, seed)
     np.testing.assert_array_equal(chosen, again)
 
 
 def test_the_choice_depends_on_the_seed_and_the_purpose() -> None:
     labels = np.arange(1000) % 10
     choices = [
-        stratified(labels, 500, purpose, seed)[0].tobytes()
-        for purpose in (Purpose.test, Purpose.limit, Purpose.validation)
+        stratified_split(labels, 500, purpose, seed)[0].tobytes()
+        for purpose in (OrderPurpose.test, OrderPurpose.limit, OrderPurpose.validation)
         for seed in (0, 1)
     ]
     assert len(set(choices)) == 6
@@ -39,22 +38,22 @@ def test_the_choice_depends_on_the_seed_and_the_purpose() -> None:
 
 def test_shares_of_the_largest_remainders() -> None:
     # Quotas 1.5, 0.9, 0.6: one whole and remainders .5, .9, .6.
-    np.testing.assert_array_equal(shares(np.array([5, 3, 2]), 3, np.arange(3)), [1, 1, 1])
-    np.testing.assert_array_equal(shares(np.array([4, 4, 4]), 4, np.array([2, 0, 1])), [1, 2, 1])
+    np.testing.assert_array_equal(class_shares(np.array([5, 3, 2]), 3, np.arange(3)), [1, 1, 1])
+    np.testing.assert_array_equal(class_shares(np.array([4, 4, 4]), 4, np.array([2, 0, 1])), [1, 2, 1])
 
 
 def test_where_classes_tie_the_seed_decides_which_get_one_more() -> None:
     labels = np.arange(1000) % 100
-    some = {tuple(np.unique(labels[stratified(labels, 50, Purpose.limit, seed)[0]])) for seed in range(3)}
+    some = {tuple(np.unique(labels[stratified_split(labels, 50, OrderPurpose.limit, seed)[0]])) for seed in range(3)}
     assert len(some) == 3
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 1000])
 def test_an_order_is_a_permutation(size: int) -> None:
-    assert sorted(order(size, Purpose.epoch, 3, 4)) == list(range(size))
+    assert sorted(random_order(size, OrderPurpose.epoch, 3, 4)) == list(range(size))
 
 
 def test_an_order_is_the_same_for_ever() -> None:
     # Written down once: another NumPy or another machine must give these, or no run can be repeated.
-    assert order(10, Purpose.epoch, 0, 0).tolist() == [0, 8, 9, 3, 7, 5, 1, 2, 6, 4]
-    assert order(10, Purpose.validation, 7).tolist() == [9, 3, 0, 2, 5, 4, 7, 8, 6, 1]
+    assert random_order(10, OrderPurpose.epoch, 0, 0).tolist() == [0, 8, 9, 3, 7, 5, 1, 2, 6, 4]
+    assert random_order(10, OrderPurpose.validation, 7).tolist() == [9, 3, 0, 2, 5, 4, 7, 8, 6, 1]

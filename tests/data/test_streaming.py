@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tnt_exp.config import InputError
 from tnt_exp.config.dataset import DatasetConfig, OnError, Source
-from tnt_exp.data import Batches, Dataset, load, padded, streaming
-from tnt_exp.data.streaming import FileImages
+from tnt_exp.data import Batches, Dataset, image_files, load_dataset, padded_batches
+from tnt_exp.data.image_files import FileImages
+from tnt_exp.errors import UserError
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
 def both(photos: Path, **options: Any) -> tuple[Dataset, Dataset]:
     """The same folder in memory and streamed."""
     held, streamed = (
-        load(
+        load_dataset(
             DatasetConfig(name=Source.image_folder, path=str(photos), image_size=16, memory_limit=limit, **options),
         )
         for limit in (1, 0)
@@ -42,7 +42,7 @@ def both(photos: Path, **options: Any) -> tuple[Dataset, Dataset]:
 def test_a_part_within_the_limit_is_held_and_one_beyond_it_is_not(photos: Path) -> None:
     def kinds(limit: float) -> list[type]:
         config = DatasetConfig(name=Source.image_folder, path=str(photos), image_size=16, memory_limit=limit)
-        dataset = load(config)
+        dataset = load_dataset(config)
         return [type(split.images) for split in (dataset.train, dataset.test)]
 
     need = 29 * 16 * 16 * 3 / 2**30  # 40 images, 8 for the test, 3 for validation
@@ -67,7 +67,9 @@ def test_streamed_batches_are_those_in_memory(photos: Path, channels: int) -> No
                 np.testing.assert_array_equal(ours[0], theirs[0])
                 np.testing.assert_array_equal(ours[1], theirs[1])
     for name in ("validation", "test"):
-        for ours, theirs in zip(padded(getattr(streamed, name), 3), padded(getattr(held, name), 3), strict=True):
+        for ours, theirs in zip(
+            padded_batches(getattr(streamed, name), 3), padded_batches(getattr(held, name), 3), strict=True
+        ):
             np.testing.assert_array_equal(ours[0], theirs[0])
             np.testing.assert_array_equal(ours[1], theirs[1])
             assert ours[2] == theirs[2]
@@ -86,27 +88,27 @@ def test_an_epoch_is_the_same_wherever_it_is_taken_up(photos: Path) -> None:
 def test_order_does_not_depend_on_which_thread_is_done_first(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, streamed = both(photos)
     ((expected, _),) = Batches(streamed.train, 4, seed=1).chunks(0, 0, 100)
-    decode, random = streaming.decode, np.random.default_rng(0)
+    decode, random = image_files.decode_image, np.random.default_rng(0)
 
     def uneven(file: Path, size: int, channels: int) -> np.ndarray:
         time.sleep(random.uniform(0, 0.01))
         return decode(file, size, channels)
 
-    monkeypatch.setattr(streaming, "decode", uneven)
-    monkeypatch.setattr(streaming, "cores", lambda: 7)
+    monkeypatch.setattr(image_files, "decode_image", uneven)
+    monkeypatch.setattr(image_files, "cpu_count", lambda: 7)
     received = [images for images, _ in Batches(streamed.train, 4, seed=1).chunks(0, 0, 1)]
     np.testing.assert_array_equal(np.concatenate(received), expected)
 
 
 def test_no_more_is_decoded_ahead_than_is_said(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded, decode = [], streaming.decode
+    decoded, decode = [], image_files.decode_image
 
     def counting(file: Path, size: int, channels: int) -> np.ndarray:
         decoded.append(file)
         return decode(file, size, channels)
 
-    monkeypatch.setattr(streaming, "decode", counting)
-    monkeypatch.setattr(streaming, "cores", lambda: 1)
+    monkeypatch.setattr(image_files, "decode_image", counting)
+    monkeypatch.setattr(image_files, "cpu_count", lambda: 1)
     before = set(threading.enumerate())
     files = sorted(photos.rglob("*.png")) * 100
     images = FileImages(files, 8, 3)
@@ -134,8 +136,8 @@ def test_unreadable_images_are_found_before_training(photos: Path, caplog: pytes
     damaged = sorted((photos / "a").glob("*.jpg"))[2]
     damaged.write_bytes(damaged.read_bytes()[:-200])
     (photos / "b" / "no.png").write_bytes(b"<html>")
-    with pytest.raises(InputError, match=r"(jpg|png): truncated, .*dataset\.on_error=skip"):
-        load(DatasetConfig(name=Source.image_folder, path=str(photos), image_size=16, memory_limit=0))
+    with pytest.raises(UserError, match=r"(jpg|png): truncated, .*dataset\.on_error=skip"):
+        load_dataset(DatasetConfig(name=Source.image_folder, path=str(photos), image_size=16, memory_limit=0))
     held, streamed = both(photos, on_error=OnError.skip)
     assert streamed.skipped == held.skipped == 2
     assert damaged.name in caplog.text
@@ -147,13 +149,15 @@ def test_unreadable_images_are_found_before_training(photos: Path, caplog: pytes
 def test_a_file_that_goes_away_meanwhile_is_named(photos: Path) -> None:
     _, streamed = both(photos)
     (photos / "a" / "2.jpg").unlink()
-    with pytest.raises(InputError, match=r"2\.jpg: cannot be read"):
+    with pytest.raises(UserError, match=r"2\.jpg: cannot be read"):
         streamed.train.images[:], streamed.test.images[:], streamed.validation.images[:]  # type: ignore[union-attr]
 
 
 def test_the_digest_tells_contents_sizes_and_labels_apart(photos: Path) -> None:
     def digest(size: int = 16) -> str:
-        return load(DatasetConfig(name=Source.image_folder, path=str(photos), image_size=size, memory_limit=0)).digest
+        return load_dataset(
+            DatasetConfig(name=Source.image_folder, path=str(photos), image_size=size, memory_limit=0)
+        ).digest
 
     before = digest()
     assert digest() == before

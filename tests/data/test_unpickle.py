@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tnt_exp.config import InputError
 from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.data import load, unpickle
+from tnt_exp.data import load_dataset
+from tnt_exp.data.sources import safe_pickle
+from tnt_exp.errors import UserError
 
 
 def cifar(path: Path) -> DatasetConfig:
@@ -35,7 +36,7 @@ def test_a_pickle_of_python_2(official: Any, tmp_path: Path) -> None:
             b"u.",
         ]
     )
-    dataset = load(cifar(official.write(tmp_path, {"train": batch, "test": batch})))
+    dataset = load_dataset(cifar(official.write(tmp_path, {"train": batch, "test": batch})))
     np.testing.assert_array_equal(dataset.train.images, official.pixels(5, 1))
     assert dataset.class_names[:2] == ("apple", "aquarium_fish")
 
@@ -58,8 +59,8 @@ def test_a_pickle_of_python_2(official: Any, tmp_path: Path) -> None:
 )
 def test_a_pickle_of_another_form(official: Any, tmp_path: Path, batch: Any, message: str) -> None:
     files = official.python_cifar100() | {"train": pickle.dumps(batch)}
-    with pytest.raises(InputError, match=message) as raised:
-        load(cifar(official.write(tmp_path, files)))
+    with pytest.raises(UserError, match=message) as raised:
+        load_dataset(cifar(official.write(tmp_path, files)))
     assert "train" in str(raised.value)
 
 
@@ -81,8 +82,8 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(
     arguments = (str(mark), "w") if function is open else (argument,)
     batch = {b"data": Malice(function, *arguments), b"fine_labels": [0]}
     files = official.python_cifar100() | {"train": pickle.dumps(batch, protocol)}
-    with pytest.raises(InputError, match=re.escape("refused: the pickle asks for")):
-        load(cifar(official.write(tmp_path / "data", files)))
+    with pytest.raises(UserError, match=re.escape("refused: the pickle asks for")):
+        load_dataset(cifar(official.write(tmp_path / "data", files)))
     assert not mark.exists()
     assert capfd.readouterr().out == ""
 
@@ -101,11 +102,11 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(
     ],
 )
 def test_the_stand_ins_open_no_other_way(official: Any, tmp_path: Path, program: bytes) -> None:
-    before = {name: dict(vars(kind)) for name, kind in vars(unpickle).items() if isinstance(kind, type)}
+    before = {name: dict(vars(kind)) for name, kind in vars(safe_pickle).items() if isinstance(kind, type)}
     files = official.python_cifar100() | {"train": program}
-    with pytest.raises(InputError, match="train: "):
-        load(cifar(official.write(tmp_path, files)))
-    assert {name: dict(vars(kind)) for name, kind in vars(unpickle).items() if isinstance(kind, type)} == before
+    with pytest.raises(UserError, match="train: "):
+        load_dataset(cifar(official.write(tmp_path, files)))
+    assert {name: dict(vars(kind)) for name, kind in vars(safe_pickle).items() if isinstance(kind, type)} == before
 
 
 @settings(max_examples=300, deadline=None)

@@ -13,7 +13,7 @@ import tnt_exp
 from tnt_exp import data
 from tnt_exp.cli import main
 from tnt_exp.evaluation import Evaluation
-from tnt_exp.finished import find
+from tnt_exp.finished_runs import find_run
 
 
 def evaluation(run_folder: Path, name: str = "evaluation") -> dict:
@@ -42,7 +42,7 @@ def test_a_run_with_test_time_flip_is_measured_so(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tnt_exp", "train", *small, "trainer.test_time_flip=true"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     folder = tmp_path / "multirun" / "runs" / "run"
-    reported = find(folder).result["metrics"]["test/loss"]
+    reported = find_run(folder).result["metrics"]["test/loss"]
 
     def loss(*overrides: str) -> float:
         assert main(["evaluate", str(folder), *overrides]) == 0
@@ -55,7 +55,7 @@ def test_a_run_with_test_time_flip_is_measured_so(tmp_path: Path) -> None:
 
 
 def test_other_images_with_the_same_classes(run_folder: Path, tmp_path: Path) -> None:
-    dataset = data.load(find(run_folder).config.dataset)
+    dataset = data.load_dataset(find_run(run_folder).config.dataset)
     # The same images, enlarged, under class numbers that run the other way.
     large = dataset.test.images.repeat(3, axis=1).repeat(3, axis=2)
     file = tmp_path / "large.npz"
@@ -65,7 +65,7 @@ def test_other_images_with_the_same_classes(run_folder: Path, tmp_path: Path) ->
     assert main(["evaluate", str(run_folder), "dataset=npz", f"dataset.path={file}"]) == 0
     report = evaluation(run_folder, "evaluation_large")
     assert report["metrics"]["eval/large/accuracy"] == pytest.approx(
-        find(run_folder).result["metrics"]["test/accuracy"], abs=0.1
+        find_run(run_folder).result["metrics"]["test/accuracy"], abs=0.1
     )
     assert [row["class"] for row in report["classes"]] == list("0123456789")
 
@@ -102,7 +102,7 @@ def test_other_classes_are_named(run_folder: Path, tmp_path: Path, capsys: pytes
 
 def test_load_gives_a_keras_model(run_folder: Path) -> None:
     model = tnt_exp.load(run_folder)
-    images = data.load(find(run_folder).config.dataset).test.images
+    images = data.load_dataset(find_run(run_folder).config.dataset).test.images
     logits = model.predict(images, verbose=0)
     assert logits.shape == (359, 10)
     assert logits.dtype == np.float32

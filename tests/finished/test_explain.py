@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tnt_exp.cli import main
-from tnt_exp.reports.attention import Maps
+from tnt_exp.reports.attention import AttentionMaps
 
 
 def test_one_picture_of_one_image(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,7 +35,7 @@ def test_rollout_follows_the_way_through_the_blocks() -> None:
     last, first = np.tile(np.eye(5), (2, 1, 1)), np.tile(np.eye(5), (2, 1, 1))
     last[:, 0] = np.eye(5)[3]
     first[:, 3] = np.eye(5)[4]
-    maps = Maps([first, last], np.ones((4, 2, 4, 4)) / 4, class_token=True)
+    maps = AttentionMaps([first, last], np.ones((4, 2, 4, 4)) / 4, class_token=True)
     # The class token keeps half; the other half comes from patch 2, half of which came from patch 3.
     assert maps.rollout().ravel() == pytest.approx([0, 0, 0.5, 0.5])
     assert maps.heads().shape == (2, 2, 2)
@@ -43,7 +43,7 @@ def test_rollout_follows_the_way_through_the_blocks() -> None:
 
 
 def test_without_a_class_token_all_patches_ask() -> None:
-    maps = Maps([np.tile(np.eye(4), (1, 1, 1))], np.ones((4, 1, 9, 9)) / 9, class_token=False)
+    maps = AttentionMaps([np.tile(np.eye(4), (1, 1, 1))], np.ones((4, 1, 9, 9)) / 9, class_token=False)
     assert maps.rollout().ravel() == pytest.approx([0.25] * 4)
     assert maps.pixels().shape == (4, 1, 3, 3)
     assert np.allclose(maps.pixels(), 1 / 9)

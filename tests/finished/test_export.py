@@ -12,17 +12,17 @@ import pytest
 
 from tnt_exp import data
 from tnt_exp.cli import main
-from tnt_exp.config import InputError
 from tnt_exp.config.compose import compose
-from tnt_exp.export.checking import check
-from tnt_exp.finished import find
+from tnt_exp.errors import UserError
+from tnt_exp.export.writers import verify_export
+from tnt_exp.finished_runs import find_run
 
 LABELS = list("0123456789")
 
 
 @pytest.fixture(scope="module")
 def images(run_folder: Path) -> np.ndarray:
-    return data.load(find(run_folder).config.dataset).test.images[:32]
+    return data.load_dataset(find_run(run_folder).config.dataset).test.images[:32]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_litert_file_carries_its_labels(exported: tuple[Path, str]) -> None:
 def test_litert_of_a_model_that_resizes_and_crops(preset: str, tmp_path: Path) -> None:
     from tnt_exp import model
     from tnt_exp.export import runtime
-    from tnt_exp.export.writing import litert
+    from tnt_exp.export.writers import litert
 
     sizes = ["model.image_size=16", "model.patch_size=8", "model.stride=4", "model.depth=2"]
     config = compose(["dataset=cifar10", f"model={preset}", *sizes]).model
@@ -104,8 +104,8 @@ def test_savedmodel_takes_images_of_any_size(exported: tuple[Path, str], images:
 
 
 def test_a_model_that_says_something_else_is_refused(exported: tuple[Path, str], images: np.ndarray) -> None:
-    with pytest.raises(InputError, match="difference"):
-        check("litert", exported[0] / "litert", images, np.zeros((32, 10), np.float32))
+    with pytest.raises(UserError, match="difference"):
+        verify_export("litert", exported[0] / "litert", images, np.zeros((32, 10), np.float32))
 
 
 def test_onnx_says_what_to_install(

@@ -8,8 +8,8 @@ import mlflow
 import pytest
 import yaml
 
-from tnt_exp.config import InputError
-from tnt_exp.finished import find, overridden
+from tnt_exp.errors import UserError
+from tnt_exp.finished_runs import apply_overrides, find_run
 
 
 def store(working_folder: Path) -> str:
@@ -18,7 +18,7 @@ def store(working_folder: Path) -> str:
 
 def test_a_folder(working_folder: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(working_folder)
-    found = find(f"multirun/runs/{run_folder.name}/")
+    found = find_run(f"multirun/runs/{run_folder.name}/")
     assert found.path == run_folder
     assert found.class_names == tuple("0123456789")
     assert found.image_shape == (8, 8, 1)
@@ -43,7 +43,7 @@ def test_what_mlflow_knows(
         "models:/digits/1",
         f"models:/{model_id}",
     ):
-        assert find(reference, store(working_folder)).path == run_folder, reference
+        assert find_run(reference, store(working_folder)).path == run_folder, reference
 
 
 def test_a_run_of_another_machine_is_fetched(
@@ -53,7 +53,7 @@ def test_a_run_of_another_machine_is_fetched(
     away = run_folder.with_name("away")
     run_folder.rename(away)
     try:
-        found = find(result["mlflow_run_id"], store(working_folder))
+        found = find_run(result["mlflow_run_id"], store(working_folder))
     finally:
         away.rename(run_folder)
     assert found.path == tmp_path / "multirun/fetched" / result["mlflow_run_id"]
@@ -72,9 +72,9 @@ def test_the_best_of_a_sweep(run_folder: Path, tmp_path: Path) -> None:
         points.append({"job": job, "overrides": [], "params": {}, "hash": "", "trial": None})
     books = {"objective": None, "direction": "maximize", "points": points, "created": 0}
     (tmp_path / "sweep.json").write_text(json.dumps(books))
-    assert find(f"best:{tmp_path}").path == tmp_path / "1"
-    with pytest.raises(InputError, match="best:"):
-        find(tmp_path)
+    assert find_run(f"best:{tmp_path}").path == tmp_path / "1"
+    with pytest.raises(UserError, match="best:"):
+        find_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,15 @@ def test_what_is_no_run_is_said_in_one_line(
     working_folder: Path, reference: str, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(working_folder)
-    with pytest.raises(InputError, match=word) as error:
-        find(reference)
+    with pytest.raises(UserError, match=word) as error:
+        find_run(reference)
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_no_store_is_made_by_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="--uri"):
-        find("0" * 32)
+    with pytest.raises(UserError, match="--uri"):
+        find_run("0" * 32)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,25 +108,25 @@ def test_no_store_is_made_by_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_damaged_folders_are_named(run_folder: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(run_folder, tmp_path / "run")
     (folder / name).write_bytes(b"\x00damaged")
-    with pytest.raises(InputError, match=name):
-        assert find(folder).class_names
+    with pytest.raises(UserError, match=name):
+        assert find_run(folder).class_names
     (folder / name).unlink()
-    with pytest.raises(InputError, match=name):
-        find(folder)
+    with pytest.raises(UserError, match=name):
+        find_run(folder)
 
 
 def test_dataset_and_trainer_can_be_said_anew(run_folder: Path) -> None:
-    config = find(run_folder).config
-    other = overridden(config, ["dataset.path=/photos", "dataset=image_folder", "trainer.batch_size=3"])
+    config = find_run(run_folder).config
+    other = apply_overrides(config, ["dataset.path=/photos", "dataset=image_folder", "trainer.batch_size=3"])
     assert (other.dataset.name.value, other.dataset.path, other.trainer.batch_size) == ("image_folder", "/photos", 3)
     assert other.trainer.epochs == config.trainer.epochs == 1
     assert config.dataset.name.value == "digits"
     for wrong in ("model.depth=3", "dataset.pth=x", "optimizer=sgd", "trainer.batch_size=0"):
-        with pytest.raises(InputError, match=wrong.partition("=")[0].partition(".")[0]):
-            overridden(config, [wrong])
+        with pytest.raises(UserError, match=wrong.partition("=")[0].partition(".")[0]):
+            apply_overrides(config, [wrong])
 
 
 def test_config_of_a_run_is_not_changed(run_folder: Path) -> None:
     before = yaml.safe_load((run_folder / "config.yaml").read_text())
-    overridden(find(run_folder).config, ["dataset=cifar10"])
+    apply_overrides(find_run(run_folder).config, ["dataset=cifar10"])
     assert yaml.safe_load((run_folder / "config.yaml").read_text()) == before

@@ -12,8 +12,8 @@ from mlflow.exceptions import MlflowException
 
 import tnt_exp
 from tnt_exp import data
-from tnt_exp.finished import find
-from tnt_exp.tracking.model import ALIAS, register
+from tnt_exp.finished_runs import find_run
+from tnt_exp.tracking.models import ALIAS, register
 
 # This package is kept out of the process: it is found where it is neither installed nor in the way.
 _PROGRAM = """
@@ -65,7 +65,7 @@ def test_it_says_what_it_takes_gives_and_needs(files: Path) -> None:
 
 
 def test_it_answers_without_this_package(files: Path, run_folder: Path, tmp_path: Path) -> None:
-    images = data.load(find(run_folder).config.dataset).test.images[:5]
+    images = data.load_dataset(find_run(run_folder).config.dataset).test.images[:5]
     np.save(tmp_path / "images.npy", images)
     done = subprocess.run(
         [sys.executable, "-P", "-c", _PROGRAM, str(files), str(tmp_path / "images.npy")],

@@ -13,16 +13,16 @@ from PIL import Image
 
 from tnt_exp import data
 from tnt_exp.cli import main
-from tnt_exp.config import InputError
-from tnt_exp.finished import find
-from tnt_exp.finished.files import decoded, named
+from tnt_exp.errors import UserError
+from tnt_exp.finished_runs import find_run
+from tnt_exp.finished_runs.predict import decode_inputs, expand_inputs
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Path:
     """The run's test images as PNG files."""
     folder = tmp_path_factory.mktemp("digits")
-    split = data.load(find(run_folder).config.dataset).test
+    split = data.load_dataset(find_run(run_folder).config.dataset).test
     for number, image in enumerate(split.images):
         Image.fromarray(image[..., 0]).save(folder / f"{number:03d}.png")
     return folder
@@ -35,7 +35,7 @@ def test_answers_are_those_of_the_evaluation(
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
     assert [Path(row["file"]).name for row in rows] == sorted(file.name for file in images.iterdir())
-    split = data.load(find(run_folder).config.dataset).test
+    split = data.load_dataset(find_run(run_folder).config.dataset).test
     right = [int(row["class"]) == label for row, label in zip(rows, split.labels, strict=True)]
     assert np.mean(right) == result["metrics"]["test/accuracy"]
     assert all(row["probability"] == max(row["classes"].values()) and len(row["classes"]) == 3 for row in rows)
@@ -118,7 +118,7 @@ def test_files_are_listed_no_further_than_they_are_decoded(images: Path) -> None
             asked += 1
             yield images / "000.png"
 
-    stream = decoded(endless(), 8, 1, ahead=16)
+    stream = decode_inputs(endless(), 8, 1, ahead=16)
     for _ in range(100):
         _, image = next(stream)
         assert image.shape == (8, 8, 1)
@@ -128,6 +128,6 @@ def test_files_are_listed_no_further_than_they_are_decoded(images: Path) -> None
 
 def test_named_keeps_the_order_given(images: Path) -> None:
     given = [str(images / "005.png"), str(images / "00[12].png")]
-    assert [file.stem for file in named(given, [])] == ["005", "001", "002"]
-    with pytest.raises(InputError, match="nowhere"):
-        named(["nowhere"], [])
+    assert [file.stem for file in expand_inputs(given, [])] == ["005", "001", "002"]
+    with pytest.raises(UserError, match="nowhere"):
+        expand_inputs(["nowhere"], [])

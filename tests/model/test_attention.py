@@ -5,8 +5,8 @@ import pytest
 from keras import ops
 
 from tnt_exp.model.attention import Attention
-from tnt_exp.model.fused import softmax_drop
-from tnt_exp.model.norm import Norm
+from tnt_exp.model.fused_ops import softmax_drop
+from tnt_exp.model.layers import Norm
 
 pytestmark = pytest.mark.backend
 

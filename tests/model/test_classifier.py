@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tnt_exp.config import InputError
+from tnt_exp.errors import UserError
 from tnt_exp.model import Classifier, Preprocess, build, load
 
 READ = """
@@ -57,18 +57,18 @@ def test_names_must_be_as_many_as_classes(small):
 
 
 def test_mean_must_fit_the_channels(preset):
-    with pytest.raises(InputError, match="model: Expected mean to be one number or 1"):
+    with pytest.raises(UserError, match="model: Expected mean to be one number or 1"):
         build(preset("tiny", "model.mean=[0.1,0.2,0.3]"), 10, 1)
 
 
 def test_what_cannot_be_loaded(tmp_path):
-    with pytest.raises(InputError, match="found no file"):
+    with pytest.raises(UserError, match="found no file"):
         load(tmp_path / "none.keras")
     (tmp_path / "text.keras").write_text("no model")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load(tmp_path / "text.keras")
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
-    with pytest.raises(InputError, match="received a Sequential"):
+    with pytest.raises(UserError, match="received a Sequential"):
         load(tmp_path / "other.keras")
 
 
@@ -78,7 +78,7 @@ def test_a_cut_file_is_refused(preset, tmp_path):
     content = path.read_bytes()
     for part in (0.1, 0.5, 0.9, 0.99):
         path.write_bytes(content[: int(len(content) * part)])
-        with pytest.raises(InputError, match="cannot be read"):
+        with pytest.raises(UserError, match="cannot be read"):
             load(path)
 
 

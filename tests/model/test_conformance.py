@@ -8,11 +8,10 @@ import pytest
 from keras import ops
 
 from tnt_exp.model import TNT, Classifier, Preprocess
-from tnt_exp.model.block import Fusion, TNTBlock
+from tnt_exp.model.blocks import Fusion, TNTBlock, Transformer
 from tnt_exp.model.dropout import Dropout
 from tnt_exp.model.embedding import PatchEmbedding, PixelEmbedding
-from tnt_exp.model.pool import Pool
-from tnt_exp.model.transformer import Transformer
+from tnt_exp.model.layers import Pool
 
 pytestmark = pytest.mark.backend
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tnt_exp.config.compose import conf_dir
 from tnt_exp.config.model import Fusion, HeadWidth, ModelConfig, Pool, Stem
-from tnt_exp.model import build, counts
+from tnt_exp.model import build, cost
 from tnt_exp.model.geometry import Geometry
 
 # preset: (classes, channels, parameters)
@@ -35,12 +35,12 @@ def test_no_preset_is_missing():
 def test_parameters_of_presets(preset, name):
     classes, channels, expected = PARAMETERS[name]
     config = preset(name)
-    assert counts.parameters(config, classes, channels) == expected
+    assert cost.parameters(config, classes, channels) == expected
     assert build(config, classes, channels).count_params() == expected
 
 
 def test_parts_of_the_keras_example(preset):
-    parts = {part.name: part.parameters for part in counts.parts(preset("keras_example"), 100, 3)}
+    parts = {part.name: part.parameters for part in cost.cost_items(preset("keras_example"), 100, 3)}
     assert parts["pixel_embedding"] == 4_736 + 1_184
     assert parts["patch_embedding"] == 256 + 8_256 + 128 + 13_376
     assert [parts[f"block_{number}"] for number in range(1, 6)] == [125_120] * 5
@@ -53,7 +53,7 @@ def test_parts_of_the_keras_example(preset):
 )
 def test_presets_for_small_images_keep_their_size(preset, name, limit, pixels):
     config = preset(name)
-    assert counts.parameters(config, 100, 3) <= limit
+    assert cost.parameters(config, 100, 3) <= limit
     assert config.image_size == 32
     assert Geometry(config.image_size, config.patch_size, config.stride).pixels == pixels
 
@@ -62,7 +62,7 @@ def test_presets_for_small_images_keep_their_size(preset, name, limit, pixels):
 def test_headers_of_presets_are_true(preset, name):
     classes, channels, parameters = PARAMETERS[name]
     header = (conf_dir() / "model" / f"{name}.yaml").read_text().split("defaults:")[0]
-    macs = counts.macs(preset(name), classes, channels)
+    macs = cost.macs(preset(name), classes, channels)
     scaled = f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
     assert f"{parameters:,} parameters, {scaled} MACs" in header
 
@@ -92,7 +92,7 @@ def _normalised(config):
 def test_macs_agree_with_published_figures(preset, name, overrides, classes, norm, published):
     config = preset(name, *overrides)
     number, unit = published.split()
-    operations = counts.macs(config, classes, 3) + norm * _normalised(config)
+    operations = cost.macs(config, classes, 3) + norm * _normalised(config)
     decimals = len(number.split(".")[1])
     assert f"{operations / {'M': 1e6, 'G': 1e9}[unit]:.{decimals}f}" == number
 
@@ -131,22 +131,22 @@ def configurations(draw):
 @settings(max_examples=30, deadline=None)
 @given(configurations(), st.integers(1, 6), st.integers(1, 4))
 def test_parameters_of_any_network(config, classes, channels):
-    assert counts.parameters(config, classes, channels) == build(config, classes, channels).count_params()
+    assert cost.parameters(config, classes, channels) == build(config, classes, channels).count_params()
 
 
 def test_impossible_configurations_are_refused_without_keras(preset):
     with pytest.raises(ValueError, match="Expected patch_size to divide image_size=8, received: patch_size=3"):
-        counts.parameters(preset("tiny", "model.patch_size=3", "model.stride=1"), 10, 1)
+        cost.parameters(preset("tiny", "model.patch_size=3", "model.stride=1"), 10, 1)
 
 
 def test_activation_memory_follows_the_network(preset):
-    tiny = counts.activation_bytes(preset("tiny"), 10, 1)
-    assert counts.activation_bytes(preset("tiny"), 10, 1, width=2) * 2 == tiny
-    assert counts.activation_bytes(preset("tiny", "model.depth=4"), 10, 1) > 1.8 * tiny
+    tiny = cost.activation_bytes(preset("tiny"), 10, 1)
+    assert cost.activation_bytes(preset("tiny"), 10, 1, width=2) * 2 == tiny
+    assert cost.activation_bytes(preset("tiny", "model.depth=4"), 10, 1) > 1.8 * tiny
     deep = preset("tiny", "model.depth=12")
-    assert counts.activation_bytes(deep, 10, 1, remat=True) < counts.activation_bytes(deep, 10, 1) / 4
+    assert cost.activation_bytes(deep, 10, 1, remat=True) < cost.activation_bytes(deep, 10, 1) / 4
 
 
 def test_counting_imports_no_keras():
-    code = "import sys, tnt_exp.model.counts; sys.exit('keras' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, tnt_exp.model.cost; sys.exit('keras' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,11 +1,8 @@
-"""Tokens, block outputs, attention maps and their picture."""
+"""Tokens, block outputs and attention maps."""
 
 import numpy as np
 import pytest
 from keras import ops
-
-from tnt_exp.model import Classifier, Preprocess
-from tnt_exp.model.attention_picture import attention_picture
 
 
 def _numpy(tensor):
@@ -56,31 +53,3 @@ def test_maps_are_those_that_act(small, images):
     norm = block.outer.attention_norm
     acted = _numpy(attention(norm.standardized(fused), norm=norm)).reshape(3, 10, 24)
     np.testing.assert_allclose(acted, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("channels", "pool"), [(3, "class_token"), (1, "average")])
-def test_picture(small, channels, pool):
-    classifier = Classifier(Preprocess(24), small(channels=channels, pool=pool))
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 24, channels)).astype("uint8")
-    picture = attention_picture(classifier, pixels)
-    assert picture.shape == (2, 240, 480, 3)
-    assert picture.dtype == np.uint8
-    np.testing.assert_array_equal(picture[:, ::10, :240:10], np.broadcast_to(pixels, (2, 24, 24, 3)))
-    assert (picture[:, :, 240:] <= picture[:, :, :240]).all()
-    assert not np.array_equal(picture, attention_picture(classifier, pixels, block=1))
-
-
-def test_picture_is_bright_where_attention_falls(small):
-    classifier = Classifier(Preprocess(24), small(pool="average"))
-    network = classifier.network
-    maps = np.full((1, 4, 9, 9), 0.05)
-    maps[..., 4] = 0.6  # the middle patch
-    network.attention = lambda images: [(None, maps)] * 2
-    right = attention_picture(classifier, np.full((1, 24, 24, 3), 200, "uint8"))[0, :, 240:, 0]
-    assert right[110:130, 110:130].min() > 180
-    assert right[:40, :40].max() < 60
-
-
-def test_picture_of_a_block_that_is_not_there(small):
-    with pytest.raises(ValueError, match="Expected a block from 1 to 2, received: block=3"):
-        attention_picture(Classifier(Preprocess(24), small()), np.zeros((1, 24, 24, 3), "uint8"), block=3)

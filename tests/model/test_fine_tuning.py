@@ -2,7 +2,7 @@
 
 import pytest
 
-from tnt_exp.model import decays, depth_of, freeze
+from tnt_exp.model import depth_of, freeze, is_decayed
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def test_matrices_decay(network):
     still = ("bias", "gamma", "beta", "positions", "class_token")
     for variable in network.trainable_variables:
         name = variable.path.split("/")[-1]
-        assert decays(variable) == (not name.endswith(still)), variable.path
-        assert decays(variable) == (len(variable.shape) > 1 and name not in ("positions", "class_token"))
+        assert is_decayed(variable) == (not name.endswith(still)), variable.path
+        assert is_decayed(variable) == (len(variable.shape) > 1 and name not in ("positions", "class_token"))
 
 
 def test_depth(network, small):

@@ -58,16 +58,16 @@ def plain_standardize(x: Any, seed: Any) -> Any:
 def plain_softmax_drop(scores: Any, seed: Any) -> Any:
     from keras import ops
 
-    from tnt_exp.model.dropout import dropped
+    from tnt_exp.model.dropout import dropout_scale
 
-    weights = dropped(ops.softmax(scores), 0.5, seed)
+    weights = dropout_scale(ops.softmax(scores), 0.5, seed)
     return weights, ops.sum(weights, axis=-1)
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("width", [1, 4, 33])
 def test_norm(width: int) -> None:
-    from tnt_exp.model.fused import standardize
+    from tnt_exp.model.fused_ops import standardize
 
     random = np.random.default_rng(0)
     x = random.normal(3, 2, (5, 6, width))
@@ -79,7 +79,7 @@ def test_norm(width: int) -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("width", [2, 4, 33])
 def test_softmax_whose_weights_are_dropped(width: int) -> None:
-    from tnt_exp.model.fused import softmax_drop
+    from tnt_exp.model.fused_ops import softmax_drop
 
     random = np.random.default_rng(0)
     scores = random.normal(0, 5, (5, 6, width))
@@ -89,7 +89,7 @@ def test_softmax_whose_weights_are_dropped(width: int) -> None:
 
 
 def test_softmax_of_large_scores_is_finite() -> None:
-    from tnt_exp.model.fused import softmax_drop
+    from tnt_exp.model.fused_ops import softmax_drop
 
     scores = np.array([[1e4, 0.0, -1e4], [88.0, 89.0, 90.0]], np.float32)
     weights = [np.ones((2, 3), np.float32), np.zeros(2, np.float32)]

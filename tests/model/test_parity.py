@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from tnt_exp.model import build
-from tnt_exp.model.weights import load_pytorch, save_timm
+from tnt_exp.model.pretrained import load_pytorch, save_timm
 
 pytestmark = [pytest.mark.peers, pytest.mark.backend]
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from tnt_exp.model import TNT
 from tnt_exp.model.dropout import Dropout
-from tnt_exp.model.initialization import TruncatedNormal, Uniform, derive
+from tnt_exp.model.initializers import TruncatedNormal, Uniform, derive_seed
 
 
 def _numpy(tensor):
@@ -22,10 +22,10 @@ def step():
 
 
 def test_seeds_of_places_differ():
-    seeds = [derive(seed, place) for seed in range(20) for place in ("head", "block_1", "block_2", "")]
+    seeds = [derive_seed(seed, place) for seed in range(20) for place in ("head", "block_1", "block_2", "")]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**31 for seed in seeds)
-    assert derive(0, "head") == 347_756_088  # the same in every version, or checkpoints would not continue
+    assert derive_seed(0, "head") == 347_756_088  # the same in every version, or checkpoints would not continue
 
 
 @pytest.mark.backend
@@ -86,7 +86,7 @@ def test_places_and_steps_drop_independently(step):
     x = ops.ones((100, 100))
     masks = [
         _numpy(Dropout(0.5, seed=place)(x, step(7, count))) == 0
-        for place in (derive(0, "a"), derive(0, "b"))
+        for place in (derive_seed(0, "a"), derive_seed(0, "b"))
         for count in (0, 1, 2)
     ]
     for index, mask in enumerate(masks):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tnt_exp.config import InputError
 from tnt_exp.config.model import ModelConfig
+from tnt_exp.errors import UserError
 from tnt_exp.model import TNT, build
+from tnt_exp.model.blocks import Transformer
+from tnt_exp.model.classifier import network_options
 from tnt_exp.model.geometry import head_dim, keeps_inner
-from tnt_exp.model.options import network_options
-from tnt_exp.model.transformer import Transformer
 
 # The small network: D 24, C 6, N 9 patches, M 16 pixels a patch, so M C = 96.
 _BLOCK = lambda dim: 12 * dim**2 + 6 * dim + 4 * dim  # noqa: E731  (four matrices and a bias; an MLP; two norms)
@@ -228,7 +228,7 @@ def test_one_patch_with_a_class_token_is_useful(small):
 
 def test_builder_names_the_section(preset):
     config = preset("tiny", "model.num_heads=3")
-    with pytest.raises(InputError, match=r"model: Expected the number of heads"):
+    with pytest.raises(UserError, match=r"model: Expected the number of heads"):
         build(config, 10, 1)
 
 

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from keras import ops
 from safetensors.numpy import load_file, save_file
 
-from tnt_exp.config import InputError
+from tnt_exp.errors import UserError
 from tnt_exp.model import TNT
-from tnt_exp.model.interpolation import interpolation_matrix
-from tnt_exp.model.timm_names import HUAWEI, links
-from tnt_exp.model.weights import load_pytorch, save_timm
+from tnt_exp.model.preprocess import interpolation_matrix
+from tnt_exp.model.pretrained import HUAWEI, load_pytorch, save_timm, weight_mappings
 
 _spec = importlib.util.spec_from_file_location("record_timm", Path(__file__).with_name("record_timm.py"))
 record = importlib.util.module_from_spec(_spec)
@@ -73,7 +72,7 @@ def test_there_and_back_is_bit_equal(small, file, tmp_path, kind):
 def test_every_weight_is_linked_once(small):
     for options in KINDS.values():
         network = small(**options)
-        linked = [link.variable.path for link in links(network)]
+        linked = [link.variable.path for link in weight_mappings(network)]
         assert sorted(linked) == sorted(variable.path for variable in network.trainable_variables)
 
 
@@ -104,7 +103,7 @@ def test_blocks_without_inner_transformer(small, file):
         if not name.startswith("blocks.0.") or any(part in name for part in ("_out", "norm_mlp.", ".mlp."))
     }
     load_pytorch(small(inner_blocks=(2,)), file(_huawei(tensors)))
-    with pytest.raises(InputError, match=r"blocks\.0\.norm_in\.weight: expected 6, missing"):
+    with pytest.raises(UserError, match=r"blocks\.0\.norm_in\.weight: expected 6, missing"):
         load_pytorch(small(), file(tensors))
 
 
@@ -160,7 +159,7 @@ def test_every_misfit_is_named_and_nothing_is_loaded(small, file):
     tensors["blocks.0.proj.weight"] = tensors["blocks.0.proj.weight"].astype("float64")
     network = small()
     before = _values(network)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         load_pytorch(network, file(tensors))
     assert str(caught.value).splitlines()[1:] == [
         "blocks.0.proj.weight: expected float32 or float16 or bfloat16, received float64.",
@@ -205,7 +204,7 @@ def test_corrupted_files_are_refused_whole(victim, file, corruptions, huawei):
                 touched.add(f"x{name}")
     if not touched:
         return
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         load_pytorch(victim.network, file(tensors))
     for name in touched:
         renamed = ".".join(HUAWEI.get(part, part) for part in name.split("."))
@@ -216,7 +215,7 @@ def test_corrupted_files_are_refused_whole(victim, file, corruptions, huawei):
 def _refusal(network, path):
     try:
         load_pytorch(network, path)
-    except InputError as error:
+    except UserError as error:
         return str(error)
     return None
 
@@ -278,9 +277,9 @@ def test_damaged_bytes_are_refused_or_harmless(victim, file, data):
 )
 def test_networks_that_were_never_published(small, file, tmp_path, options, key):
     network = small(**options)
-    with pytest.raises(InputError, match=f"\n{key}: expected"):
+    with pytest.raises(UserError, match=f"\n{key}: expected"):
         load_pytorch(network, file(_tensors()))
-    with pytest.raises(InputError, match=f"\n{key}: expected"):
+    with pytest.raises(UserError, match=f"\n{key}: expected"):
         save_timm(network, tmp_path / "out.safetensors")
 
 
@@ -288,19 +287,19 @@ def test_networks_that_were_never_published(small, file, tmp_path, options, key)
     ("options", "key"), [({"inner_blocks": (2,)}, "inner_blocks"), ({"mlp_ratio": 2.0}, "mlp_ratio")]
 )
 def test_networks_that_timm_has_not(small, tmp_path, options, key):
-    with pytest.raises(InputError, match=f"model.{key}: expected"):
+    with pytest.raises(UserError, match=f"model.{key}: expected"):
         save_timm(small(**options), tmp_path / "out.safetensors")
 
 
 def test_missing_file_and_other_kinds(small, tmp_path):
-    with pytest.raises(InputError, match="found none"):
+    with pytest.raises(UserError, match="found none"):
         load_pytorch(small(), tmp_path / "none.safetensors")
     (tmp_path / "weights.h5").write_bytes(b"x")
-    with pytest.raises(InputError, match="another kind of file"):
+    with pytest.raises(UserError, match="another kind of file"):
         load_pytorch(small(), tmp_path / "weights.h5")
-    with pytest.raises(InputError, match=r"ends in \.safetensors"):
+    with pytest.raises(UserError, match=r"ends in \.safetensors"):
         save_timm(small(), tmp_path / "out.pth")
-    with pytest.raises(InputError, match="can be written to"):
+    with pytest.raises(UserError, match="can be written to"):
         save_timm(small(), tmp_path / "none" / "out.safetensors")
 
 
@@ -344,14 +343,14 @@ class TestPyTorchFiles:
         np.testing.assert_array_equal(ops.convert_to_numpy(network.norm.gamma), expected)
 
     def test_code_is_not_run(self, small, pth, state, tmp_path):
-        with pytest.raises(InputError, match="would run code"):
+        with pytest.raises(UserError, match="would run code"):
             load_pytorch(small(), pth({**state, "x": _Touch(tmp_path / "ran")}))
         assert not (tmp_path / "ran").exists()
 
     def test_other_contents(self, small, pth):
-        with pytest.raises(InputError, match="expected named tensors"):
+        with pytest.raises(UserError, match="expected named tensors"):
             load_pytorch(small(), pth([1, 2]))
-        with pytest.raises(InputError, match="expected named tensors"):
+        with pytest.raises(UserError, match="expected named tensors"):
             load_pytorch(small(), pth({"epoch": 3}))
 
     @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -360,7 +359,7 @@ class TestPyTorchFiles:
         path = pth(state)
         content = path.read_bytes()
         path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-        with pytest.raises(InputError):
+        with pytest.raises(UserError):
             load_pytorch(victim.network, path)
         assert victim.untouched()
 
@@ -402,6 +401,6 @@ class _Touch:
 def test_pickles_are_not_opened(small, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(pickle.dumps(_Touch(tmp_path / "ran")))
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         load_pytorch(small(), path)
     assert not (tmp_path / "ran").exists()

@@ -33,11 +33,11 @@ def train(experiment: Experiment) -> None:
     if plan == "failures" and not (folder.parent / "mended").exists():
         fail(FAILURES.get(config.seed, ""))
     if config.tracking.enabled:
-        from tnt_exp.tracking import Tracker, tracking_uri
+        from tnt_exp.tracking import Tracker, resolve_tracking_uri
 
         tags = {"run_folder": str(folder), **experiment.tags}
         name = config.tracking.experiment
-        uri = tracking_uri(config.tracking.uri)
+        uri = resolve_tracking_uri(config.tracking.uri)
         experiment.tracker = Tracker.open(folder, uri, name, folder.name, tags)
         experiment.folder.write_tracking(uri, experiment.tracker.run_id)
         experiment.result["mlflow_run_id"] = experiment.tracker.run_id

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tnt_exp.sweep.books import Books
-from tnt_exp.sweep.point import State
+from tnt_exp.sweep.study import SweepStudy
+from tnt_exp.sweep.trial import TrialState
 
 SMALL = ["model=tiny", "dataset.train_limit=256", "schedule.warmup_epochs=0", "tracking=off"]
 
@@ -25,9 +25,9 @@ def train(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def books_of(folder: Path) -> Books:
+def books_of(folder: Path) -> SweepStudy:
     (found,) = folder.glob("multirun/sweeps/*/sweep.json")
-    return Books.open(found.parent)
+    return SweepStudy.open(found.parent)
 
 
 @pytest.mark.ray
@@ -58,7 +58,7 @@ def test_a_sweep_over_two_ray_nodes_outlives_one_of_them(tmp_path: Path) -> None
     finally:
         cluster.shutdown()
     books = books_of(tmp_path)
-    assert [books.state(point) for point in books.points] == [State.finished] * 5
+    assert [books.state(point) for point in books.points] == [TrialState.finished] * 5
     assert "5 finished" in text
 
 
@@ -76,7 +76,7 @@ def test_a_sweep_by_submitit_goes_on_after_its_supervisor_was_killed(tmp_path: P
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     books = books_of(tmp_path)
-    assert [books.state(point) for point in books.points] == [State.finished] * 2
+    assert [books.state(point) for point in books.points] == [TrialState.finished] * 2
 
 
 @pytest.mark.submitit
@@ -89,13 +89,13 @@ def test_slurm_is_told_what_the_command_says(tmp_path: Path) -> None:
     from omegaconf import OmegaConf
 
     from tnt_exp.config.compose import CONFIG_NAME, conf_dir, register
-    from tnt_exp.sweep.command import to_hydra
+    from tnt_exp.sweep.search_space import to_hydra_overrides
 
     register()
     said = ["launcher=submitit_slurm", "launcher.partition=gpu", "launcher.gpus_per_node=1", "launcher.timeout_min=90"]
     hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(conf_dir())))
     GlobalHydra.instance().clear()
-    config = hydra.compose_config(CONFIG_NAME, to_hydra(said), RunMode.MULTIRUN, with_log_configuration=False)
+    config = hydra.compose_config(CONFIG_NAME, to_hydra_overrides(said), RunMode.MULTIRUN, with_log_configuration=False)
     launcher: Any = Plugins.instance().instantiate_launcher(
         hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=None),  # type: ignore[arg-type]
         task_function=lambda cfg: None,

@@ -12,9 +12,9 @@ import mlflow
 import pytest
 from mlflow.entities import Run, ViewType
 
-from tnt_exp.sweep import story
-from tnt_exp.sweep.books import Books
-from tnt_exp.tracking.creation import make_store
+from tnt_exp.sweep import results
+from tnt_exp.sweep.study import SweepStudy
+from tnt_exp.tracking.client import init_sqlite_store
 
 GRID = ["model.embed_dim=32,64", "seed=1,0", "tracking=default"]
 
@@ -104,7 +104,7 @@ def test_a_run_that_died_unseen_is_told_of_and_a_next_try_takes_its_place(
 
 def test_a_store_that_was_killed_while_it_was_made_is_made_anew(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
-    make = "import sys; from tnt_exp.tracking.creation import make_store; make_store(sys.argv[1])"
+    make = "import sys; from tnt_exp.tracking.client import make_store; make_store(sys.argv[1])"
     process = subprocess.Popen([sys.executable, "-c", make, f"sqlite:///{file}"])
     while not (tmp_path / "mlflow.db.part").exists():
         time.sleep(0.02)
@@ -113,14 +113,14 @@ def test_a_store_that_was_killed_while_it_was_made_is_made_anew(tmp_path: Path) 
     process.kill()
     process.wait()
     assert not file.exists()
-    make_store(f"sqlite:///{file}")
+    init_sqlite_store(f"sqlite:///{file}")
     assert mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
 
 
 def test_the_story_told_by_mlflow_is_that_of_the_folder(finished: Any) -> None:
     folder = finished
-    here = story.told(Books.open(folder.sweep))
-    there = story.told_by_mlflow(f"sqlite:///{folder.path / 'mlflow.db'}", folder.sweep.name)
+    here = results.load_results(SweepStudy.open(folder.sweep))
+    there = results.load_results_from_mlflow(f"sqlite:///{folder.path / 'mlflow.db'}", folder.sweep.name)
     assert [(row.job, row.state, row.command, row.place) for row in here.rows] == [
         (row.job, row.state, row.command, row.place) for row in there.rows
     ]

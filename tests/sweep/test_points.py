@@ -15,25 +15,23 @@ from hydra._internal.utils import create_config_search_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tnt_exp.atomic_files import acquire_lock, atomic_write_json, read_json
 from tnt_exp.cli import main
-from tnt_exp.config import InputError
 from tnt_exp.config.compose import compose, conf_dir, options, register
-from tnt_exp.durable import lock, read_json, write_json
-from tnt_exp.sweep.command import to_hydra
-from tnt_exp.sweep.composer import Composer
-from tnt_exp.sweep.ending import Cause, Ending, classify, record, recorded
-from tnt_exp.sweep.plan import plan
-from tnt_exp.sweep.point import Candidate, State, objective_of, state_of
-from tnt_exp.sweep.space import Space
+from tnt_exp.errors import UserError
+from tnt_exp.sweep.outcome import FailureReason, Outcome, from_exit_code, read_outcome, write_outcome
+from tnt_exp.sweep.plan import TrialComposer, plan_trials
+from tnt_exp.sweep.search_space import SearchSpace, to_hydra_overrides
+from tnt_exp.sweep.trial import TrialSpec, TrialState, objective_value, trial_state
 
 
-def space_of(*overrides: str, declared: Mapping[str, str] = {}) -> Space:
+def space_of(*overrides: str, declared: Mapping[str, str] = {}) -> SearchSpace:
     register()
-    return Space(overrides, declared, ConfigLoaderImpl(create_config_search_path(str(conf_dir()))))
+    return SearchSpace(overrides, declared, ConfigLoaderImpl(create_config_search_path(str(conf_dir()))))
 
 
 def test_what_is_about_the_sweep_is_no_part_of_the_run() -> None:
-    assert to_hydra(["sweep=random", "sweep.trials=3", "launcher=ray", "+launcher.ray.x=1", "seed=1,2"]) == [
+    assert to_hydra_overrides(["sweep=random", "sweep.trials=3", "launcher=ray", "+launcher.ray.x=1", "seed=1,2"]) == [
         "sweep@hydra.sweeper=random",
         "hydra.sweeper.trials=3",
         "hydra/launcher=ray",
@@ -52,8 +50,8 @@ def test_what_is_about_the_sweep_is_no_part_of_the_run() -> None:
     ],
 )
 def test_a_misspelt_setting_is_answered_with_the_nearest(override: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        to_hydra([override])
+    with pytest.raises(UserError, match=message):
+        to_hydra_overrides([override])
 
 
 def test_a_grid_is_every_combination_the_last_key_fastest() -> None:
@@ -69,7 +67,7 @@ def test_a_grid_is_every_combination_the_last_key_fastest() -> None:
 
 
 def test_an_interval_has_no_grid() -> None:
-    with pytest.raises(InputError, match=r"optimizer.learning_rate: .*sweep=bayes"):
+    with pytest.raises(UserError, match=r"optimizer.learning_rate: .*sweep=bayes"):
         space_of("optimizer.learning_rate=interval(0,1)").grid()
 
 
@@ -91,18 +89,18 @@ def test_many_points_compose_as_one_does(
         f"optimizer.learning_rate={rate!r}",
     ]
     overrides += [f"experiment={chosen}"] if chosen else []
-    composer = Composer()
+    composer = TrialComposer()
     composer(overrides[1:])  # what is kept of one point must not leak into another
     assert composer(overrides) == compose(overrides)
 
 
 def test_bad_points_are_all_listed_and_duplicates_run_once() -> None:
     register()
-    found = plan(space_of("model=tiny", "model.embed_dim=32,33,48,032,35").grid(), Composer())
+    found = plan_trials(space_of("model=tiny", "model.embed_dim=32,33,48,032,35").grid(), TrialComposer())
     assert [point.params["model.embed_dim"] for point, _ in found.points] == ["32", "48"]
     assert [point.params["model.embed_dim"] for point in found.duplicates] == ["32"] or len(found.duplicates) == 1
     assert len(found.complaint().splitlines()) == 2
-    again = plan([Candidate(["model=tiny", "model.embed_dim=32"])], Composer())
+    again = plan_trials([TrialSpec(["model=tiny", "model.embed_dim=32"])], TrialComposer())
     assert len(again.points) == 1
 
 
@@ -153,46 +151,57 @@ KILLED = {"status": "KILLED", "metrics": {}, "error": "stopped by SIGTERM"}
     [
         (0, FINISHED, None, False, None),
         (-signal.SIGSEGV, FINISHED, None, False, None),  # a crash after the end changes nothing
-        (1, FAILED, None, False, Cause.error),
-        (1, {**FAILED, "error": "MemoryError: "}, None, False, Cause.memory),
-        (1, {**FAILED, "error": "ResourceExhaustedError: OOM when allocating"}, None, False, Cause.memory),
-        (3, None, None, False, Cause.exit),
-        (0, None, None, False, Cause.exit),
-        (-signal.SIGSEGV, None, None, False, Cause.signal),
-        (-signal.SIGKILL, None, None, True, Cause.memory),
-        (143, KILLED, None, False, Cause.signal),
-        (143, KILLED, Ending(Cause.timeout, "t"), False, Cause.timeout),
-        (-signal.SIGKILL, None, Ending(Cause.stopped, "s"), False, Cause.stopped),
+        (1, FAILED, None, False, FailureReason.error),
+        (1, {**FAILED, "error": "MemoryError: "}, None, False, FailureReason.memory),
+        (1, {**FAILED, "error": "ResourceExhaustedError: OOM when allocating"}, None, False, FailureReason.memory),
+        (3, None, None, False, FailureReason.exit),
+        (0, None, None, False, FailureReason.exit),
+        (-signal.SIGSEGV, None, None, False, FailureReason.signal),
+        (-signal.SIGKILL, None, None, True, FailureReason.memory),
+        (143, KILLED, None, False, FailureReason.signal),
+        (143, KILLED, Outcome(FailureReason.timeout, "t"), False, FailureReason.timeout),
+        (-signal.SIGKILL, None, Outcome(FailureReason.stopped, "s"), False, FailureReason.stopped),
     ],
 )
 def test_how_a_job_ended(
-    tmp_path: Path, code: int, result: dict[str, Any] | None, order: Ending | None, kernel: bool, cause: Cause | None
+    tmp_path: Path,
+    code: int,
+    result: dict[str, Any] | None,
+    order: Outcome | None,
+    kernel: bool,
+    cause: FailureReason | None,
 ) -> None:
-    ending = classify(code, result, order, kernel)
+    ending = from_exit_code(code, result, order, kernel)
     assert ending.cause is cause
     if result:
-        write_json(tmp_path / "result.json", result)
-    record(tmp_path, ending, 1.0)
+        atomic_write_json(tmp_path / "result.json", result)
+    write_outcome(tmp_path, ending, 1.0)
     if cause is not None:
-        assert recorded(read_json(tmp_path / "result.json")).cause is cause
-    state = state_of(read_json(tmp_path / "result.json"))
-    assert state is (State.finished if cause is None else State.waiting if cause is Cause.stopped else State.failed)
+        assert read_outcome(read_json(tmp_path / "result.json")).cause is cause
+    state = trial_state(read_json(tmp_path / "result.json"))
+    assert state is (
+        TrialState.finished
+        if cause is None
+        else TrialState.waiting
+        if cause is FailureReason.stopped
+        else TrialState.failed
+    )
 
 
 def test_a_point_without_a_result_waits_and_has_no_objective() -> None:
-    assert state_of(None) is State.waiting
-    assert state_of(KILLED) is State.waiting  # killed together with the supervisor
-    assert objective_of(None, None) is None
-    assert objective_of({"metrics": {"test/accuracy": 0.5}}, None) == 0.5
-    assert objective_of({"metrics": {"test/accuracy": 0.5}, "train_seconds": 3}, "train_seconds") == 3
+    assert trial_state(None) is TrialState.waiting
+    assert trial_state(KILLED) is TrialState.waiting  # killed together with the supervisor
+    assert objective_value(None, None) is None
+    assert objective_value({"metrics": {"test/accuracy": 0.5}}, None) == 0.5
+    assert objective_value({"metrics": {"test/accuracy": 0.5}, "train_seconds": 3}, "train_seconds") == 3
 
 
 def test_a_lock_has_one_owner(tmp_path: Path) -> None:
-    first = lock(tmp_path / "lock")
+    first = acquire_lock(tmp_path / "lock")
     assert first is not None
-    assert lock(tmp_path / "lock", wait=0.1) is None
+    assert acquire_lock(tmp_path / "lock", wait=0.1) is None
     first.close()
-    second = lock(tmp_path / "lock")
+    second = acquire_lock(tmp_path / "lock")
     assert second is not None
     second.close()
 

@@ -9,19 +9,19 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 
-from tnt_exp.check import check
 from tnt_exp.config.compose import conf_dir, register
-from tnt_exp.model import counts
-from tnt_exp.sweep.composer import Composer
-from tnt_exp.sweep.space import Space
+from tnt_exp.model import cost
+from tnt_exp.preflight import preflight
+from tnt_exp.sweep.plan import TrialComposer
+from tnt_exp.sweep.search_space import SearchSpace
 
 
 def test_every_mix_of_ingredients_is_a_run_of_equal_arithmetic() -> None:
     register()
     settings = yaml.safe_load((conf_dir() / "sweep" / "recipe.yaml").read_text())
-    space = Space([], settings["space"], ConfigLoaderImpl(create_config_search_path(str(conf_dir()))))
+    space = SearchSpace([], settings["space"], ConfigLoaderImpl(create_config_search_path(str(conf_dir()))))
     assert space.values("seed") == ["0", "1", "2"]
-    random, compose = np.random.default_rng(0), Composer()
+    random, compose = np.random.default_rng(0), TrialComposer()
     values = {key: space.values(key) for key in space.swept}
     first = {key: options[0] for key, options in values.items()}
     # Each value by itself, and forty mixes.
@@ -30,8 +30,8 @@ def test_every_mix_of_ingredients_is_a_run_of_equal_arithmetic() -> None:
     costs = set()
     for mix in mixes:
         config = compose(space.candidate(mix).overrides)
-        check(config)
-        costs.add(counts.macs(config.model, 100, 3))
+        preflight(config)
+        costs.add(cost.macs(config.model, 100, 3))
         assert (config.model.image_size, config.trainer.epochs, config.dataset.train_limit) == (32, 4, 12_500)
     assert max(costs) / min(costs) < 1.05
 

@@ -16,17 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tnt_exp.reports import charts
-from tnt_exp.reports.axis import axis
-from tnt_exp.reports.effects import effects, write_effects
-from tnt_exp.reports.leaderboard import columns, write_points
-from tnt_exp.reports.standings import Row, standings
-from tnt_exp.reports.sweep_page import Sweep, page
+from tnt_exp.reports import sweep_figures
+from tnt_exp.reports.leaderboard import TrialRow, leaderboard_columns, rank_points, write_points
+from tnt_exp.reports.main_effects import main_effects, write_main_effects
+from tnt_exp.reports.sweep_figures import axis
+from tnt_exp.reports.sweep_page import SweepResults, render_page
 
 
-def row(job: int, objective: float | None, state: str = "finished", **params: object) -> Row:
+def row(job: int, objective: float | None, state: str = "finished", **params: object) -> TrialRow:
     texts = {key.replace("__", "."): str(value) for key, value in params.items()}
-    return Row(job=job, params=texts, state=state, objective=objective, command=f"tnt-exp train job={job}")
+    return TrialRow(job=job, params=texts, state=state, objective=objective, command=f"tnt-exp train job={job}")
 
 
 def test_points_that_differ_in_the_seed_are_one_place() -> None:
@@ -37,14 +36,14 @@ def test_points_that_differ_in_the_seed_are_one_place() -> None:
         row(3, None, "failed", model__depth=4, seed=1),
         row(4, None, "failed", model__depth=8, seed=0),
     ]
-    first, second, last = standings(rows, maximize=True)
+    first, second, last = rank_points(rows, maximize=True)
     assert (first.params, first.rank, first.mean, first.std) == ({"model.depth": "4"}, 1, 0.86, None)
     assert second.params == {"model.depth": "2"}
     assert second.mean == pytest.approx(0.85)
     assert second.std == pytest.approx(math.sqrt(0.005))
     assert (last.rank, last.mean) == (None, None)
-    assert [place.params["model.depth"] for place in standings(rows, maximize=False)] == ["2", "4", "8"]
-    table = columns([first, second, last], "val/accuracy")
+    assert [place.params["model.depth"] for place in rank_points(rows, maximize=False)] == ["2", "4", "8"]
+    table = leaderboard_columns([first, second, last], "val/accuracy")
     assert table["runs"] == [1, 2, 0]
     assert table["jobs"] == ["2 3", "0 1", "4"]
 
@@ -59,7 +58,7 @@ def test_points_csv_has_every_run(tmp_path: Path) -> None:
     ]
 
 
-def searched(noise: float, trials: int = 40) -> list[Row]:
+def searched(noise: float, trials: int = 40) -> list[TrialRow]:
     """Random points of three seeds each: depth is worth 0.02, muon 0.05, the widths (one a point) nothing."""
     random, rows = np.random.default_rng(0), []
     for width in range(trials):
@@ -73,7 +72,7 @@ def searched(noise: float, trials: int = 40) -> list[Row]:
 
 
 def test_what_each_value_is_worth() -> None:
-    found = effects(standings(searched(noise=0.005), maximize=True))
+    found = main_effects(rank_points(searched(noise=0.005), maximize=True))
     assert [(item.key, item.value) for item in found] == [
         ("opt", "adamw"),
         ("opt", "muon"),
@@ -90,24 +89,26 @@ def test_what_each_value_is_worth() -> None:
 
 def test_nothing_is_worth_anything_where_it_cannot_be_told() -> None:
     rows = searched(0.005)
-    assert effects(standings(rows[: 3 * 4], maximize=True)) == []  # as many values as points
+    assert main_effects(rank_points(rows[: 3 * 4], maximize=True)) == []  # as many values as points
     alike = [row(job, job / 10, depth=job % 2, width=job % 2) for job in range(8)]
-    assert effects(standings(alike, maximize=True)) == []  # two keys that go together
-    assert effects(standings([row(0, None, "failed", depth=1)], maximize=True)) == []
-    assert effects([]) == []
+    assert main_effects(rank_points(alike, maximize=True)) == []  # two keys that go together
+    assert main_effects(rank_points([row(0, None, "failed", depth=1)], maximize=True)) == []
+    assert main_effects([]) == []
 
 
 def test_what_each_value_is_worth_as_a_file_and_a_picture(tmp_path: Path) -> None:
     rows = searched(0.005)
-    found = effects(standings(rows, maximize=True))
-    write_effects(tmp_path / "effects.csv", found)
+    found = main_effects(rank_points(rows, maximize=True))
+    write_main_effects(tmp_path / "effects.csv", found)
     with (tmp_path / "effects.csv").open() as stream:
         table = list(csv.DictReader(stream))
     assert [line["value"] for line in table] == ["adamw", "muon", "sgd", "2", "10"]
     assert float(table[1]["difference"]) == found[1].difference
-    assert ET.fromstring(charts.worth(found, "val/<accuracy>")) is not None
-    assert "What each value is worth" in page(Sweep("id", rows, "val/accuracy", True, {}, "folder"))
-    assert "What each value is worth" not in page(Sweep("id", rows[:6], "val/accuracy", True, {}, "folder"))
+    assert ET.fromstring(sweep_figures.effects_chart(found, "val/<accuracy>")) is not None
+    assert "What each value is worth" in render_page(SweepResults("id", rows, "val/accuracy", True, {}, "folder"))
+    assert "What each value is worth" not in render_page(
+        SweepResults("id", rows[:6], "val/accuracy", True, {}, "folder")
+    )
 
 
 @given(st.lists(st.one_of(st.floats(allow_nan=False, width=32), st.text(max_size=5)), min_size=1, max_size=20))
@@ -123,12 +124,12 @@ def test_every_value_has_a_place_on_its_axis(values: list[float | str]) -> None:
 def test_pictures_are_svg_and_escape_what_they_show() -> None:
     rows = [row(0, 0.5, name="<b>&"), row(1, 0.7, name='"x"'), row(2, None, "failed", name="y")]
     for text in (
-        charts.parallel(rows, "val/accuracy", maximize=True),
-        charts.scatter(rows, "name", "val/accuracy"),
-        charts.curves({"job <0>": [(1, 0.5), (2, 0.7)], "one": [(1, 0.6)]}, "val/accuracy"),
+        sweep_figures.parallel_coordinates(rows, "val/accuracy", maximize=True),
+        sweep_figures.objective_scatter(rows, "name", "val/accuracy"),
+        sweep_figures.best_curves({"job <0>": [(1, 0.5), (2, 0.7)], "one": [(1, 0.6)]}, "val/accuracy"),
     ):
         ET.fromstring(text)
-    assert charts.parallel(rows, "val/accuracy", maximize=True).count("<polyline") == 2
+    assert sweep_figures.parallel_coordinates(rows, "val/accuracy", maximize=True).count("<polyline") == 2
 
 
 class Links(HTMLParser):
@@ -143,7 +144,7 @@ class Links(HTMLParser):
 
 def test_the_page_needs_nothing_else() -> None:
     rows = [row(job, job / 10, model__depth=job) for job in range(4)] + [row(4, None, "failed", model__depth=4)]
-    text = page(Sweep("id", rows, "val/accuracy", True, {"job 3": [(1, 0.1), (2, 0.3)]}, "folder"))
+    text = render_page(SweepResults("id", rows, "val/accuracy", True, {"job 3": [(1, 0.1), (2, 0.3)]}, "folder"))
     links = Links()
     links.feed(text)
     assert links.found == []
@@ -153,7 +154,9 @@ def test_the_page_needs_nothing_else() -> None:
 
 
 def test_a_sweep_without_any_result_has_a_page_too() -> None:
-    assert "Leaderboard" in page(Sweep("id", [row(0, None, "waiting", a=1)], "val/accuracy", True, {}, "folder"))
+    assert "Leaderboard" in render_page(
+        SweepResults("id", [row(0, None, "waiting", a=1)], "val/accuracy", True, {}, "folder")
+    )
 
 
 def big_sweep(folder: Path, points: int) -> None:

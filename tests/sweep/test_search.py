@@ -12,14 +12,15 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath
 
-from tnt_exp.config import Config, InputError
+from tnt_exp.config import Config
 from tnt_exp.config.compose import conf_dir, register
 from tnt_exp.config.sweep import Direction, Method, SweepConfig
-from tnt_exp.sweep.books import Books
-from tnt_exp.sweep.composer import Composer
-from tnt_exp.sweep.point import Point
-from tnt_exp.sweep.search import Search, definition
-from tnt_exp.sweep.space import Space
+from tnt_exp.errors import UserError
+from tnt_exp.sweep.optuna_search import OptunaSearch, search_fingerprint
+from tnt_exp.sweep.plan import TrialComposer
+from tnt_exp.sweep.search_space import SearchSpace
+from tnt_exp.sweep.study import SweepStudy
+from tnt_exp.sweep.trial import Trial
 
 KEYS = [
     "model=tiny",
@@ -37,34 +38,34 @@ def objective(config: Config) -> float:
     return 1 - width**2 / 4 - rate**2 / 4 - decay**2 / 4
 
 
-def space_of(*overrides: str) -> Space:
+def space_of(*overrides: str) -> SearchSpace:
     register()
     path: ConfigSearchPath = create_config_search_path(str(conf_dir()))
-    return Space(overrides, {}, ConfigLoaderImpl(path))
+    return SearchSpace(overrides, {}, ConfigLoaderImpl(path))
 
 
-def books_in(folder: Path, space: Space, settings: SweepConfig, parallel: int) -> Books:
+def books_in(folder: Path, space: SearchSpace, settings: SweepConfig, parallel: int) -> SweepStudy:
     if (folder / "sweep.json").exists():
-        return Books.open(folder)
-    return Books.new(
+        return SweepStudy.open(folder)
+    return SweepStudy.new(
         folder,
         command=[],
         config_dir=None,
-        search=definition(space, settings, parallel),
+        search=search_fingerprint(space, settings, parallel),
         objective=None,
         direction=settings.direction.name,
     )
 
 
-def end(books: Books, point: Point, result: dict[str, Any]) -> None:
+def end(books: SweepStudy, point: Trial, result: dict[str, Any]) -> None:
     (books.folder_of(point) / "result.json").write_text(json.dumps(result))
 
 
-def search(folder: Path, settings: SweepConfig, parallel: int = 1, stop: int | None = None, *keys: str) -> Books:
+def search(folder: Path, settings: SweepConfig, parallel: int = 1, stop: int | None = None, *keys: str) -> SweepStudy:
     """Run a search whose jobs end at once, in any order; `stop`: die after so many endings."""
     space = space_of(*KEYS, *keys)
     books = books_in(folder, space, settings, parallel)
-    found = Search(books, space, settings, Composer(), parallel)
+    found = OptunaSearch(books, space, settings, TrialComposer(), parallel)
     books.save()
     chance, running, ended = random.Random(stop), [], 0
     while True:
@@ -83,7 +84,7 @@ def search(folder: Path, settings: SweepConfig, parallel: int = 1, stop: int | N
         ended += 1
 
 
-def params(books: Books) -> list[dict[str, str]]:
+def params(books: SweepStudy) -> list[dict[str, str]]:
     return [point.params for point in books.points]
 
 
@@ -138,7 +139,7 @@ def test_a_point_that_cannot_run_is_a_failed_trial(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("values", ["interval(1,1)", "tag(log,interval(0,1))"])
 def test_bad_values_are_named(tmp_path: Path, values: str) -> None:
-    with pytest.raises(InputError, match=r"optimizer.beta_1: expected interval"):
+    with pytest.raises(UserError, match=r"optimizer.beta_1: expected interval"):
         search(tmp_path, SweepConfig(method=Method.random), 1, None, f"optimizer.beta_1={values}")
 
 

@@ -10,10 +10,10 @@ import mlflow
 import pytest
 from tracking.servers import Server, ended, points, runs, sync, told_everything
 
-from tnt_exp.config import InputError
+from tnt_exp.errors import UserError
 from tnt_exp.tracking import Tracker
-from tnt_exp.tracking.delivery import sync as deliver
-from tnt_exp.tracking.spool import Spool
+from tnt_exp.tracking.outbox import Outbox
+from tnt_exp.tracking.uploader import sync as deliver
 
 LOCAL = "sqlite:///{}/mlflow.db"
 
@@ -77,7 +77,7 @@ def test_a_server_that_does_not_come_back_is_told_by_sync(tmp_path: Path, server
     assert "wait:" in sync(folder, code=1)
     # The same run goes on without its store, and does not say twice what it has said.
     assert "delivers them" in ended(talk(folder, server.uri, 51, 70))
-    with pytest.raises(InputError, match=r"tracking\.uri"):
+    with pytest.raises(UserError, match=r"tracking\.uri"):
         tracker(tmp_path / "new", server.uri)
     server.start()
     assert "messages delivered" in sync(tmp_path / "multirun")
@@ -90,13 +90,13 @@ def test_a_process_killed_while_it_delivers_doubles_nothing(tmp_path: Path, talk
     folder, uri = tmp_path / "run", LOCAL.format(tmp_path)
     process = talk(folder, uri, 1, 100_000, 0.0005)
     mark = folder / "mlflow/delivered.json"
-    while not mark.exists() or Spool(folder).mark().offset < 50_000:
+    while not mark.exists() or Outbox(folder).mark().offset < 50_000:
         time.sleep(0.01)
         assert process.poll() is None, process.communicate()[0]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    last = max(Spool(folder).steps.values())
-    assert Spool(folder).waiting()
+    last = max(Outbox(folder).steps.values())
+    assert Outbox(folder).waiting()
     sync(folder)
     (run,) = runs(uri)
     assert run.info.status == "RUNNING"  # nobody has said otherwise
@@ -165,11 +165,11 @@ def test_artifacts_that_cannot_be_kept_hold_up_no_status(tmp_path: Path) -> None
     (run,) = runs(uri)
     assert run.info.status == "KILLED"
     assert run.data.metrics == {"loss": 1.0}
-    assert Spool(folder).waiting() == 1
+    assert Outbox(folder).waiting() == 1
     assert deliver(folder) is not None
     (tmp_path / "mlartifacts").unlink()
     assert deliver(folder) is None
-    assert Spool(folder).waiting() == 0
+    assert Outbox(folder).waiting() == 0
     (run,) = runs(uri)
     artifacts = mlflow.MlflowClient(uri).list_artifacts(run.info.run_id)
     assert [file.path for file in artifacts] == ["plot.txt"]

@@ -16,7 +16,7 @@ import pytest
 from tracking.servers import Server, free_port, points, runs, sync
 
 from tnt_exp.run_folder import ARTIFACTS
-from tnt_exp.tracking.spool import Spool
+from tnt_exp.tracking.outbox import Outbox
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(600)]
 
@@ -116,7 +116,7 @@ def test_a_run_is_told_whole_and_telling_it_again_changes_nothing(server: Server
     assert not list((folder / "mlflow").glob("model-*"))  # the server has it
 
     (folder / "mlflow/delivered.json").unlink()
-    assert Spool(folder).waiting()
+    assert Outbox(folder).waiting()
     sync(folder)
     assert told() == before
 

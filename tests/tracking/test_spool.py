@@ -7,12 +7,12 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tnt_exp.tracking.spool import Mark, Spool
+from tnt_exp.tracking.outbox import DeliveryCursor, Outbox
 
 VALUES = st.dictionaries(st.text(max_size=5), st.one_of(st.text(max_size=20), st.floats(allow_nan=False), st.none()))
 
 
-def contents(spool: Spool) -> list[dict]:
+def contents(spool: Outbox) -> list[dict]:
     return [entry.message for entry in spool.read()]
 
 
@@ -24,7 +24,7 @@ def message(values: dict) -> dict:
 @given(st.lists(VALUES, max_size=6), st.data())
 def test_a_cut_file_holds_what_was_whole_and_can_be_gone_on_with(said: list[dict], data: st.DataObject) -> None:
     with TemporaryDirectory() as name:
-        spool = Spool(Path(name))
+        spool = Outbox(Path(name))
         for values in said:
             spool.append("params", values=values)
         file = spool.place / "messages.jsonl"
@@ -33,10 +33,10 @@ def test_a_cut_file_holds_what_was_whole_and_can_be_gone_on_with(said: list[dict
         if file.exists():
             file.write_bytes(file.read_bytes()[:cut])
         whole = [message(values) for values, end in zip(said, ends, strict=True) if end <= cut]
-        again = Spool(Path(name))
+        again = Outbox(Path(name))
         assert contents(again) == whole
         again.append("params", values={"last": 1})
-        assert contents(again) == contents(Spool(Path(name))) == [*whole, message({"last": 1})]
+        assert contents(again) == contents(Outbox(Path(name))) == [*whole, message({"last": 1})]
 
 
 @settings(max_examples=150, deadline=None)
@@ -45,7 +45,7 @@ def test_a_damaged_line_is_passed_over_and_the_others_are_there(
     said: list[dict], damage: bytes, data: st.DataObject
 ) -> None:
     with TemporaryDirectory() as name:
-        spool = Spool(Path(name))
+        spool = Outbox(Path(name))
         for values in said:
             spool.append("params", values=values)
         damaged = data.draw(st.sampled_from(list(spool.read())))
@@ -56,19 +56,19 @@ def test_a_damaged_line_is_passed_over_and_the_others_are_there(
         content[place : place + length] = damage[:length].replace(b"\n", b"\0")
         before = [entry.message for entry in spool.read() if entry != damaged]
         file.write_bytes(content)
-        found = contents(Spool(Path(name)))
+        found = contents(Outbox(Path(name)))
         assert found == before or len(found) == len(said)  # other text in a value is no damage that can be seen
 
 
 def test_a_mark_of_another_run_or_in_the_midst_of_a_line_counts_for_nothing(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     spool.append("run", uri="http://there", run_id="a", experiment_id="1")
     for step in range(3):
         spool.append("metrics", time=1, step=step, values={"loss": 1.0})
     whole = [entry.end for entry in spool.read()]
-    spool.write_mark(Mark("a", whole[1]))
+    spool.write_mark(DeliveryCursor("a", whole[1]))
     assert spool.waiting() == 2
-    for mark in (Mark("b", whole[1]), Mark("a", whole[1] - 1), Mark("a", 10**9)):
+    for mark in (DeliveryCursor("b", whole[1]), DeliveryCursor("a", whole[1] - 1), DeliveryCursor("a", 10**9)):
         spool.write_mark(mark)
         assert spool.waiting() == 3
     (spool.place / "delivered.json").write_text("{")
@@ -76,14 +76,14 @@ def test_a_mark_of_another_run_or_in_the_midst_of_a_line_counts_for_nothing(tmp_
 
 
 def test_what_was_said_is_known_to_the_next_process(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Outbox(tmp_path)
     spool.append("begin", uri="http://there")
-    assert Spool(tmp_path).begun == "http://there"
+    assert Outbox(tmp_path).begun == "http://there"
     spool.append("run", uri="http://there", run_id="a", experiment_id="1")
     spool.append("params", id="params", values={})
     spool.append("metrics", time=1, step=7, values={"loss": float("nan"), "accuracy": 1.0})
     spool.append("metrics", time=1, step=8, values={"loss": 1.0})
-    again = Spool(tmp_path)
+    again = Outbox(tmp_path)
     assert again.run is not None
     assert (again.run.run_id, again.begun) == ("a", None)
     assert again.steps == {"loss": 8, "accuracy": 7}

@@ -19,7 +19,7 @@ def make() -> Make:
         from tnt_exp import model
         from tnt_exp.augmentation import Augmentation
         from tnt_exp.training import optimizer as optimizers
-        from tnt_exp.training.step import Work, compile_step
+        from tnt_exp.training.train_step import StepComputation, compile_train_step
 
         config = compose(["model=tiny", *overrides])
         classifier = model.build(config.model, 10, 1, seed=config.seed)
@@ -32,14 +32,14 @@ def make() -> Make:
             label_smoothing=config.trainer.label_smoothing,
             seed=config.seed,
         )
-        optimizer = optimizers.build(
+        optimizer = optimizers.build_optimizer(
             config.optimizer,
             classifier.trainable_variables,
-            model.decays,
+            model.is_decayed,
             factors=rate_factors,
             scale_loss=False,
         )
-        step = compile_step(Work(classifier.network, augmentation, optimizer), xla=xla)
+        step = compile_train_step(StepComputation(classifier.network, augmentation, optimizer), xla=xla)
         return classifier, optimizer, step
 
     return build

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tnt_exp.training.checkpoint import Checkpoint, Checkpoints
-from tnt_exp.training.finite import finite
+from tnt_exp.training.checkpoint import Checkpoint, CheckpointStore, all_finite
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -19,8 +18,8 @@ def checkpoint(step: int) -> Checkpoint:
     return Checkpoint(step, arrays, {"step": step, "sums": [0.1, 1 / 3]})
 
 
-def written(folder: Path, *steps: int, keep: int = 9) -> Checkpoints:
-    checkpoints = Checkpoints(folder, keep)
+def written(folder: Path, *steps: int, keep: int = 9) -> CheckpointStore:
+    checkpoints = CheckpointStore(folder, keep)
     for step in steps:
         checkpoints.save(checkpoint(step))
     checkpoints.wait()
@@ -38,8 +37,8 @@ def test_newest_comes_back_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_no_checkpoint_in_an_empty_or_missing_folder(tmp_path: Path) -> None:
-    assert Checkpoints(tmp_path, 1).newest() is None
-    assert Checkpoints(tmp_path / "missing", 1).newest() is None
+    assert CheckpointStore(tmp_path, 1).newest() is None
+    assert CheckpointStore(tmp_path / "missing", 1).newest() is None
 
 
 def test_only_the_last_are_kept(tmp_path: Path) -> None:
@@ -50,7 +49,7 @@ def test_only_the_last_are_kept(tmp_path: Path) -> None:
 
 
 def test_what_the_caller_changes_later_is_not_written(tmp_path: Path) -> None:
-    checkpoints, numbers = Checkpoints(tmp_path, 1), {"rows": [1]}
+    checkpoints, numbers = CheckpointStore(tmp_path, 1), {"rows": [1]}
     checkpoints.save(Checkpoint(1, {"a": np.zeros(10_000_000, np.float32)}, numbers))
     numbers["rows"].append(2)
     checkpoints.wait()
@@ -118,7 +117,7 @@ def test_damage_to_any_of_the_files_never_gives_half_a_checkpoint(data: st.DataO
 
 
 def test_landmarks_are_kept_beside_the_last(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, 2, landmarks=10)
+    checkpoints = CheckpointStore(tmp_path, 2, landmarks=10)
     for step in (0, 10, 13, 16, 19):
         checkpoints.save(checkpoint(step))
     checkpoints.wait()
@@ -134,11 +133,11 @@ def test_landmarks_are_kept_beside_the_last(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["float32", "float16", "float64"])
 def test_what_is_not_finite_is_seen(value: float, kind: str) -> None:
     array = np.linspace(-5, 5, 999, dtype=kind)
-    assert finite(array)
+    assert all_finite(array)
     array[500] = value
-    assert not finite(array)
-    assert finite(np.zeros(0))
-    assert finite(np.array([2**31 - 1], np.uint32))
+    assert not all_finite(array)
+    assert all_finite(np.zeros(0))
+    assert all_finite(np.array([2**31 - 1], np.uint32))
 
 
 def test_manifest_without_its_numbers_is_passed_over(tmp_path: Path) -> None:

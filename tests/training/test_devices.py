@@ -81,7 +81,7 @@ from tnt_exp import model
 from tnt_exp.augmentation import Augmentation
 from tnt_exp.config.compose import compose
 from tnt_exp.training import optimizer
-from tnt_exp.training.step import Work, compile_step
+from tnt_exp.training.train_step import Work, compile_step
 config = compose(["model=tiny", "model.mlp_dropout=0.5", "augmentation=none"])
 classifier = model.build(config.model, 10, 1)
 look = Augmentation(config.augmentation, image_size=8, mean=[0.5], std=[0.5], num_classes=10, seed=0)

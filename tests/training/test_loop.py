@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from tnt_exp.training.loop import Waiting
+from tnt_exp.training.trainer import InputTimer
 
 
 def test_waiting_is_the_readers_time_alone() -> None:
@@ -11,7 +11,7 @@ def test_waiting_is_the_readers_time_alone() -> None:
             time.sleep(0.05)
             yield item
 
-    waiting, items = Waiting(), []
+    waiting, items = InputTimer(), []
     for item in waiting.on(slow()):
         items.append(item)
         time.sleep(0.1)

@@ -24,7 +24,7 @@ def test_decay_of_the_keras_example_has_no_learning_rate_factor() -> None:
     config = compose(["optimizer=keras_example"]).optimizer
     start, gradient = np.array([1.0, -2.0, 3.0], np.float32), np.array([0.3, 0.0, -5.0], np.float32)
     variable = keras.Variable(start)
-    optimizer = optimizers.build(config, [variable], lambda _: True, scale_loss=False)
+    optimizer = optimizers.build_optimizer(config, [variable], lambda _: True, scale_loss=False)
     move(optimizer, [keras.ops.convert_to_tensor(gradient)])
     first, second = 0.1 * gradient, 0.001 * gradient**2
     rate = 1e-3 * np.sqrt(1 - 0.999) / (1 - 0.9)
@@ -39,7 +39,7 @@ def test_decay_of_matrices_spares_the_rest() -> None:
 
     config = compose(["optimizer.weight_decay=0.5", "optimizer.learning_rate=0.1"]).optimizer
     matrix, bias = keras.Variable(np.ones((2, 2), np.float32)), keras.Variable(np.ones(2, np.float32))
-    optimizer = optimizers.build(config, [matrix, bias], lambda v: len(v.shape) > 1, scale_loss=False)
+    optimizer = optimizers.build_optimizer(config, [matrix, bias], lambda v: len(v.shape) > 1, scale_loss=False)
     zeros: list[Any] = [keras.ops.zeros(variable.shape) for variable in (matrix, bias)]
     move(optimizer, zeros)
     np.testing.assert_allclose(ops.convert_to_numpy(matrix), 0.95, rtol=1e-6)
@@ -54,7 +54,7 @@ def updated(*overrides: str) -> np.ndarray:
     config = compose(list(overrides)).optimizer
     start = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
     matrix, bias = keras.Variable(start), keras.Variable(start[0])
-    optimizer = optimizers.build(config, [matrix, bias], lambda v: len(v.shape) > 1, scale_loss=False)
+    optimizer = optimizers.build_optimizer(config, [matrix, bias], lambda v: len(v.shape) > 1, scale_loss=False)
     random = np.random.default_rng(0)
     for _ in range(6):
         slopes = [random.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,))]
@@ -112,7 +112,7 @@ def test_joined_variables_are_updated_as_keras_updates_each(algorithm: str) -> N
     ours, theirs = ([keras.Variable(value) for value in start] for _ in range(2))
     overrides = [f"optimizer.name={algorithm}", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1"]
     config = compose([*overrides, "optimizer.clip_norm=1", "optimizer.ema=0.8", "optimizer.decay=matrices"]).optimizer
-    packed = optimizers.build(config, ours, lambda variable: len(variable.shape) > 1, scale_loss=False)
+    packed = optimizers.build_optimizer(config, ours, lambda variable: len(variable.shape) > 1, scale_loss=False)
     common = {"learning_rate": 0.01, "weight_decay": 0.1, "global_clipnorm": 1.0, "use_ema": True, "ema_momentum": 0.8}
     known = {
         "adamw": lambda: keras.optimizers.AdamW(
@@ -155,7 +155,7 @@ def test_factor_of_a_variable_scales_its_step() -> None:
     moves = []
     for factors in ([1.0, 1.0, 1.0], [0.5, 0.0, 1.0]):
         variables = [keras.Variable(start) for _ in factors]
-        packed = optimizers.build(config, variables, lambda _: True, factors=factors, scale_loss=False)
+        packed = optimizers.build_optimizer(config, variables, lambda _: True, factors=factors, scale_loss=False)
         move(packed, [ops.convert_to_tensor(start + 2)] * 3)
         moves.append([ops.convert_to_numpy(variable) - start for variable in variables])
     whole, scaled = moves

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from tnt_exp.model import parts
-from tnt_exp.model.dropout import dropped
+from tnt_exp.model import microbatch
+from tnt_exp.model.dropout import dropout_scale
 
 DROPPING = ["model.mlp_dropout=0.2", "model.attention_dropout=0.2", "model.embedding_dropout=0.1"]
 
 
 @given(images=st.integers(1, 600), values=st.integers(1, 10**7), streams=st.integers(0, 64))
 def test_parts_are_equal_and_leave_no_core_without_need(images: int, values: int, streams: int) -> None:
-    number = parts.count(images, values, streams)
+    number = microbatch.microbatch_count(images, values, streams)
     assert images % number == 0
     if streams < 2:
         assert streams or number == 1
@@ -33,23 +33,23 @@ def test_parts_are_equal_and_leave_no_core_without_need(images: int, values: int
     ids=["the example", "cifar_fast", "digits", "a prime"],
 )
 def test_networks_that_were_measured_get_what_was_fastest(batch: int, values: int, expected: int) -> None:
-    assert parts.count(batch, values, streams=2) == expected
+    assert microbatch.microbatch_count(batch, values, streams=2) == expected
 
 
 @pytest.mark.backend
 @pytest.mark.parametrize("whole_samples", [False, True])
 def test_parts_drop_what_the_batch_drops(whole_samples: bool) -> None:
     x, seed = ops.ones((12, 5, 7)), np.array([3, 4], "int32")
-    whole = ops.convert_to_numpy(dropped(x, 0.4, ops.convert_to_tensor(seed), 9, whole_samples))
+    whole = ops.convert_to_numpy(dropout_scale(x, 0.4, ops.convert_to_tensor(seed), 9, whole_samples))
     found = [
-        ops.convert_to_numpy(dropped(x[:3], 0.4, ops.convert_to_tensor(np.append(seed, part)), 9, whole_samples))
+        ops.convert_to_numpy(dropout_scale(x[:3], 0.4, ops.convert_to_tensor(np.append(seed, part)), 9, whole_samples))
         for part in range(4)
     ]
     np.testing.assert_array_equal(np.concatenate(found), whole)
 
 
 def test_a_step_in_parts_is_the_step(make: Any, chunk: tuple[np.ndarray, np.ndarray]) -> None:
-    from tnt_exp.training.step_tensorflow import TensorFlowStep
+    from tnt_exp.training.backends.tensorflow import TensorFlowStep
 
     images, labels = chunk
     ends = []
@@ -57,7 +57,7 @@ def test_a_step_in_parts_is_the_step(make: Any, chunk: tuple[np.ndarray, np.ndar
         settings = ["augmentation=[crop_flip,mixing]", "model.drop_path=0.1", "optimizer=sgd", *DROPPING]
         classifier, _, step = make(*settings)
         step = TensorFlowStep(step._work, xla=False, streams=streams)
-        assert parts.count(8, classifier.network.most_values, streams) == (4 if streams else 1)
+        assert microbatch.microbatch_count(8, classifier.network.most_values, streams) == (4 if streams else 1)
         sums = sum(np.asarray(step(images[k : k + 2], labels[k : k + 2], k, [0.05, 0.05], 1.0)) for k in (0, 2))
         ends.append((sums, [ops.convert_to_numpy(variable) for variable in classifier.variables]))
     (whole, weights), (divided, others) = ends
@@ -70,11 +70,13 @@ def test_predictions_in_parts_are_the_predictions(make: Any, monkeypatch: pytest
     images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), dtype=np.uint8)
     classifier, _, _ = make()
     whole = classifier.predict_on_batch(images)
-    monkeypatch.setattr(parts, "streams", lambda: 3)
+    monkeypatch.setattr(microbatch, "parallel_streams", lambda: 3)
     classifier.predict_function = None  # Keras keeps what it compiled
     numbers = []
-    count = parts.count
-    monkeypatch.setattr(parts, "count", lambda *arguments: numbers.append(count(*arguments)) or numbers[-1])
+    count = microbatch.microbatch_count
+    monkeypatch.setattr(
+        microbatch, "microbatch_count", lambda *arguments: numbers.append(count(*arguments)) or numbers[-1]
+    )
     np.testing.assert_allclose(classifier.predict_on_batch(images), whole, atol=1e-6)
     assert numbers == [3]
 
@@ -99,7 +101,7 @@ for _ in range(150):
 def test_a_run_on_a_cpu_computes_in_parts_on_each_of_its_cores() -> None:
     program = """
 from tnt_exp.config.trainer import TrainerConfig
-from tnt_exp.cores import cores
+from tnt_exp.hardware import cores
 from tnt_exp.training.device import prepare
 from tnt_exp.model import parts
 prepare(TrainerConfig())

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tnt_exp.training.profile import Profiled
+from tnt_exp.training.profiler import ProfiledStep
 
 pytestmark = pytest.mark.backend
 
@@ -13,7 +13,7 @@ def test_some_steps_are_traced_and_change_nothing(make: Any, chunk: Any, tmp_pat
     sums = []
     for traced in (False, True):
         _, _, step = make()
-        step = Profiled(step, tmp_path / "profile") if traced else step
+        step = ProfiledStep(step, tmp_path / "profile") if traced else step
         for number in range(8):
             assert list(tmp_path.iterdir()) == [] or number > 2
             last = step(images[:1], labels[:1], number, [1e-2], 1.0)

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tnt_exp.config.optimizer import ScheduleConfig, Shape
-from tnt_exp.training.schedule import Schedule
+from tnt_exp.training.lr_schedule import LearningRateSchedule
 
 
-def schedule(**values: object) -> Schedule:
-    return Schedule(ScheduleConfig(**values), peak=1.0, steps_per_epoch=10, epochs=10)  # type: ignore[arg-type]
+def schedule(**values: object) -> LearningRateSchedule:
+    return LearningRateSchedule(ScheduleConfig(**values), peak=1.0, steps_per_epoch=10, epochs=10)  # type: ignore[arg-type]
 
 
 def test_constant_is_constant() -> None:

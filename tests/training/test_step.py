@@ -89,14 +89,14 @@ def test_rate_factor_scales_the_whole_update(make: Any, chunk: Chunk) -> None:
 def test_average_follows_the_weights_and_is_put_back(make: Any, chunk: Chunk) -> None:
     from keras import ops
 
-    from tnt_exp.training.averaging import averaged
+    from tnt_exp.training.optimizer import ema_weights
 
     classifier, optimizer, step = make("optimizer.ema=0.5", "optimizer=sgd")
     start = weights(classifier, step)
     images, labels = chunk
     step(images[:1], labels[:1], 0, [0.1], 1.0)
     raw = weights(classifier, step)
-    with averaged(classifier.network, optimizer):
+    with ema_weights(classifier.network, optimizer):
         middle = [ops.convert_to_numpy(variable) for variable in classifier.trainable_variables]
     again = [ops.convert_to_numpy(variable) for variable in classifier.trainable_variables]
     assert all(np.array_equal(a, b) for a, b in zip(raw, again, strict=True))
@@ -123,13 +123,13 @@ def test_weights_given_from_outside_are_taken_over(make: Any, chunk: Chunk) -> N
 
 
 def test_weights_loaded_before_the_first_step_are_taken_over(make: Any, chunk: Chunk) -> None:
-    from tnt_exp.training.step import Work, compile_step
+    from tnt_exp.training.train_step import StepComputation, compile_train_step
 
     classifier, optimizer, step = make()
     loaded = [np.full_like(value, 0.5) for value in weights(classifier, step)]
     for variable, value in zip(classifier.trainable_variables, loaded, strict=True):
         variable.assign(value)
-    begun = compile_step(Work(classifier.network, step._work.augmentation, optimizer), xla=False)
+    begun = compile_train_step(StepComputation(classifier.network, step._work.augmentation, optimizer), xla=False)
     images, labels = chunk
     begun(images[:1], labels[:1], 0, [1e-4], 1.0)
     for value, before in zip(weights(classifier, begun), loaded, strict=True):

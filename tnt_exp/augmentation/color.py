@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from tnt_exp.augmentation.randomness import Draws, Tensor
+from tnt_exp.augmentation.stateless_random import StatelessRandom, Tensor
 from tnt_exp.config.augmentation import AugmentationConfig
 
 
@@ -56,7 +56,7 @@ def hue(pixels: Tensor, turn: Tensor) -> Tensor:
     return ops.stack([channel(5.0), channel(3.0), channel(1.0)], axis=-1)
 
 
-def jitter(pixels: Tensor, config: AugmentationConfig, draws: Draws) -> Tensor:
+def jitter(pixels: Tensor, config: AugmentationConfig, draws: StatelessRandom) -> Tensor:
     """Change brightness, contrast, saturation and hue by random factors, unrounded.
 
     torchvision's ColorJitter, but always in this order (there it is random).

@@ -4,14 +4,14 @@ import math
 
 from keras import ops
 
-from tnt_exp.augmentation.randomness import Draws, Tensor
+from tnt_exp.augmentation.stateless_random import StatelessRandom, Tensor
 
 AREA = (0.02, 1 / 3)  # of the image
 ASPECT = (0.3, 1 / 0.3)  # height / width
 ATTEMPTS = 10
 
 
-def erase(inputs: Tensor, probability: float, draws: Draws) -> Tensor:
+def erase(inputs: Tensor, probability: float, draws: StatelessRandom) -> Tensor:
     """Fill a random box of each image with noise, with the given probability.
 
     Args:
@@ -27,7 +27,7 @@ def erase(inputs: Tensor, probability: float, draws: Draws) -> Tensor:
     return ops.where(random_boxes(probability, draws, batch, size)[..., None], noise, inputs)
 
 
-def random_boxes(probability: float, draws: Draws, batch: int, size: int) -> Tensor:
+def random_boxes(probability: float, draws: StatelessRandom, batch: int, size: int) -> Tensor:
     """Return bool (B, S, S): the first of ten random boxes that is smaller than the image, if any."""
     shape = (batch, ATTEMPTS)
     area = draws.uniform("erasing/area", shape, *AREA) * size**2

@@ -12,7 +12,7 @@ import math
 
 from keras import ops
 
-from tnt_exp.augmentation.randomness import Draws, Tensor
+from tnt_exp.augmentation.stateless_random import StatelessRandom, Tensor
 from tnt_exp.config.augmentation import AugmentationConfig
 
 CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
@@ -39,7 +39,11 @@ def rotation(angle: Tensor) -> Tensor:
 
 
 def random_geometry(
-    config: AugmentationConfig, draws: Draws, batch: int, source: tuple[int, int], policy: Tensor | None = None
+    config: AugmentationConfig,
+    draws: StatelessRandom,
+    batch: int,
+    source: tuple[int, int],
+    policy: Tensor | None = None,
 ) -> Tensor | None:
     """Draw the map of each image.
 
@@ -83,20 +87,20 @@ def random_geometry(
     return result
 
 
-def _flips(config: AugmentationConfig, draws: Draws, batch: int) -> Tensor:
+def _flips(config: AugmentationConfig, draws: StatelessRandom, batch: int) -> Tensor:
     chance = ops.convert_to_tensor([config.horizontal_flip, config.vertical_flip], "float32")
     sign = 1.0 - 2.0 * ops.cast(draws.uniform("flip", (batch, 2)) < chance, "float32")
     return affine(sign[:, 0], 0.0, 0.0, 0.0, sign[:, 1], 0.0)
 
 
-def _padded_crop(padding: int, draws: Draws, batch: int, source: tuple[int, int]) -> Tensor:
+def _padded_crop(padding: int, draws: StatelessRandom, batch: int, source: tuple[int, int]) -> Tensor:
     height, width = source
     shift = ops.floor(draws.uniform("crop_padding", (batch, 2), -padding, padding + 1))
     return affine(1.0, 0.0, shift[:, 0] / width, 0.0, 1.0, shift[:, 1] / height)
 
 
 def _random_resized_crop(
-    scale: list[float], ratio: list[float], draws: Draws, batch: int, source: tuple[int, int]
+    scale: list[float], ratio: list[float], draws: StatelessRandom, batch: int, source: tuple[int, int]
 ) -> Tensor:
     """As torchvision: the first of ten boxes that fits; else the largest central box of an allowed ratio."""
     height, width = source

@@ -8,12 +8,12 @@ import math
 
 from keras import ops
 
-from tnt_exp.augmentation.randomness import Draws, Tensor
+from tnt_exp.augmentation.stateless_random import StatelessRandom, Tensor
 from tnt_exp.config.augmentation import AugmentationConfig
 
 
 def mix(
-    inputs: Tensor, targets: Tensor, config: AugmentationConfig, draws: Draws, mixing: Tensor
+    inputs: Tensor, targets: Tensor, config: AugmentationConfig, draws: StatelessRandom, mixing: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Mix each image and its label with those of its partner.
 
@@ -40,7 +40,7 @@ def mix(
 
 
 def partner_weight(
-    config: AugmentationConfig, draws: Draws, size: int, mixing: Tensor
+    config: AugmentationConfig, draws: StatelessRandom, size: int, mixing: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weight of the partner at each pixel (S, S), its mean for the label, and whether to mix at all."""
     uniform = draws.uniform("mixing", (6,))

@@ -16,7 +16,7 @@ from keras import ops
 
 from tnt_exp.augmentation.color import blend
 from tnt_exp.augmentation.geometry import affine
-from tnt_exp.augmentation.randomness import Tensor
+from tnt_exp.augmentation.stateless_random import Tensor
 
 LEVELS = 256
 

@@ -10,8 +10,8 @@ from tnt_exp.augmentation.erasing import erase
 from tnt_exp.augmentation.geometry import random_geometry
 from tnt_exp.augmentation.mixing import mix
 from tnt_exp.augmentation.policies import apply_operations, random_operations
-from tnt_exp.augmentation.randomness import Draws, Tensor
-from tnt_exp.augmentation.sampling import sample
+from tnt_exp.augmentation.resample import sample
+from tnt_exp.augmentation.stateless_random import StatelessRandom, Tensor
 from tnt_exp.config.augmentation import AugmentationConfig, Policy
 
 
@@ -68,7 +68,7 @@ class Augmentation:
 
         Up to here images do not meet, so that parts of a batch, all of one size, can be computed side by side.
         """
-        config, draws = self.config, Draws(self.seed, step, part)
+        config, draws = self.config, StatelessRandom(self.seed, step, part)
         batch, height, width = images.shape[:3]
         pixels = ops.cast(images, "float32")
         policy_maps = None
@@ -88,5 +88,5 @@ class Augmentation:
         targets = ops.one_hot(labels, self.num_classes, dtype="float32")
         targets = targets * (1.0 - self.label_smoothing) + self.label_smoothing / self.num_classes
         if self.config.mixup or self.config.cutmix:
-            return mix(inputs, targets, self.config, Draws(self.seed, step), mixing)
+            return mix(inputs, targets, self.config, StatelessRandom(self.seed, step), mixing)
         return inputs, targets

@@ -12,12 +12,12 @@ from keras import ops
 
 from tnt_exp.augmentation.geometry import compose
 from tnt_exp.augmentation.operations import Operation, apply_color, geometry_of
-from tnt_exp.augmentation.randomness import Draws, Tensor
+from tnt_exp.augmentation.stateless_random import StatelessRandom, Tensor
 from tnt_exp.config.augmentation import AugmentationConfig, Policy
 
 
 @dataclass(frozen=True)
-class Law:
+class MagnitudeRange:
     """How a level becomes an argument: base + span * level.
 
     Args:
@@ -33,62 +33,62 @@ class Law:
     whole: float | None = None
 
 
-Laws = dict[Operation, Law]
+MagnitudeRanges = dict[Operation, MagnitudeRange]
 
 ENHANCEMENTS = (Operation.color, Operation.contrast, Operation.brightness, Operation.sharpness)
 
 
-def randaugment_laws(increasing: bool) -> Laws:
+def randaugment_ranges(increasing: bool) -> MagnitudeRanges:
     """Return timm's fifteen operations, in the versions of `rand-...-inc1` or `-inc0`."""
     return {
-        Operation.autocontrast: Law(),
-        Operation.equalize: Law(),
-        Operation.invert: Law(),
-        Operation.rotate: Law(0, 30, signed=True),
-        Operation.posterize: Law(4, -4, whole=0.0) if increasing else Law(0, 4, whole=0.0),
-        Operation.solarize: Law(256, -256, whole=0.0) if increasing else Law(0, 256, whole=0.0),
-        Operation.solarize_add: Law(0, 110, whole=0.0),
-        **dict.fromkeys(ENHANCEMENTS, Law(1, 0.9, signed=True) if increasing else Law(0.1, 1.8)),
-        Operation.shear_x: Law(0, 0.3, signed=True),
-        Operation.shear_y: Law(0, 0.3, signed=True),
-        Operation.translate_x: Law(0, 0.45, signed=True),
-        Operation.translate_y: Law(0, 0.45, signed=True),
+        Operation.autocontrast: MagnitudeRange(),
+        Operation.equalize: MagnitudeRange(),
+        Operation.invert: MagnitudeRange(),
+        Operation.rotate: MagnitudeRange(0, 30, signed=True),
+        Operation.posterize: MagnitudeRange(4, -4, whole=0.0) if increasing else MagnitudeRange(0, 4, whole=0.0),
+        Operation.solarize: MagnitudeRange(256, -256, whole=0.0) if increasing else MagnitudeRange(0, 256, whole=0.0),
+        Operation.solarize_add: MagnitudeRange(0, 110, whole=0.0),
+        **dict.fromkeys(ENHANCEMENTS, MagnitudeRange(1, 0.9, signed=True) if increasing else MagnitudeRange(0.1, 1.8)),
+        Operation.shear_x: MagnitudeRange(0, 0.3, signed=True),
+        Operation.shear_y: MagnitudeRange(0, 0.3, signed=True),
+        Operation.translate_x: MagnitudeRange(0, 0.45, signed=True),
+        Operation.translate_y: MagnitudeRange(0, 0.45, signed=True),
     }
 
 
-def autoaugment_laws() -> Laws:
+def autoaugment_ranges() -> MagnitudeRanges:
     """Return the ranges of the AutoAugment paper's table 6, levels in ninths."""
-    shift = Law(0, 150 / 331, signed=True)
+    shift = MagnitudeRange(0, 150 / 331, signed=True)
     return {
-        Operation.autocontrast: Law(),
-        Operation.equalize: Law(),
-        Operation.invert: Law(),
-        Operation.rotate: Law(0, 30, signed=True),
-        Operation.posterize: Law(8, -4, whole=0.5),
-        Operation.solarize: Law(255, -255),
-        **dict.fromkeys(ENHANCEMENTS, Law(1, 0.9, signed=True)),
-        Operation.shear_x: Law(0, 0.3, signed=True),
-        Operation.shear_y: Law(0, 0.3, signed=True),
+        Operation.autocontrast: MagnitudeRange(),
+        Operation.equalize: MagnitudeRange(),
+        Operation.invert: MagnitudeRange(),
+        Operation.rotate: MagnitudeRange(0, 30, signed=True),
+        Operation.posterize: MagnitudeRange(8, -4, whole=0.5),
+        Operation.solarize: MagnitudeRange(255, -255),
+        **dict.fromkeys(ENHANCEMENTS, MagnitudeRange(1, 0.9, signed=True)),
+        Operation.shear_x: MagnitudeRange(0, 0.3, signed=True),
+        Operation.shear_y: MagnitudeRange(0, 0.3, signed=True),
         Operation.translate_x: shift,
         Operation.translate_y: shift,
     }
 
 
-def trivial_laws(frame: tuple[int, int]) -> Laws:
+def trivial_ranges(frame: tuple[int, int]) -> MagnitudeRanges:
     """Return the wide ranges of TrivialAugment, levels in thirtieths; shifts of up to 32 pixels of the frame."""
     height, width = frame
     return {
-        Operation.identity: Law(),
-        Operation.autocontrast: Law(),
-        Operation.equalize: Law(),
-        Operation.rotate: Law(0, 135, signed=True),
-        Operation.posterize: Law(8, -6, whole=0.5),
-        Operation.solarize: Law(255, -255),
-        **dict.fromkeys(ENHANCEMENTS, Law(1, 0.99, signed=True)),
-        Operation.shear_x: Law(0, 0.99, signed=True),
-        Operation.shear_y: Law(0, 0.99, signed=True),
-        Operation.translate_x: Law(0, 32 / width, signed=True),
-        Operation.translate_y: Law(0, 32 / height, signed=True),
+        Operation.identity: MagnitudeRange(),
+        Operation.autocontrast: MagnitudeRange(),
+        Operation.equalize: MagnitudeRange(),
+        Operation.rotate: MagnitudeRange(0, 135, signed=True),
+        Operation.posterize: MagnitudeRange(8, -6, whole=0.5),
+        Operation.solarize: MagnitudeRange(255, -255),
+        **dict.fromkeys(ENHANCEMENTS, MagnitudeRange(1, 0.99, signed=True)),
+        Operation.shear_x: MagnitudeRange(0, 0.99, signed=True),
+        Operation.shear_y: MagnitudeRange(0, 0.99, signed=True),
+        Operation.translate_x: MagnitudeRange(0, 32 / width, signed=True),
+        Operation.translate_y: MagnitudeRange(0, 32 / height, signed=True),
     }
 
 
@@ -126,7 +126,7 @@ CIFAR10_POLICY = (  # two operations each with (operation, probability, level in
 
 
 def random_operations(
-    config: AugmentationConfig, draws: Draws, batch: int, frame: tuple[int, int]
+    config: AugmentationConfig, draws: StatelessRandom, batch: int, frame: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Draw the operations of each image.
 
@@ -159,8 +159,8 @@ def apply_operations(pixels: Tensor, operations: Tensor, arguments: Tensor) -> t
     return pixels, maps
 
 
-def _randaugment(config: AugmentationConfig, draws: Draws, batch: int) -> tuple[Tensor, Tensor]:
-    laws = randaugment_laws(config.policy_increasing)
+def _randaugment(config: AugmentationConfig, draws: StatelessRandom, batch: int) -> tuple[Tensor, Tensor]:
+    laws = randaugment_ranges(config.policy_increasing)
     shape = (batch, config.policy_operations)
     operations = ops.take(ops.convert_to_tensor(list(laws), "int32"), _below(len(laws), draws, "policy", shape))
     applied = draws.uniform("policy/applied", shape) < RANDAUGMENT_PROBABILITY
@@ -173,28 +173,28 @@ def _randaugment(config: AugmentationConfig, draws: Draws, batch: int) -> tuple[
     return operations, _arguments(laws, operations, ops.clip(level / 10.0, 0.0, 1.0), draws)
 
 
-def _autoaugment(draws: Draws, batch: int) -> tuple[Tensor, Tensor]:
+def _autoaugment(draws: StatelessRandom, batch: int) -> tuple[Tensor, Tensor]:
     table = ops.convert_to_tensor(np.array(CIFAR10_POLICY, "float32"))  # sub-policy, operation in turn, what of it
     chosen = ops.take(table, _below(len(CIFAR10_POLICY), draws, "policy", (batch,)), axis=0)
     named, probability, level = chosen[..., 0], chosen[..., 1], chosen[..., 2] / 9.0
     applied = draws.uniform("policy/applied", (batch, 2)) < probability
     operations = ops.where(applied, ops.cast(named, "int32"), int(Operation.identity))
-    return operations, _arguments(autoaugment_laws(), operations, level, draws)
+    return operations, _arguments(autoaugment_ranges(), operations, level, draws)
 
 
-def _trivial(draws: Draws, batch: int, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    laws = trivial_laws(frame)
+def _trivial(draws: StatelessRandom, batch: int, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    laws = trivial_ranges(frame)
     operations = ops.take(ops.convert_to_tensor(list(laws), "int32"), _below(len(laws), draws, "policy", (batch, 1)))
     level = ops.cast(_below(TRIVIAL_LEVELS, draws, "policy/level", (batch, 1)), "float32") / (TRIVIAL_LEVELS - 1)
     return operations, _arguments(laws, operations, level, draws)
 
 
-def _below(count: int, draws: Draws, salt: str, shape: tuple[int, ...]) -> Tensor:
+def _below(count: int, draws: StatelessRandom, salt: str, shape: tuple[int, ...]) -> Tensor:
     """Return whole numbers below `count`, all equally likely."""
     return ops.minimum(ops.cast(draws.uniform(salt, shape) * count, "int32"), count - 1)
 
 
-def _arguments(laws: Laws, operations: Tensor, level: Tensor, draws: Draws) -> Tensor:
+def _arguments(laws: MagnitudeRanges, operations: Tensor, level: Tensor, draws: StatelessRandom) -> Tensor:
     """Apply each operation's law to its level."""
 
     def column(values: dict[Operation, float]) -> Tensor:

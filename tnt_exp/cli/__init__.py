@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from tnt_exp import __version__
-from tnt_exp.config.errors import InputError
+from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.signals import exiting
-from tnt_exp.trouble import explain
 
 # Verb: (module with `main(arguments) -> exit code`, one line of help). A module is imported when its verb is called.
 VERBS = {
@@ -62,15 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         if verb not in VERBS:
-            raise InputError(_unknown(verb))
+            raise UserError(_unknown(verb))
         with exiting():
             code: int = importlib.import_module(VERBS[verb][0]).main(rest)
         return code
-    except InputError as error:
+    except UserError as error:
         print(f"tnt-exp: {error}", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
-        line = explain(error)
+        line = describe_system_error(error)
         if line is None:
             raise
         print(f"tnt-exp: {line}", file=sys.stderr)

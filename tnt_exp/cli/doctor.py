@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tnt_exp import durable
+from tnt_exp import atomic_files
 
 if TYPE_CHECKING:
     from tnt_exp.tracking.doctor import Finding
@@ -40,12 +40,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _findings(uri: str | None) -> Iterator["Finding"]:
-    from tnt_exp.tracking.doctor import examine, file_store
-    from tnt_exp.tracking.store import tracking_uri
+    from tnt_exp.tracking.client import resolve_tracking_uri
+    from tnt_exp.tracking.doctor import file_store, find_problems
 
-    store = tracking_uri(uri)
+    store = resolve_tracking_uri(uri)
     if not store.startswith("sqlite:///") or Path(store.removeprefix("sqlite:///")).is_file():
-        yield from examine(store)
+        yield from find_problems(store)
     yield from file_store(Path.cwd())
     for folder in sorted({config.parent for config in Path("multirun").rglob("config.yaml")}):
         yield from _left_by_the_dead(folder.resolve())
@@ -56,17 +56,17 @@ def _left_by_the_dead(folder: Path) -> Iterator["Finding"]:
     from tnt_exp.tracking.doctor import Finding
 
     file = folder / ".lock"
-    owner, parts = durable.owner(file), durable.leftovers(folder)
+    owner, parts = atomic_files.lock_owner(file), atomic_files.partial_files(folder)
     if not owner and not parts:
         return
-    if not durable.free(file):
+    if not atomic_files.is_unlocked(file):
         return  # in use
 
     def mend() -> None:
-        held = durable.lock(file)
+        held = atomic_files.acquire_lock(file)
         if held is not None:
-            durable.remove(durable.leftovers(folder))
-            durable.release(held)
+            atomic_files.remove_paths(atomic_files.partial_files(folder))
+            atomic_files.release_lock(held)
 
     if owner:
         yield Finding(f"{file} names {owner}, which died without letting go", "empty it; it stops nobody", mend)

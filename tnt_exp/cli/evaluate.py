@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tnt_exp import data
-from tnt_exp.config import Config, InputError
-from tnt_exp.finished import FinishedRun, find, overridden
-from tnt_exp.finished.finding import KINDS
+from tnt_exp.config import Config
+from tnt_exp.errors import UserError
+from tnt_exp.finished_runs import FinishedRun, apply_overrides, find_run
+from tnt_exp.finished_runs.find import RUN_HELP
 from tnt_exp.training import device
 
 if TYPE_CHECKING:
@@ -25,23 +26,23 @@ _WORST = 20  # classes in the terminal; the file has all
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, write `evaluation/` in the run folder, tell MLflow, and return the exit code."""
     parser = argparse.ArgumentParser(prog="tnt-exp evaluate", description="Measure a finished run's model.")
-    parser.add_argument("run", help=KINDS)
+    parser.add_argument("run", help=RUN_HELP)
     parser.add_argument("overrides", nargs="*", help="other images with the same classes: dataset=... dataset.path=...")
     parser.add_argument("--uri", help="tracking store to ask for a run (default: mlflow.db in this folder)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args(list(arguments))
-    finished = find(options.run, options.uri)
-    config = overridden(finished.config, options.overrides)
+    finished = find_run(options.run, options.uri)
+    config = apply_overrides(finished.config, options.overrides)
     _check(finished, config)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    dataset = data.load(config.dataset)
+    dataset = data.load_dataset(config.dataset)
     split = _in_order_of(finished.class_names, dataset)
 
     from tnt_exp.evaluation import evaluate
-    from tnt_exp.finished.loading import prepared
+    from tnt_exp.finished_runs.find import load_for_evaluation
 
     trainer = config.trainer
-    measured = evaluate(prepared(finished, trainer), split, trainer.batch_size, flip=trainer.test_time_flip)
+    measured = evaluate(load_for_evaluation(finished, trainer), split, trainer.batch_size, flip=trainer.test_time_flip)
     own = config.dataset == finished.config.dataset
     label = "" if own else _label(config)
     report = _report(finished, dataset, split, measured, "/".join(["eval", label]).rstrip("/"))
@@ -59,16 +60,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(finished: FinishedRun, config: Config) -> None:
     """What can be found wrong before data are read and TensorFlow is imported."""
-    data.check(config.dataset)
-    device.check(config.trainer)
-    facts, channels, classes = data.facts(config.dataset), finished.image_shape[2], len(finished.class_names)
+    data.validate(config.dataset)
+    device.check_backend(config.trainer)
+    facts, channels, classes = data.dataset_info(config.dataset), finished.image_shape[2], len(finished.class_names)
     if facts.channels not in (None, channels):
-        raise InputError(
+        raise UserError(
             f"dataset={config.dataset.name.value}: expected images of {channels} channels, as the model was trained "
             f"on, received {facts.channels}."
         )
     if facts.classes is not None and facts.classes > classes:
-        raise InputError(
+        raise UserError(
             f"dataset={config.dataset.name.value}: expected the model's {classes} classes, received {facts.classes}."
         )
 
@@ -81,7 +82,7 @@ def _in_order_of(class_names: Sequence[str], dataset: "Dataset") -> "Split":
 
     unknown = [name for name in dataset.class_names if name not in class_names]
     if unknown:
-        raise InputError(
+        raise UserError(
             f"dataset={dataset.name}: expected the model's classes ({', '.join(class_names[:5])}, ...), "
             f"received others: {', '.join(unknown[:5])}."
         )
@@ -124,30 +125,30 @@ def _report(
 def _write(folder: Path, finished: FinishedRun, split: "Split", measured: "Evaluation", report: dict[str, Any]) -> None:
     import numpy as np
 
-    from tnt_exp.reports import plots
+    from tnt_exp.reports import run_figures
 
     folder.mkdir(exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
     names = finished.class_names
     title = f"{report['dataset']} test: accuracy {measured.accuracy:.4f}"
-    plots.confusion(measured.confusion, names, title, folder / "confusion_matrix.png")
+    run_figures.draw_confusion_matrix(measured.confusion, names, title, folder / "confusion_matrix.png")
     wrong = measured.mistakes(_MISTAKES)
     if len(wrong):
         titles = [
             f"{names[split.labels[index]]}, not {names[measured.predicted[index]]}\n({measured.confidence[index]:.2f})"
             for index in wrong
         ]
-        plots.samples(split.images[wrong].astype(np.float32) / 255, titles, folder / "mistakes.png")
+        run_figures.draw_samples(split.images[wrong].astype(np.float32) / 255, titles, folder / "mistakes.png")
 
 
 def _tell(finished: FinishedRun, uri: str | None, metrics: dict[str, float], folder: Path) -> bool:
-    from tnt_exp.tracking.finished import store_of, tell
+    from tnt_exp.tracking.queries import log_evaluation, run_store
 
-    return tell(uri or store_of(finished.path), str(finished.mlflow_run_id), metrics, folder)
+    return log_evaluation(uri or run_store(finished.path), str(finished.mlflow_run_id), metrics, folder)
 
 
 def _print(report: dict[str, Any], own: FinishedRun | None) -> None:
-    from tnt_exp.sweep.table import table
+    from tnt_exp.formatting import format_table
 
     print(f"{report['dataset']}: {report['images']:,} test images")
     reported = own.result["metrics"] if own else {}
@@ -167,6 +168,6 @@ def _print(report: dict[str, Any], own: FinishedRun | None) -> None:
         for row in known[:_WORST]
     ]
     print()
-    print(table(["class (worst first)", "images", "accuracy", "precision"], rows, [1, 2, 3]))
+    print(format_table(["class (worst first)", "images", "accuracy", "precision"], rows, [1, 2, 3]))
     if len(known) > _WORST:
         print(f"... and {len(known) - _WORST} more in evaluation.json")

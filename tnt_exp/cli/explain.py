@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tnt_exp.config import InputError
-from tnt_exp.finished import find
-from tnt_exp.finished.finding import KINDS
+from tnt_exp.errors import UserError
+from tnt_exp.finished_runs import find_run
+from tnt_exp.finished_runs.find import RUN_HELP
 from tnt_exp.training import device
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tnt_exp.reports.attention import Maps
+    from tnt_exp.reports.attention import AttentionMaps
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,38 +21,38 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="tnt-exp explain", description="Attention between the patches of an image and within a patch, one picture."
     )
-    parser.add_argument("run", help=KINDS)
+    parser.add_argument("run", help=RUN_HELP)
     parser.add_argument("image", type=Path, help="an image file")
     parser.add_argument("--output", type=Path, help="the picture (default: explained/IMAGE.png in the run folder)")
     parser.add_argument("--uri", help="tracking store to ask for a run (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
-    finished = find(options.run, options.uri)
-    device.check(finished.config.trainer)
+    finished = find_run(options.run, options.uri)
+    device.check_backend(finished.config.trainer)
     if finished.config.model.inner_blocks == []:
-        raise InputError(f"{finished.path}: expected a model with an inner transformer, received one without.")
-    from tnt_exp.data.decoding import decode
+        raise UserError(f"{finished.path}: expected a model with an inner transformer, received one without.")
+    from tnt_exp.data.image_files import decode_image
 
     size, _, channels = finished.image_shape
-    image = decode(options.image, size, channels)
+    image = decode_image(options.image, size, channels)
 
-    from tnt_exp.finished.loading import prepared
-    from tnt_exp.reports.attention import attention
+    from tnt_exp.finished_runs.find import load_for_evaluation
+    from tnt_exp.reports.attention import attention_maps
 
-    classifier = prepared(finished, finished.config.trainer)
+    classifier = load_for_evaluation(finished, finished.config.trainer)
     name, probability, seen, maps = _answer(classifier, image)
     file = options.output or finished.path / "explained" / f"{options.image.stem}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
-    attention(seen, maps, f"{options.image.name}: {name} ({probability:.3f})", file)
+    attention_maps(seen, maps, f"{options.image.name}: {name} ({probability:.3f})", file)
     print(f"{probability:.4f}  {name}  {options.image}\nwritten to {file}")
     return 0
 
 
-def _answer(classifier: Any, image: "np.ndarray") -> "tuple[str, float, np.ndarray, Maps]":
+def _answer(classifier: Any, image: "np.ndarray") -> "tuple[str, float, np.ndarray, AttentionMaps]":
     """The class, its probability, the image as the network sees it in [0, 1], and the attention."""
     import numpy as np
     from keras import ops
 
-    from tnt_exp.reports.attention import Maps
+    from tnt_exp.reports.attention import AttentionMaps
 
     preprocess, network = classifier.preprocess, classifier.network
     given = preprocess(image[None])
@@ -65,5 +65,5 @@ def _answer(classifier: Any, image: "np.ndarray") -> "tuple[str, float, np.ndarr
             inner.append(np.asarray(ops.convert_to_numpy(within), np.float64))
     seen = ops.convert_to_numpy(given)[0] * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
     best = int(probabilities.argmax())
-    maps = Maps(outer, inner[-1], class_token=outer[0].shape[-1] > network.geometry.patches)
+    maps = AttentionMaps(outer, inner[-1], class_token=outer[0].shape[-1] > network.geometry.patches)
     return classifier.class_names[best], float(probabilities[best]), seen, maps

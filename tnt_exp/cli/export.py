@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tnt_exp import data
-from tnt_exp.config import InputError
+from tnt_exp.atomic_files import atomic_path
 from tnt_exp.config.trainer import Backend, Precision
-from tnt_exp.durable import beside
+from tnt_exp.errors import UserError
 from tnt_exp.export.formats import FORMATS, Format, chosen, missing
-from tnt_exp.finished import find, overridden
-from tnt_exp.finished.finding import KINDS
+from tnt_exp.finished_runs import apply_overrides, find_run
+from tnt_exp.finished_runs.find import RUN_HELP
 
 if TYPE_CHECKING:
-    from tnt_exp.export.checking import Check
+    from tnt_exp.export.writers import ExportCheck
 
 _IMAGES = 32  # real ones, to compare on
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         description="A finished run's model in other formats: preprocessing inside, labels in the metadata. Each is "
         "loaded in a fresh process by its own runtime and compared on test images; one that differs is not kept.",
     )
-    parser.add_argument("run", help=KINDS)
+    parser.add_argument("run", help=RUN_HELP)
     parser.add_argument(
         "settings",
         nargs="+",
@@ -43,43 +43,42 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     settings = dict(text.split("=", 1) for text in options.settings if text.startswith(("format=", "output=")))
     if "format" not in settings:
-        raise InputError(f"format: expected format=all or format=NAME of {', '.join(FORMATS)}, received none.")
+        raise UserError(f"format: expected format=all or format=NAME of {', '.join(FORMATS)}, received none.")
     formats = _available(settings["format"])
-    finished = find(options.run, options.uri)
+    finished = find_run(options.run, options.uri)
     others = [text for text in options.settings if not text.startswith(("format=", "output="))]
-    config = overridden(finished.config, others)
-    data.check(config.dataset)
+    config = apply_overrides(finished.config, others)
+    data.validate(config.dataset)
     output = Path(settings.get("output") or finished.path / "export").expanduser().resolve()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    images = data.load(config.dataset).test.images[:_IMAGES]
+    images = data.load_dataset(config.dataset).test.images[:_IMAGES]
 
     # Every runtime is compared on the CPU: arithmetic of a GPU is another.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     import numpy as np
 
-    from tnt_exp.finished.loading import prepared
+    from tnt_exp.finished_runs.find import load_for_evaluation
 
     trainer = replace(config.trainer, backend=Backend.tensorflow, precision=Precision.float32)
-    classifier = prepared(finished, trainer)  # Keras is imported there, on TensorFlow
+    classifier = load_for_evaluation(finished, trainer)  # Keras is imported there, on TensorFlow
 
-    from tnt_exp.export.checking import check
-    from tnt_exp.export.source import in_float32, metadata
-    from tnt_exp.export.writing import WRITERS
+    from tnt_exp.export.metadata import as_float32, export_metadata
+    from tnt_exp.export.writers import WRITERS, verify_export
 
-    classifier = in_float32(classifier)
+    classifier = as_float32(classifier)
     logits = np.asarray(classifier(images))
-    about = metadata(finished, classifier)
-    checks: dict[str, Check] = {}
+    about = export_metadata(finished, classifier)
+    checks: dict[str, ExportCheck] = {}
     for format_ in formats:
         output.mkdir(parents=True, exist_ok=True)
         try:
-            with beside(output / format_.name) as part:
+            with atomic_path(output / format_.name) as part:
                 part.mkdir()
                 told = dict(about)
                 WRITERS[format_.name](classifier, told, part)
                 (part / "metadata.json").write_text(json.dumps(told, indent=2) + "\n")
-                checks[format_.name] = check(format_.name, part, images, logits)
-        except InputError as error:
+                checks[format_.name] = verify_export(format_.name, part, images, logits)
+        except UserError as error:
             print(f"tnt-exp: {error}", file=sys.stderr)
     _print(checks, output)
     return 0 if len(checks) == len(formats) else 1
@@ -91,18 +90,18 @@ def _available(text: str) -> list[Format]:
     lines = {format_.name: line for format_ in formats if (line := missing(format_)) is not None}
     for line in lines.values():
         if text != "all":
-            raise InputError(line)
+            raise UserError(line)
         print(f"tnt-exp: left out: {line}", file=sys.stderr)
     return [format_ for format_ in formats if format_.name not in lines]
 
 
-def _print(checks: "dict[str, Check]", output: Path) -> None:
-    from tnt_exp.sweep.table import size, table
+def _print(checks: "dict[str, ExportCheck]", output: Path) -> None:
+    from tnt_exp.formatting import format_bytes, format_table
 
     rows = [
         [
             name,
-            size(found.bytes),
+            format_bytes(found.bytes),
             f"{found.difference:.1e}",
             f"{found.milliseconds:.2f}",
             str(output / name / FORMATS[name].file),
@@ -111,4 +110,4 @@ def _print(checks: "dict[str, Check]", output: Path) -> None:
     ]
     if rows:
         header = ["format", "size", "largest difference", "ms an image (CPU)", "written"]
-        print(table(header, rows, [1, 2, 3]))
+        print(format_table(header, rows, [1, 2, 3]))

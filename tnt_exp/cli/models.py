@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tnt_exp.config.compose import compose, options
-from tnt_exp.model import counts
+from tnt_exp.model import cost
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,9 +39,9 @@ def _row(name: str, overrides: Sequence[str], classes: int | None) -> dict[str, 
         "depth": model.depth,
         "inner_dim": model.inner_dim,
         "embed_dim": model.embed_dim,
-        "parameters": counts.parameters(model, classes, channels),
-        "macs": counts.macs(model, classes, channels),
-        "activation_bytes": counts.activation_bytes(model, classes, channels),
+        "parameters": cost.parameters(model, classes, channels),
+        "macs": cost.macs(model, classes, channels),
+        "activation_bytes": cost.activation_bytes(model, classes, channels),
     }
 
 

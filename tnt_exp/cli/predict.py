@@ -9,12 +9,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-from tnt_exp.config import InputError
-from tnt_exp.data.reading import shown
-from tnt_exp.finished import find
-from tnt_exp.finished.files import decoded, named
-from tnt_exp.finished.finding import KINDS
-from tnt_exp.finished.prediction import Prediction, predictions
+from tnt_exp.errors import UserError, printable_name
+from tnt_exp.finished_runs import find_run
+from tnt_exp.finished_runs.find import RUN_HELP
+from tnt_exp.finished_runs.predict import Prediction, decode_inputs, expand_inputs, predict_images
 from tnt_exp.training import device
 
 
@@ -25,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         description="What a finished run's model says of images. A file that cannot be read is named, and the exit "
         "code is 1; the others are predicted.",
     )
-    parser.add_argument("run", help=KINDS)
+    parser.add_argument("run", help=RUN_HELP)
     parser.add_argument("images", nargs="+", help="files, folders, globs, or - for a list on standard input")
     parser.add_argument("--top", type=int, default=3, help="classes an image (default 3)")
     parser.add_argument("--batch-size", type=int, default=64, help="images a call of the model (default 64)")
@@ -36,20 +34,20 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     for name in ("top", "batch_size"):
         if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')}: expected 1 or more, received {getattr(options, name)}.")
-    finished = find(options.run, options.uri)
-    device.check(finished.config.trainer)
-    files = named(options.images)
+            raise UserError(f"--{name.replace('_', '-')}: expected 1 or more, received {getattr(options, name)}.")
+    finished = find_run(options.run, options.uri)
+    device.check_backend(finished.config.trainer)
+    files = expand_inputs(options.images)
     first = next(files, None)
     if first is None:
-        raise InputError(f"{', '.join(options.images)}: expected images (.png, .jpg, ...), found none.")
+        raise UserError(f"{', '.join(options.images)}: expected images (.png, .jpg, ...), found none.")
 
-    from tnt_exp.finished.loading import prepared
+    from tnt_exp.finished_runs.find import load_for_evaluation
 
     size, _, channels = finished.image_shape
-    classifier = prepared(finished, finished.config.trainer)
-    images = decoded(chain([first], files), size, channels)
-    stream = predictions(classifier, images, batch_size=options.batch_size, top=options.top)
+    classifier = load_for_evaluation(finished, finished.config.trainer)
+    images = decode_inputs(chain([first], files), size, channels)
+    stream = predict_images(classifier, images, batch_size=options.batch_size, top=options.top)
     counter = _Counter()
     try:
         (options.form or _table)(counter.count(stream), list(classifier.class_names))
@@ -93,16 +91,16 @@ def _table(stream: Iterable[Prediction], class_names: Sequence[str]) -> None:
     width = max(map(len, class_names), default=0)
     for row in stream:
         if row.error is not None:
-            print(f"{'-':>6}  {'unreadable':<{width}}  {shown(row.file)}")
+            print(f"{'-':>6}  {'unreadable':<{width}}  {printable_name(row.file)}")
             continue
         (best, probability), *others = row.classes
         rest = ", ".join(f"{name} {part:.3f}" for name, part in others)
-        print(f"{probability:6.4f}  {best:<{width}}  {shown(row.file)}" + (f"  ({rest})" if rest else ""))
+        print(f"{probability:6.4f}  {best:<{width}}  {printable_name(row.file)}" + (f"  ({rest})" if rest else ""))
 
 
 def _json(stream: Iterable[Prediction], class_names: Sequence[str]) -> None:
     for row in stream:
-        told: dict[str, object] = {"file": shown(row.file)}
+        told: dict[str, object] = {"file": printable_name(row.file)}
         if row.error is None:
             (best, probability), *_ = row.classes
             told |= {"class": best, "probability": probability, "classes": dict(row.classes)}
@@ -116,4 +114,4 @@ def _csv(stream: Iterable[Prediction], class_names: Sequence[str]) -> None:
     writer.writerow(["file", "class", "probability", "error"])
     for row in stream:
         best = row.classes[0] if row.classes else ("", "")
-        writer.writerow([shown(row.file), *best, row.error or ""])
+        writer.writerow([printable_name(row.file), *best, row.error or ""])

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tnt_exp.reports.sweep_page import page
-from tnt_exp.sweep import story
-from tnt_exp.sweep.books import NAME, Books
+from tnt_exp.reports.sweep_page import render_page
+from tnt_exp.sweep import results
+from tnt_exp.sweep.study import STUDY_FILE, SweepStudy
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,13 +19,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, help="file to write (default: report.html in the sweep's folder)")
     options = parser.parse_args(list(arguments))
     folder = Path(options.sweep)
-    if (folder / NAME).is_file():
-        told, output = story.told(Books.open(folder)), options.output or folder / "report.html"
+    if (folder / STUDY_FILE).is_file():
+        told, output = results.load_results(SweepStudy.open(folder)), options.output or folder / "report.html"
     else:
-        from tnt_exp.tracking import tracking_uri
+        from tnt_exp.tracking import resolve_tracking_uri
 
-        told = story.told_by_mlflow(tracking_uri(options.uri), options.sweep)
+        told = results.load_results_from_mlflow(resolve_tracking_uri(options.uri), options.sweep)
         output = options.output or Path(f"report_{told.id}.html")
-    output.write_text(page(told))
+    output.write_text(render_page(told))
     print(output.resolve())
     return 0

@@ -8,13 +8,13 @@ from pathlib import Path
 import yaml
 
 from tnt_exp import provenance
-from tnt_exp.check import check
-from tnt_exp.cli.resume import to_working_folder
-from tnt_exp.cli.run import log_to
-from tnt_exp.config import InputError
+from tnt_exp.cli.resume import chdir_to_start_dir
+from tnt_exp.cli.run import configure_logging
 from tnt_exp.config.compose import load_config
-from tnt_exp.finished.comparing import difference
-from tnt_exp.finished.finding import run_folder
+from tnt_exp.errors import UserError
+from tnt_exp.finished_runs.compare import first_difference
+from tnt_exp.finished_runs.find import find_run_folder
+from tnt_exp.preflight import preflight
 from tnt_exp.run_folder import RunFolder
 
 
@@ -30,29 +30,29 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, help="the new folder (default: NAME_reproduced in multirun/runs)")
     parser.add_argument("--uri", help="tracking store to ask for an id (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
-    folder = run_folder(options.run, options.uri)
+    folder = find_run_folder(options.run, options.uri)
     config, result = load_config(folder / "config.yaml"), RunFolder(folder).read_result()
     if result.get("status") != "FINISHED":
-        raise InputError(f"{folder}: expected a finished run, received one that is not. Go on with: tnt-exp resume")
+        raise UserError(f"{folder}: expected a finished run, received one that is not. Go on with: tnt-exp resume")
     target = options.output.resolve() if options.output else None
     if target is not None and target.exists():
-        raise InputError(f"--output: expected a new folder, received {target}, which is there.")
-    to_working_folder(folder)
-    check(config)
+        raise UserError(f"--output: expected a new folder, received {target}, which is there.")
+    chdir_to_start_dir(folder)
+    preflight(config)
     then = (provenance.read(folder) or [{}])[-1]
     for line in provenance.differences(then, provenance.start()):
         print(f"differs from then: {line}")
     target = target or _beside(folder)
     target.mkdir(parents=True)
-    log_to(target)
-    from tnt_exp.run import run
+    configure_logging(target)
+    from tnt_exp.run import run_experiment
 
     overrides = yaml.safe_load((folder / "overrides.yaml").read_text())
     tags = {"reproduces": result.get("mlflow_run_id") or str(folder)}
-    code = run(config, folder=str(target), overrides=overrides, tags=tags)
+    code = run_experiment(config, folder=str(target), overrides=overrides, tags=tags)
     if code:
         return code
-    found = difference(target, folder)
+    found = first_difference(target, folder)
     if found is None:
         rows = (target / "metrics.csv").read_text().count("\n") - 1
         print(f"equal, bit for bit: {rows} epochs, final metrics, weights and optimizer of {folder}")

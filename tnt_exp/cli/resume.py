@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tnt_exp import provenance
-from tnt_exp.cli.run import go_on
-from tnt_exp.finished.finding import run_folder
+from tnt_exp.cli.run import run_folder_config
+from tnt_exp.finished_runs.find import find_run_folder
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,12 +18,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run", help="a run folder, or an MLflow run id")
     parser.add_argument("--uri", help="tracking store to ask for an id (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
-    folder = run_folder(options.run, options.uri)
-    to_working_folder(folder)
-    return go_on(folder)
+    folder = find_run_folder(options.run, options.uri)
+    chdir_to_start_dir(folder)
+    return run_folder_config(folder)
 
 
-def to_working_folder(folder: Path) -> None:
+def chdir_to_start_dir(folder: Path) -> None:
     """Go to where a run was started, if that is here: relative paths and the default store are meant from there."""
     starts = provenance.read(folder)
     if starts and Path(starts[-1]["cwd"]).is_dir():

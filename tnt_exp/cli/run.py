@@ -10,11 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from tnt_exp.config import InputError
 from tnt_exp.config.compose import conf_dir, load_config
-from tnt_exp.sweep import lifeline
-from tnt_exp.sweep.books import NAME, Books
-from tnt_exp.sweep.story import command
+from tnt_exp.errors import UserError
+from tnt_exp.sweep import worker
+from tnt_exp.sweep.results import rerun_command
+from tnt_exp.sweep.study import STUDY_FILE, SweepStudy
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,13 +24,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--supervised", action="store_true", help="end when standard input is closed")
     options = parser.parse_args(list(arguments))
     if options.supervised:
-        lifeline.hold()
+        worker.exit_with_parent()
         faulthandler.enable()  # a crash of native code names its place in the log
     # On a cluster, a job of an earlier start of the sweep may still be at it.
-    return go_on(options.folder.resolve(), wait=math.inf if options.supervised else 0.0)
+    return run_folder_config(options.folder.resolve(), wait=math.inf if options.supervised else 0.0)
 
 
-def go_on(folder: Path, wait: float = 0.0) -> int:
+def run_folder_config(folder: Path, wait: float = 0.0) -> int:
     """Run what a run folder's `config.yaml` says, there, and return the exit code.
 
     Args:
@@ -38,16 +38,16 @@ def go_on(folder: Path, wait: float = 0.0) -> int:
         wait: Seconds to wait for another process that uses it.
 
     Raises:
-        InputError: It is no run folder, or another process uses it.
+        UserError: It is no run folder, or another process uses it.
     """
     file = folder / "config.yaml"
     if not file.is_file():
-        raise InputError(f"{folder}: expected a run folder with a config.yaml, received one without.")
+        raise UserError(f"{folder}: expected a run folder with a config.yaml, received one without.")
     config, overrides = load_config(file), folder / "overrides.yaml"
-    log_to(folder)
-    from tnt_exp.run import run
+    configure_logging(folder)
+    from tnt_exp.run import run_experiment
 
-    return run(
+    return run_experiment(
         config,
         folder=str(folder),
         overrides=yaml.safe_load(overrides.read_text()) if overrides.exists() else [],
@@ -58,19 +58,19 @@ def go_on(folder: Path, wait: float = 0.0) -> int:
 
 def _tags(folder: Path) -> dict[str, str]:
     """What says in MLflow that the run is one of many."""
-    if not (folder.parent / NAME).is_file():
+    if not (folder.parent / STUDY_FILE).is_file():
         return {}
-    books = Books.open(folder.parent)
+    books = SweepStudy.open(folder.parent)
     tags = {"sweep_id": books.id, "sweep_job": folder.name}
     point = next((point for point in books.points if str(point.job) == folder.name), None)
     if point:
-        tags["command"] = command(point)
+        tags["command"] = rerun_command(point)
     if books.data["mlflow"]:
         tags["mlflow.parentRunId"] = books.data["mlflow"]["run_id"]
     return tags
 
 
-def log_to(folder: Path) -> None:
+def configure_logging(folder: Path) -> None:
     """Log as `tnt-exp train` does, by the same lines of train.yaml."""
     logs = yaml.safe_load((conf_dir() / "train.yaml").read_text())["hydra"]["job_logging"]
     console = {"class": "logging.StreamHandler", "formatter": "simple", "stream": "ext://sys.stdout"}

@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tnt_exp.sweep import overview
-from tnt_exp.sweep.books import Books
+from tnt_exp.sweep import summary
+from tnt_exp.sweep.study import SweepStudy
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,23 +19,23 @@ def main(arguments: Sequence[str]) -> int:
     resume.add_argument("folder", type=Path)
     resume.add_argument("overrides", nargs="*", help="said anew: sweep.rerun=failed launcher.slots=4 ...")
     options = parser.parse_args(list(arguments))
-    books = Books.open(options.folder)
+    books = SweepStudy.open(options.folder)
     if options.verb == "status":
-        print(overview.of_points(books))
+        print(summary.trials_summary(books))
         ended = books.data["ended"] is not None
         state = "running" if books.running() else "ended" if ended else "interrupted"
-        print(f"sweep {books.id} ({state}): {overview.counts_of(books)}")
+        print(f"sweep {books.id} ({state}): {summary.state_counts(books)}")
         return 0
     return _resume(books, options.overrides)
 
 
-def _resume(books: Books, overrides: Sequence[str]) -> int:
+def _resume(books: SweepStudy, overrides: Sequence[str]) -> int:
     from tnt_exp.cli.train import sweep
-    from tnt_exp.sweep.command import to_hydra
+    from tnt_exp.sweep.search_space import to_hydra_overrides
 
     config_dir = books.data["config_dir"]
     os.chdir(books.data["cwd"])
-    said = [*books.data["command"], *to_hydra(overrides, config_dir), f"hydra.sweep.dir={books.folder}"]
+    said = [*books.data["command"], *to_hydra_overrides(overrides, config_dir), f"hydra.sweep.dir={books.folder}"]
     if books.data["search"]:
         # Which trials there are depends on it, and slots may be said anew.
         said.append(f"hydra.sweeper.parallel={books.data['search']['parallel']}")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tnt_exp.config import InputError
+from tnt_exp.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -14,21 +14,21 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("folder", type=Path, nargs="*", help="a run, a sweep or a folder of them (default: multirun)")
     options = parser.parse_args(list(arguments))
-    from tnt_exp.tracking.delivery import first_line, sync
-    from tnt_exp.tracking.spool import FOLDER, MESSAGES, Spool
+    from tnt_exp.tracking.outbox import FOLDER, MESSAGES, Outbox
+    from tnt_exp.tracking.uploader import first_line, sync
 
     given = options.folder or [Path("multirun")]
     for folder in given:
         if not folder.is_dir():
-            raise InputError(f"{folder}: expected the folder of a run, of a sweep or of many, received none.")
+            raise UserError(f"{folder}: expected the folder of a run, of a sweep or of many, received none.")
     found = dict.fromkeys(file.parent.parent for folder in given for file in folder.rglob(f"{FOLDER}/{MESSAGES}"))
     left = 0
     for folder in sorted(found):
-        before = Spool(folder).waiting()
+        before = Outbox(folder).waiting()
         if before == 0:
             continue
         error = sync(folder.resolve())
-        after = Spool(folder).waiting()
+        after = Outbox(folder).waiting()
         print(
             f"{folder}: {before - after} messages delivered" + (f", {after} wait: {first_line(error)}" if error else "")
         )

@@ -16,9 +16,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tnt_exp.check import check
-from tnt_exp.config import InputError
-from tnt_exp.config.compose import CONFIG_NAME, compose, conf_dir, explain, parse, register, to_config
+from tnt_exp.config.compose import CONFIG_NAME, compose, conf_dir, parse_override, register, to_config, to_user_error
+from tnt_exp.errors import UserError
+from tnt_exp.preflight import preflight
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,13 +31,13 @@ def main(arguments: Sequence[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--dry-run"]
     flags = get_args_parser().parse_args(arguments)
     if flags.experimental_rerun:
-        raise InputError("--experimental-rerun: expected no such flag (it would load a pickle); repeat the command.")
+        raise UserError("--experimental-rerun: expected no such flag (it would load a pickle); repeat the command.")
     if flags.config_name or flags.config_path:
-        raise InputError("--config-name, --config-path: expected --config-dir=FOLDER with groups of your own.")
+        raise UserError("--config-name, --config-path: expected --config-dir=FOLDER with groups of your own.")
     if (flags.multirun or dry_run) and not _only_shows(flags):
-        from tnt_exp.sweep.command import to_hydra
+        from tnt_exp.sweep.search_space import to_hydra_overrides
 
-        overrides = to_hydra(flags.overrides, flags.config_dir)
+        overrides = to_hydra_overrides(flags.overrides, flags.config_dir)
         return sweep([*overrides, *(["hydra.sweeper.dry_run=true"] if dry_run else [])], flags.config_dir)
     return _once(flags, arguments)
 
@@ -48,9 +48,9 @@ def _only_shows(flags: Namespace) -> bool:
 
 def _once(flags: Namespace, arguments: Sequence[str]) -> int:
     for text in flags.overrides:
-        if parse(text).key_or_group.partition(".")[0] in ("sweep", "launcher"):
-            raise InputError(f"{text}: expected the flag -m with it (it says how a sweep is run), received none.")
-    check(compose(flags.overrides, flags.config_dir))
+        if parse_override(text).key_or_group.partition(".")[0] in ("sweep", "launcher"):
+            raise UserError(f"{text}: expected the flag -m with it (it says how a sweep is run), received none.")
+    preflight(compose(flags.overrides, flags.config_dir))
     if _only_shows(flags):
         sys.argv = ["tnt-exp train", *arguments]  # hydra.main reads its arguments there
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(lambda cfg: None)()
@@ -59,13 +59,13 @@ def _once(flags: Namespace, arguments: Sequence[str]) -> int:
     errors: list[Exception] = []
 
     def task(cfg: DictConfig) -> None:
-        from tnt_exp.run import run
+        from tnt_exp.run import run_experiment
 
         hydra_config = HydraConfig.get()
         folder, overrides = hydra_config.runtime.output_dir, list(hydra_config.overrides.task)
         try:
-            codes.append(run(to_config(cfg), folder=folder, overrides=overrides))
-        except (InputError, OSError) as error:  # Hydra would print a line of its own
+            codes.append(run_experiment(to_config(cfg), folder=folder, overrides=overrides))
+        except (UserError, OSError) as error:  # Hydra would print a line of its own
             errors.append(error)
 
     try:
@@ -73,7 +73,7 @@ def _once(flags: Namespace, arguments: Sequence[str]) -> int:
     except FileNotFoundError as error:  # the task's own are caught there: Hydra could not make the folder
         raise PermissionError(errno.EACCES, "no folder can be made there", error.filename) from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from error
+        raise to_user_error(error) from error
     if errors:
         raise errors[0]
     return max(codes, default=0)
@@ -93,25 +93,25 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     """Run many and return the exit code.
 
     Args:
-        overrides: As Hydra reads them (see `tnt_exp.sweep.command`).
+        overrides: As Hydra reads them (see `tnt_exp.sweep.search_space`).
         config_dir: A folder of the user's own groups.
 
     Raises:
-        InputError: A point cannot run.
+        UserError: A point cannot run.
     """
     from tnt_exp.signals import Signals, Stopped
-    from tnt_exp.sweep.job import job
+    from tnt_exp.sweep.hydra_executor import run_job
 
     register()
     try:
         with Signals().handled():
             summary = _hydra(config_dir).multirun(
                 config_name=CONFIG_NAME,
-                task_function=job,
+                task_function=run_job,
                 overrides=[f"hydra.mode={RunMode.MULTIRUN.name}", *overrides],
             )
     except Stopped as stop:
         return stop.exit_code
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from error
+        raise to_user_error(error) from error
     return int(summary.exit_code)

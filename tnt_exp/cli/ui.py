@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tnt_exp.tracking.store import tracking_uri
+from tnt_exp.tracking.client import resolve_tracking_uri
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--port", type=int, default=5000, help="port on localhost (default 5000)")
     parser.add_argument("--uri", help="tracking store (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
-    uri = tracking_uri(options.uri)
+    uri = resolve_tracking_uri(options.uri)
     # MLflow's own front page is one for language models.
     print(f"in a moment: http://127.0.0.1:{options.port}/#/experiments?workflowType=machine_learning", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]

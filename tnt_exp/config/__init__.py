@@ -1,6 +1,5 @@
 """Typed configuration. Imports no other room and nothing slow."""
 
-from tnt_exp.config.errors import InputError
 from tnt_exp.config.schema import GROUPS, Config
 
-__all__ = ["GROUPS", "Config", "InputError"]
+__all__ = ["GROUPS", "Config"]

@@ -16,11 +16,11 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tnt_exp.config.errors import InputError
-from tnt_exp.config.fields import did_you_mean, fields, find
+from tnt_exp.config.keys import config_keys, did_you_mean, find_key
 from tnt_exp.config.schema import GROUPS, Config
 from tnt_exp.config.sweep import LauncherConfig, SweepConfig
 from tnt_exp.config.trainer import Resume
+from tnt_exp.errors import UserError
 
 CONFIG_NAME = "train"
 
@@ -57,14 +57,14 @@ def run_folder(name: str | None, resume: Resume, unnamed: str) -> str:
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config:
-    """Compose, convert and type-check; cross-field rules are in `tnt_exp.config.rules`.
+    """Compose, convert and type-check; cross-field rules are in `tnt_exp.config.validation`.
 
     Args:
         overrides: Hydra overrides, `model.depth=8`.
         config_dir: A folder of the user's own groups, in front of the shipped ones.
 
     Raises:
-        InputError: A key, a group, an option or a value is wrong.
+        UserError: A key, a group, an option or a value is wrong.
     """
     return to_config(compose_cfg(overrides, config_dir))
 
@@ -73,12 +73,12 @@ def compose_cfg(overrides: Sequence[str] = (), config_dir: str | None = None) ->
     """What Hydra composes, names checked and types not yet.
 
     Raises:
-        InputError: A key, a group or an option is wrong.
+        UserError: A key, a group or an option is wrong.
     """
     register()
-    parsed = [parse(override) for override in overrides]
+    parsed = [parse_override(override) for override in overrides]
     for override in parsed:
-        check_name(override, config_dir)
+        check_override_key(override, config_dir)
     # hydra.* decides where a job runs and is Hydra's to read; compose() itself would refuse it.
     own = [text for text, override in zip(overrides, parsed, strict=True) if not _hydras_own(override)]
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
@@ -86,22 +86,22 @@ def compose_cfg(overrides: Sequence[str] = (), config_dir: str | None = None) ->
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose(CONFIG_NAME, overrides=search + own)
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from error
+        raise to_user_error(error) from error
 
 
 def to_config(cfg: DictConfig) -> Config:
     """The typed configuration of what Hydra composed.
 
     Raises:
-        InputError: A mandatory value is missing, or a value has the wrong type.
+        UserError: A mandatory value is missing, or a value has the wrong type.
     """
     missing = OmegaConf.missing_keys(cfg)
     if missing:
-        raise InputError(f"{min(missing)}: expected a value, received none (???). Give it as {min(missing)}=VALUE.")
+        raise UserError(f"{min(missing)}: expected a value, received none (???). Give it as {min(missing)}=VALUE.")
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), cfg))
     except OmegaConfBaseException as error:
-        raise explain(error) from error
+        raise to_user_error(error) from error
     if not isinstance(config, Config):
         raise TypeError(f"Expected a Config, received: {type(config)}")
     return config
@@ -111,25 +111,25 @@ def load_config(file: Path) -> Config:
     """The configuration that a run folder's `config.yaml` holds.
 
     Raises:
-        InputError: It does not fit the schema.
+        UserError: It does not fit the schema.
     """
     cfg = OmegaConf.create(yaml.safe_load(file.read_text()))
     if not isinstance(cfg, DictConfig):
-        raise InputError(f"{file}: expected a configuration, received a list.")
+        raise UserError(f"{file}: expected a configuration, received a list.")
     return to_config(cfg)
 
 
-def parse(text: str) -> Override:
+def parse_override(text: str) -> Override:
     """One override.
 
     Raises:
-        InputError: It is not of the form KEY=VALUE.
+        UserError: It is not of the form KEY=VALUE.
     """
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise InputError(
+        raise UserError(
             f"{text!r}: expected KEY=VALUE, as in model.depth=8, received something else ({reason})."
         ) from error
 
@@ -144,31 +144,31 @@ def options(group: str, config_dir: str | None = None) -> list[str]:
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
-def check_name(override: Override, config_dir: str | None = None) -> None:
-    """Raise `InputError` when the override's key, group or option does not exist."""
+def check_override_key(override: Override, config_dir: str | None = None) -> None:
+    """Raise `UserError` when the override's key, group or option does not exist."""
     name = override.key_or_group
     if _hydras_own(override):
         return
     if override.is_delete():
-        raise InputError(f"~{name}: expected KEY=VALUE, received a deletion; every key has a value here.")
+        raise UserError(f"~{name}: expected KEY=VALUE, received a deletion; every key has a value here.")
     groups = [*GROUPS, "experiment"]
     if name in groups:
         offered = options(name, config_dir)
         for value in _chosen(override):
             if value is not None and value not in offered:
-                raise InputError(
+                raise UserError(
                     f"{name}={value}: expected one of {', '.join(offered)}; received {value}."
                     f"{did_you_mean(str(value), offered)}"
                 )
         return
-    if find(name) is None:
-        known = [field.key for field in fields()]
-        raise InputError(
+    if find_key(name) is None:
+        known = [field.key for field in config_keys()]
+        raise UserError(
             f"{name}: expected a key of the configuration, received an unknown one."
             f"{did_you_mean(name, known + groups)} (`tnt-exp train --cfg job` shows every key.)"
         )
     if override.is_add():
-        raise InputError(f"+{name}: expected a new key, but this one exists. Write {name}=VALUE without the +.")
+        raise UserError(f"+{name}: expected a new key, but this one exists. Write {name}=VALUE without the +.")
 
 
 def _chosen(override: Override) -> list[Any]:
@@ -183,7 +183,7 @@ def _chosen(override: Override) -> list[Any]:
 _FULL_KEY = re.compile(r"full_key: (\S+)")
 
 
-def explain(error: Exception) -> InputError:
+def to_user_error(error: Exception) -> UserError:
     """The one line that a composition error comes down to: key, expected, received, what to do."""
     cause: BaseException = error
     while cause.__cause__ is not None and isinstance(cause, ConfigCompositionException):
@@ -192,20 +192,20 @@ def explain(error: Exception) -> InputError:
     first = text.splitlines()[0] if text else type(cause).__name__
     ambiguous = re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", first)
     if ambiguous:
-        return InputError(
+        return UserError(
             f"{ambiguous[1]}: expected one value, received {ambiguous[2]}. Add -m to run every value, or write "
             f"[{ambiguous[2]}] for a list."
         )
     full_key = _FULL_KEY.search(text)
     key = full_key[1] if full_key else (getattr(cause, "full_key", None) or "")
-    field = find(re.sub(r"\[\d+\]$", "", key))
+    field = find_key(re.sub(r"\[\d+\]$", "", key))
     if field is not None:
         quoted = re.search(r"[Vv]alue '([^']*)'", first)
         received = repr(quoted[1]) if quoted else "null" if "not Optional" in first else first
-        return InputError(f"{key}: expected {field.expects} ({field.doc}), received {received}.")
+        return UserError(f"{key}: expected {field.expects} ({field.doc}), received {received}.")
     if key:
-        known = [field.key for field in fields()]
-        return InputError(
+        known = [field.key for field in config_keys()]
+        return UserError(
             f"{key}: expected a key of the configuration, received an unknown one.{did_you_mean(key, known)}"
         )
-    return InputError(first)
+    return UserError(first)

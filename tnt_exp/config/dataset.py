@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from tnt_exp.config.options import option
+from tnt_exp.config.field import config_field
 
 
 class Source(Enum):
@@ -29,23 +29,25 @@ class OnError(Enum):
 class DatasetConfig:
     """Images uint8 (height, width, channels) and their class numbers."""
 
-    name: Source = option(Source.digits, "where images come from")
-    path: str | None = option(None, "archive, folder or file on disk; null: bundled, or downloaded by Keras")
-    image_size: int | None = option(None, "image_folder: side to which images are cropped and resized, pixels", least=1)
-    channels: int = option(3, "image_folder: 1 (grey) or 3 (RGB)", least=1, most=3)
-    validation_fraction: float = option(
+    name: Source = config_field(Source.digits, "where images come from")
+    path: str | None = config_field(None, "archive, folder or file on disk; null: bundled, or downloaded by Keras")
+    image_size: int | None = config_field(
+        None, "image_folder: side to which images are cropped and resized, pixels", least=1
+    )
+    channels: int = config_field(3, "image_folder: 1 (grey) or 3 (RGB)", least=1, most=3)
+    validation_fraction: float = config_field(
         0.1, "part of the training images kept for choosing the epoch", least=0, below=1
     )
-    test_fraction: float = option(
+    test_fraction: float = config_field(
         0.2, "digits, image_folder, npz without a test part: part kept for the test", above=0, below=1
     )
-    split_seed: int = option(0, "seed of the splits, apart from the training seed", least=0)
-    train_limit: int | None = option(None, "use only this many training images (stratified); null: all", least=1)
-    memory_limit: float = option(
+    split_seed: int = config_field(0, "seed of the splits, apart from the training seed", least=0)
+    train_limit: int | None = config_field(None, "use only this many training images (stratified); null: all", least=1)
+    memory_limit: float = config_field(
         4.0,
         "image_folder: a part that needs more is decoded ahead of each step instead of held in memory, GiB",
         least=0,
     )
-    on_error: OnError = option(
+    on_error: OnError = config_field(
         OnError.stop, "image_folder: an unreadable image stops the run or is skipped and counted"
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from tnt_exp.config.options import option
+from tnt_exp.config.field import config_field
 
 
 class Stem(Enum):
@@ -55,34 +55,40 @@ class Interpolation(Enum):
 class ModelConfig:
     """Transformer in Transformer (arXiv 2103.00112) and its preprocessing. Defaults are the paper's."""
 
-    name: str = option("tnt", "preset name, a tag of the run")
-    image_size: int = option(32, "side of the square input, pixels; images are resized to it", least=1)
-    patch_size: int = option(8, "side of a patch, pixels", least=1)
-    stride: int = option(4, "stride of the stem, pixels: a patch holds (patch_size / stride)^2 pixel tokens", least=1)
-    depth: int = option(12, "number of TNT blocks", least=1)
-    embed_dim: int = option(192, "width of a patch token (outer)", least=1)
-    inner_dim: int = option(12, "width of a pixel token (inner)", least=1)
-    num_heads: int = option(3, "attention heads of the outer transformer", least=1)
-    inner_num_heads: int = option(2, "attention heads of the inner transformer", least=1)
-    head_width: HeadWidth = option(HeadWidth.split, "width of one head: split (dim / heads) or full (dim)")
-    mlp_ratio: float = option(4.0, "hidden width of an MLP / its width", above=0)
-    qkv_bias: bool = option(False, "bias on query, key and value")
-    inner_blocks: list[int] | None = option(None, "blocks that keep the inner transformer, from 1; null: all", least=1)
-    stem: Stem = option(Stem.patch, "where the 7x7 convolution runs and how it pads")
-    pixel_projection: bool = option(False, "extra Dense on pixel tokens (the keras.io example)")
-    patch_projection: bool = option(False, "extra Dense on patch tokens (the keras.io example)")
-    pixel_position: bool = option(True, "learnt position of a pixel in its patch")
-    patch_position: bool = option(True, "learnt position of a patch in the image")
-    fusion: Fusion = option(Fusion.norm_dense_norm, "how pixels of a patch are added to its token")
-    pool: Pool = option(Pool.class_token, "how patch tokens become one vector")
-    representation_size: int | None = option(None, "width of a tanh layer before the head; null: none", least=1)
-    drop_path: float = option(0.0, "stochastic depth of the last block, linear from 0", least=0, below=1)
-    embedding_dropout: float = option(0.0, "dropout of patch tokens after the positions", least=0, below=1)
-    attention_dropout: float = option(0.0, "dropout of attention weights", least=0, below=1)
-    mlp_dropout: float = option(0.0, "dropout after each Dense of an MLP", least=0, below=1)
-    initialization: Initialization = option(Initialization.truncated_normal, "how weights start")
-    mean: list[float] = option([0.5], "subtracted from pixels in [0, 1]; one number or one a channel")
-    std: list[float] = option([0.5], "divides pixels after the mean; one number or one a channel", above=0)
-    interpolation: Interpolation = option(Interpolation.bilinear, "how evaluation images are resized")
-    crop_fraction: float = option(1.0, "evaluation keeps this central part of the side", above=0, most=1)
-    weights: str | None = option(None, "weights to start from: .safetensors or .pth, names of timm or huawei-noah")
+    name: str = config_field("tnt", "preset name, a tag of the run")
+    image_size: int = config_field(32, "side of the square input, pixels; images are resized to it", least=1)
+    patch_size: int = config_field(8, "side of a patch, pixels", least=1)
+    stride: int = config_field(
+        4, "stride of the stem, pixels: a patch holds (patch_size / stride)^2 pixel tokens", least=1
+    )
+    depth: int = config_field(12, "number of TNT blocks", least=1)
+    embed_dim: int = config_field(192, "width of a patch token (outer)", least=1)
+    inner_dim: int = config_field(12, "width of a pixel token (inner)", least=1)
+    num_heads: int = config_field(3, "attention heads of the outer transformer", least=1)
+    inner_num_heads: int = config_field(2, "attention heads of the inner transformer", least=1)
+    head_width: HeadWidth = config_field(HeadWidth.split, "width of one head: split (dim / heads) or full (dim)")
+    mlp_ratio: float = config_field(4.0, "hidden width of an MLP / its width", above=0)
+    qkv_bias: bool = config_field(False, "bias on query, key and value")
+    inner_blocks: list[int] | None = config_field(
+        None, "blocks that keep the inner transformer, from 1; null: all", least=1
+    )
+    stem: Stem = config_field(Stem.patch, "where the 7x7 convolution runs and how it pads")
+    pixel_projection: bool = config_field(False, "extra Dense on pixel tokens (the keras.io example)")
+    patch_projection: bool = config_field(False, "extra Dense on patch tokens (the keras.io example)")
+    pixel_position: bool = config_field(True, "learnt position of a pixel in its patch")
+    patch_position: bool = config_field(True, "learnt position of a patch in the image")
+    fusion: Fusion = config_field(Fusion.norm_dense_norm, "how pixels of a patch are added to its token")
+    pool: Pool = config_field(Pool.class_token, "how patch tokens become one vector")
+    representation_size: int | None = config_field(None, "width of a tanh layer before the head; null: none", least=1)
+    drop_path: float = config_field(0.0, "stochastic depth of the last block, linear from 0", least=0, below=1)
+    embedding_dropout: float = config_field(0.0, "dropout of patch tokens after the positions", least=0, below=1)
+    attention_dropout: float = config_field(0.0, "dropout of attention weights", least=0, below=1)
+    mlp_dropout: float = config_field(0.0, "dropout after each Dense of an MLP", least=0, below=1)
+    initialization: Initialization = config_field(Initialization.truncated_normal, "how weights start")
+    mean: list[float] = config_field([0.5], "subtracted from pixels in [0, 1]; one number or one a channel")
+    std: list[float] = config_field([0.5], "divides pixels after the mean; one number or one a channel", above=0)
+    interpolation: Interpolation = config_field(Interpolation.bilinear, "how evaluation images are resized")
+    crop_fraction: float = config_field(1.0, "evaluation keeps this central part of the side", above=0, most=1)
+    weights: str | None = config_field(
+        None, "weights to start from: .safetensors or .pth, names of timm or huawei-noah"
+    )

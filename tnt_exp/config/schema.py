@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from tnt_exp.config.augmentation import AugmentationConfig
 from tnt_exp.config.dataset import DatasetConfig
+from tnt_exp.config.field import config_field
 from tnt_exp.config.model import ModelConfig
 from tnt_exp.config.optimizer import OptimizerConfig, ScheduleConfig
-from tnt_exp.config.options import option
 from tnt_exp.config.tracking import TrackingConfig
 from tnt_exp.config.trainer import TrainerConfig
 
@@ -15,7 +15,9 @@ from tnt_exp.config.trainer import TrainerConfig
 class RunConfig:
     """The run as a whole."""
 
-    name: str | None = option(None, "folder under multirun/runs, continued when it is there; null: a new one each time")
+    name: str | None = config_field(
+        None, "folder under multirun/runs, continued when it is there; null: a new one each time"
+    )
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    seed: int = option(0, "seed of weights, batch order, dropout and augmentation", least=0)
+    seed: int = config_field(0, "seed of weights, batch order, dropout and augmentation", least=0)
 
 
 GROUPS: dict[str, type] = {

@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass
 
-from tnt_exp.config.options import option
+from tnt_exp.config.field import config_field
 
 
 @dataclass
 class TrackingConfig:
     """MLflow. The run folder is complete without it."""
 
-    enabled: bool = option(True, "tell MLflow")
-    uri: str | None = option(None, "tracking server or database; null: sqlite in the working folder")
-    experiment: str = option("tnt", "MLflow experiment; created when new")
-    run_name: str | None = option(None, "MLflow run name; null: the run folder's name")
-    system_metrics: bool = option(True, "CPU, memory and GPU curves")
-    log_model: bool = option(True, "log the chosen model")
-    register: str | None = option(
+    enabled: bool = config_field(True, "tell MLflow")
+    uri: str | None = config_field(None, "tracking server or database; null: sqlite in the working folder")
+    experiment: str = config_field("tnt", "MLflow experiment; created when new")
+    run_name: str | None = config_field(None, "MLflow run name; null: the run folder's name")
+    system_metrics: bool = config_field(True, "CPU, memory and GPU curves")
+    log_model: bool = config_field(True, "log the chosen model")
+    register: str | None = config_field(
         None, "registered model that the chosen model becomes a version of, champion if it is better; null: none"
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from tnt_exp.config.options import option
+from tnt_exp.config.field import config_field
 
 
 class Backend(Enum):
@@ -63,39 +63,41 @@ class OnNan(Enum):
 class CheckpointConfig:
     """When the state of a run is written. It is always written when a signal stops the run, and at the end."""
 
-    every: float = option(10.0, "minutes between two checkpoints", above=0)
-    steps: int | None = option(None, "training steps between two checkpoints, besides; null: by time alone", least=1)
-    keep: int = option(2, "checkpoints kept", least=1)
+    every: float = config_field(10.0, "minutes between two checkpoints", above=0)
+    steps: int | None = config_field(
+        None, "training steps between two checkpoints, besides; null: by time alone", least=1
+    )
+    keep: int = config_field(2, "checkpoints kept", least=1)
 
 
 @dataclass
 class TrainerConfig:
     """The training loop."""
 
-    epochs: int = option(40, "passes over the training images", least=1)
-    batch_size: int = option(64, "images a step", least=1)
-    label_smoothing: float = option(0.1, "part of the label spread over all classes", least=0, below=1)
-    test_time_flip: bool = option(
+    epochs: int = config_field(40, "passes over the training images", least=1)
+    batch_size: int = config_field(64, "images a step", least=1)
+    label_smoothing: float = config_field(0.1, "part of the label spread over all classes", least=0, below=1)
+    test_time_flip: bool = config_field(
         False, "validation and test take the mean of the logits of an image and of its mirror"
     )
-    select: Select = option(Select.best, "which epoch's weights are tested and kept")
-    patience: int | None = option(
+    select: Select = config_field(Select.best, "which epoch's weights are tested and kept")
+    patience: int | None = config_field(
         None, "stop after this many epochs without a better validation accuracy; null: never", least=1
     )
-    backend: Backend = option(Backend.tensorflow, "backend of Keras")
-    devices: int | None = option(
+    backend: Backend = config_field(Backend.tensorflow, "backend of Keras")
+    devices: int | None = config_field(
         1, "GPUs (on TensorFlow and JAX) that share each batch of one run; null: all there are", least=1
     )
-    precision: Precision = option(Precision.float32, "dtype policy of Keras; mixed_bfloat16 pays on a GPU")
-    xla: Compile = option(Compile.auto, "compile the step with XLA")
-    deterministic: bool = option(False, "only operations that give the same bits every time")
-    steps_per_dispatch: int | None = option(None, "steps a call of the device; null: chosen by device", least=1)
-    resume: Resume = option(Resume.auto, "a run folder that is already there is continued, or left alone")
+    precision: Precision = config_field(Precision.float32, "dtype policy of Keras; mixed_bfloat16 pays on a GPU")
+    xla: Compile = config_field(Compile.auto, "compile the step with XLA")
+    deterministic: bool = config_field(False, "only operations that give the same bits every time")
+    steps_per_dispatch: int | None = config_field(None, "steps a call of the device; null: chosen by device", least=1)
+    resume: Resume = config_field(Resume.auto, "a run folder that is already there is continued, or left alone")
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    on_nan: OnNan = option(OnNan.stop, "what happens when the loss is infinite or not a number")
-    rollback_factor: float = option(0.5, "learning rate after a rollback / before", above=0, below=1)
-    rollbacks: int = option(3, "rollbacks of a run, at most; then it stops", least=1)
-    freeze: Freeze = option(Freeze.nothing, "which weights stand still (fine-tuning)")
-    layer_decay: float = option(1.0, "learning rate of a block / that of the next (fine-tuning)", above=0, most=1)
-    profile: bool = option(False, "trace five of the first training steps, into the run folder's profile/")
-    remat: bool = option(False, "recompute blocks in the backward pass: less memory, more time")
+    on_nan: OnNan = config_field(OnNan.stop, "what happens when the loss is infinite or not a number")
+    rollback_factor: float = config_field(0.5, "learning rate after a rollback / before", above=0, below=1)
+    rollbacks: int = config_field(3, "rollbacks of a run, at most; then it stops", least=1)
+    freeze: Freeze = config_field(Freeze.nothing, "which weights stand still (fine-tuning)")
+    layer_decay: float = config_field(1.0, "learning rate of a block / that of the next (fine-tuning)", above=0, most=1)
+    profile: bool = config_field(False, "trace five of the first training steps, into the run folder's profile/")
+    remat: bool = config_field(False, "recompute blocks in the backward pass: less memory, more time")

@@ -1,29 +1,39 @@
 """Images and labels: where they come from, how they are split, in what order they are seen.
 
-`check` and `facts` need nothing but the standard library and answer in milliseconds;
+`validate` and `dataset_info` need nothing but the standard library and answer in milliseconds;
 everything else is imported when it is first asked for.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tnt_exp.data.checks import check
-from tnt_exp.data.known import Facts, facts
+from tnt_exp.data.metadata import DatasetInfo, dataset_info
+from tnt_exp.data.validate import validate
 
 if TYPE_CHECKING:
-    from tnt_exp.data.batches import Batches, epoch_order, padded
+    from tnt_exp.data.batches import Batches, epoch_order, padded_batches
     from tnt_exp.data.dataset import Dataset, Split
-    from tnt_exp.data.loading import load
+    from tnt_exp.data.load import load_dataset
 
-__all__ = ["Batches", "Dataset", "Facts", "Split", "check", "epoch_order", "facts", "load", "padded"]
+__all__ = [
+    "Batches",
+    "Dataset",
+    "DatasetInfo",
+    "Split",
+    "dataset_info",
+    "epoch_order",
+    "load_dataset",
+    "padded_batches",
+    "validate",
+]
 
 _HOMES = {
     "Batches": "batches",
     "epoch_order": "batches",
-    "padded": "batches",
+    "padded_batches": "batches",
     "Dataset": "dataset",
     "Split": "dataset",
-    "load": "loading",
+    "load_dataset": "load",
 }
 
 

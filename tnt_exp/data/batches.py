@@ -9,14 +9,14 @@ from itertools import pairwise
 import numpy as np
 
 from tnt_exp.data.dataset import Split
-from tnt_exp.data.order import Purpose, order
+from tnt_exp.data.splits import OrderPurpose, random_order
 
 _CHUNK_BYTES = 2**28
 
 
 def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
     """The order of `samples` images in an epoch: a permutation (int64) and a function of its arguments alone."""
-    return order(samples, Purpose.epoch, seed, epoch)
+    return random_order(samples, OrderPurpose.epoch, seed, epoch)
 
 
 class Batches:
@@ -56,7 +56,7 @@ class Batches:
         steps_done = [*range(start_step, self.steps_per_epoch, steps), self.steps_per_epoch]
         different = self.batch_size // self.repeats  # images of a batch
         chosen = [positions[a * different : b * different] for a, b in pairwise(steps_done)]
-        for some, images in zip(chosen, _taken(self.split, chosen), strict=True):
+        for some, images in zip(chosen, _take(self.split, chosen), strict=True):
             labels = self.split.labels[some]
             if self.repeats > 1:
                 images, labels = (np.repeat(values, self.repeats, axis=0) for values in (images, labels))
@@ -64,7 +64,7 @@ class Batches:
             yield images.reshape(labels.shape + images.shape[1:]), labels
 
 
-def padded(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+def padded_batches(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Yield every image of a split once, in order, in batches of one static shape, for evaluation.
 
     Yields:
@@ -72,7 +72,7 @@ def padded(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarr
         is filled up by repeating the last image.
     """
     parts = [slice(first, first + batch_size) for first in range(0, len(split), batch_size)]
-    for part, images in zip(parts, _taken(split, parts), strict=True):
+    for part, images in zip(parts, _take(split, parts), strict=True):
         labels, count = split.labels[part], len(images)
         if count < batch_size:
             filled = np.minimum(np.arange(batch_size), count - 1)
@@ -80,7 +80,7 @@ def padded(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarr
         yield images, labels, count
 
 
-def _taken(split: Split, selections: Sequence[slice | np.ndarray]) -> Iterator[np.ndarray]:
+def _take(split: Split, selections: Sequence[slice | np.ndarray]) -> Iterator[np.ndarray]:
     """The images of each selection in turn; those in files are decoded ahead."""
     images = split.images
     if isinstance(images, np.ndarray):

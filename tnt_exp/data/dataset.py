@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tnt_exp.config.errors import InputError
+from tnt_exp.errors import UserError
 
 if TYPE_CHECKING:
-    from tnt_exp.data.streaming import FileImages
+    from tnt_exp.data.image_files import FileImages
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
@@ -37,7 +37,7 @@ class Split:
         return Split(self.images[positions], self.labels[positions])
 
 
-class Part(Protocol):
+class SplitName(Protocol):
     """Images with known labels, which may not have been read yet."""
 
     @property
@@ -48,22 +48,22 @@ class Part(Protocol):
         """Read the images at `positions` (rising, each once); fewer where unreadable ones are left out."""
 
 
-def labelled(images: np.ndarray, labels: np.ndarray, classes: int, source: object) -> Split:
+def make_split(images: np.ndarray, labels: np.ndarray, classes: int, source: object) -> Split:
     """A split of what was read from `source`, its labels checked.
 
     Raises:
-        InputError: No images, or not one label from 0 to classes-1 for each.
+        UserError: No images, or not one label from 0 to classes-1 for each.
     """
     if len(images) == 0:
-        raise InputError(f"{source}: expected at least one image, received none; give another file")
+        raise UserError(f"{source}: expected at least one image, received none; give another file")
     if len(labels) != len(images):
-        raise InputError(
+        raise UserError(
             f"{source}: expected one label an image, received {len(images)} images and {len(labels)} labels; "
             "fetch or write the file again"
         )
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(outside):
-        raise InputError(
+        raise UserError(
             f"{source}: expected labels from 0 to {classes - 1}, received {labels[outside[0]]} "
             f"at image {outside[0]} ({len(outside)} labels outside); is this the data set that dataset.name says?"
         )
@@ -71,13 +71,13 @@ def labelled(images: np.ndarray, labels: np.ndarray, classes: int, source: objec
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class RawDataset:
     """What a source gives, before limits and splits. A part that it does not have is None."""
 
-    train: Part
-    test: Part | None
+    train: SplitName
+    test: SplitName | None
     class_names: tuple[str, ...]
-    validation: Part | None = None
+    validation: SplitName | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class Dataset:
         return self.image_shape[2]
 
 
-def digest(splits: Iterable[Split | None], class_names: Iterable[str]) -> str:
+def dataset_digest(splits: Iterable[Split | None], class_names: Iterable[str]) -> str:
     """16 hexadecimal digits of SHA-256 over pixels, labels and class names, in order.
 
     Images that come in files are told by their files' content and the size to which they are decoded, whether they

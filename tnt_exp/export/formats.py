@@ -3,8 +3,8 @@
 import importlib.util
 from dataclasses import dataclass
 
-from tnt_exp.config import InputError
-from tnt_exp.config.fields import did_you_mean
+from tnt_exp.config.keys import did_you_mean
+from tnt_exp.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ def chosen(text: str) -> list[Format]:
     """The formats of `format=TEXT`: names with commas between, or `all`.
 
     Raises:
-        InputError: One is unknown.
+        UserError: One is unknown.
     """
     if text == "all":
         return list(FORMATS.values())
     for name in text.split(","):
         if name not in FORMATS:
-            raise InputError(
+            raise UserError(
                 f"format={text}: expected all or some of {', '.join(FORMATS)}, received {name or 'none'}."
                 f"{did_you_mean(name, list(FORMATS))}"
             )

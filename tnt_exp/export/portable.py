@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 
-from tnt_exp.export import writing
-from tnt_exp.export.source import in_float32
+from tnt_exp.export import writers
+from tnt_exp.export.metadata import as_float32
 from tnt_exp.model import Classifier, load
 
 
@@ -39,12 +39,12 @@ def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path)
         environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"a SavedModel could not be written: {writing.last_line(done.stderr)}")
+        raise RuntimeError(f"a SavedModel could not be written: {writers.last_line(done.stderr)}")
 
 
 def _write(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True)
-    writing.savedmodel(in_float32(classifier), about, folder)
+    writers.savedmodel(as_float32(classifier), about, folder)
     (folder / "metadata.json").write_text(json.dumps(about, indent=2) + "\n")
 
 

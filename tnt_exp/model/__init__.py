@@ -1,6 +1,6 @@
 """The network and what belongs to it: TNT in Keras, its preprocessing, its weights, its costs.
 
-Names are imported when they are first asked for: `tnt_exp.model.counts` needs no Keras, and nobody who only counts
+Names are imported when they are first asked for: `tnt_exp.model.cost` needs no Keras, and nobody who only counts
 should wait for it. A saved model is read by `tnt_exp.model.load`, or by Keras' own loader once a class was imported
 (`from tnt_exp.model import Classifier`).
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tnt_exp.model.classifier import Classifier, build, load
-    from tnt_exp.model.fine_tuning import decays, depth_of, freeze
+    from tnt_exp.model.fine_tuning import depth_of, freeze, is_decayed
     from tnt_exp.model.preprocess import Preprocess
     from tnt_exp.model.tnt import TNT
 
@@ -20,12 +20,12 @@ _HOMES = {
     "Classifier": "classifier",
     "build": "classifier",
     "load": "classifier",
-    "decays": "fine_tuning",
+    "is_decayed": "fine_tuning",
     "depth_of": "fine_tuning",
     "freeze": "fine_tuning",
 }
 
-__all__ = ["TNT", "Classifier", "Preprocess", "build", "decays", "depth_of", "freeze", "load"]
+__all__ = ["TNT", "Classifier", "Preprocess", "build", "depth_of", "freeze", "is_decayed", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from tnt_exp.model import initialization as start
-from tnt_exp.model.fused import attend, softmax_drop
+from tnt_exp.model import initializers as start
+from tnt_exp.model.fused_ops import attend, softmax_drop
 from tnt_exp.model.geometry import head_dim
 
 
@@ -30,7 +30,7 @@ class Attention(keras.layers.Layer):
         head_width: "split": a head is dim / H wide (the paper); "full": dim (the keras.io example).
         qkv_bias: Bias on query, key and value.
         dropout: Part of the attention weights dropped in training.
-        initialization: See `tnt_exp.model.initialization`.
+        initialization: See `tnt_exp.model.initializers`.
         seed: Seed of weights and dropout.
 
     Call arguments:
@@ -68,11 +68,14 @@ class Attention(keras.layers.Layer):
         inner = self.num_heads * self.head_dim
         # Keras' MultiHeadAttention has kernels (dim, H, head) and (H, head, dim). When the keras.io example was
         # trained (2021), Keras took the axes before the last two for a convolution's window, and so does Glorot here.
-        into = start.kernel(
-            self.initialization, start.derive(self.seed, "qkv"), self.dim * self.num_heads, self.dim * self.head_dim
+        into = start.kernel_initializer(
+            self.initialization,
+            start.derive_seed(self.seed, "qkv"),
+            self.dim * self.num_heads,
+            self.dim * self.head_dim,
         )
-        out_of = start.kernel(
-            self.initialization, start.derive(self.seed, "projection"), inner, self.num_heads * self.dim
+        out_of = start.kernel_initializer(
+            self.initialization, start.derive_seed(self.seed, "projection"), inner, self.num_heads * self.dim
         )
         self.qkv_kernel = self.add_weight(name="qkv_kernel", shape=(self.dim, 3 * inner), initializer=into)
         self.qkv_bias = None

@@ -1,19 +1,48 @@
-"""The model that is saved: 8-bit images in, class scores out."""
+"""The configuration's fields as arguments: one name for both, values that Keras can save. Imports no Keras."""
 
+# MERGED DOCS:
+# """The model that is saved: 8-bit images in, class scores out."""
+
+import dataclasses
 import os
 import zipfile
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
 import keras
 
-from tnt_exp.config import InputError
 from tnt_exp.config.model import ModelConfig
-from tnt_exp.model import parts
-from tnt_exp.model.options import network_options, preprocess_options
+from tnt_exp.errors import UserError
+from tnt_exp.model import microbatch
 from tnt_exp.model.preprocess import Preprocess
 from tnt_exp.model.tnt import TNT
+
+PREPROCESS = ("image_size", "mean", "std", "interpolation", "crop_fraction")
+
+# `image_size` is an argument of both; the name and the weights are of neither.
+_NOT_NETWORK = {"name", "weights", *PREPROCESS} - {"image_size"}
+
+
+def network_options(config: ModelConfig) -> dict[str, Any]:
+    """The arguments of `TNT` that are in the configuration."""
+    return {key: value for key, value in _primitives(config).items() if key not in _NOT_NETWORK}
+
+
+def preprocess_options(config: ModelConfig) -> dict[str, Any]:
+    """The arguments of `Preprocess`."""
+    return {key: value for key, value in _primitives(config).items() if key in PREPROCESS}
+
+
+def _primitives(config: ModelConfig) -> dict[str, Any]:
+    return {field.name: _primitive(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _primitive(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    return tuple(value) if isinstance(value, list) else value
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
@@ -59,10 +88,12 @@ class Classifier(keras.Model):
         if keras.config.backend() != "tensorflow":
             return super().predict_step(*arguments)
         images, *_ = keras.utils.unpack_x_y_sample_weight(*arguments)
-        streams = 0 if self.jit_compile or images.shape[0] is None else parts.streams()
-        number = parts.count(images.shape[0] or 1, self.network.most_values, streams)
-        found = parts.side_by_side(lambda part, _, some: self(some, training=False), number, streams, None, images)
-        return parts.joined(found)
+        streams = 0 if self.jit_compile or images.shape[0] is None else microbatch.parallel_streams()
+        number = microbatch.microbatch_count(images.shape[0] or 1, self.network.most_values, streams)
+        found = microbatch.map_microbatches(
+            lambda part, _, some: self(some, training=False), number, streams, None, images
+        )
+        return microbatch.merge_microbatches(found)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
@@ -102,14 +133,14 @@ def build(
         remat: See `TNT`.
 
     Raises:
-        InputError: Values that do not go together.
+        UserError: Values that do not go together.
     """
     try:
         network = TNT(num_classes, channels, **network_options(config), remat=remat, seed=seed, name="tnt")
         model = Classifier(Preprocess(**preprocess_options(config), name="preprocess"), network, class_names)
         model.build((None, None, None, channels))
     except ValueError as error:
-        raise InputError(f"model: {error}") from error
+        raise UserError(f"model: {error}") from error
     return model
 
 
@@ -117,14 +148,14 @@ def load(path: str | os.PathLike[str]) -> Classifier:
     """A model that was saved with `Classifier.save`.
 
     Raises:
-        InputError: The file is missing, damaged, or holds another kind of model.
+        UserError: The file is missing, damaged, or holds another kind of model.
     """
     if not Path(path).is_file():
-        raise InputError(f"{path}: expected a saved model (.keras), found no file.")
+        raise UserError(f"{path}: expected a saved model (.keras), found no file.")
     try:
         model = keras.saving.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: expected a model saved by tnt-exp, received a file that cannot be read.") from error
+        raise UserError(f"{path}: expected a model saved by tnt-exp, received a file that cannot be read.") from error
     if not isinstance(model, Classifier):
-        raise InputError(f"{path}: expected a model saved by tnt-exp, received a {type(model).__name__}.")
+        raise UserError(f"{path}: expected a model saved by tnt-exp, received a {type(model).__name__}.")
     return model

@@ -6,19 +6,19 @@ from typing import Any
 import keras
 from keras import ops
 
-from tnt_exp.augmentation.randomness import mix
-from tnt_exp.model.initialization import derive
+from tnt_exp.augmentation.stateless_random import mix
+from tnt_exp.model.initializers import derive_seed
 
 
 def seed_of(seed: Any, place: str) -> Any:
     """The seed that the step's `seed` gives to a place of the network; None where nothing is dropped."""
     if seed is None:
         return None
-    shift = [derive(0, place)] + [0] * (seed.shape[0] - 1)
+    shift = [derive_seed(0, place)] + [0] * (seed.shape[0] - 1)
     return ops.cast(seed, "int32") + ops.convert_to_tensor(shift, "int32")
 
 
-def dropped(x: Any, rate: Any, seed: Any, salt: int = 0, whole_samples: bool = False) -> Any:
+def dropout_scale(x: Any, rate: Any, seed: Any, salt: int = 0, whole_samples: bool = False) -> Any:
     """`x` with a random part of the values set to 0 and the rest scaled, so that the mean stays.
 
     A value is kept or not by a hash of its place: three multiplications and no state, which a compiler fuses with what
@@ -93,4 +93,4 @@ class Dropout(keras.layers.Layer):
 
     def call(self, x: Any, seed: Any = None) -> Any:
         """Apply it."""
-        return dropped(x, self.rate, seed, self.seed, self.whole_samples)
+        return dropout_scale(x, self.rate, seed, self.seed, self.whole_samples)

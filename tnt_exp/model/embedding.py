@@ -5,10 +5,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from tnt_exp.model import initialization as start
+from tnt_exp.model import initializers as start
 from tnt_exp.model.dropout import Dropout
 from tnt_exp.model.geometry import Geometry
-from tnt_exp.model.norm import Norm
+from tnt_exp.model.layers import Norm
 
 WINDOW = 7  # side of the stem's convolution, pixels
 STEMS = ("patch", "image", "image_same")
@@ -37,7 +37,7 @@ class PixelEmbedding(keras.layers.Layer):
             "image_same": so, with Keras' "same" padding, 1 zero before and 2 after at stride 4 (the keras.io example).
         projection: Extra Dense on each pixel token (the keras.io example).
         position: Learnt position of a pixel in its patch, the same in each patch.
-        initialization: See `tnt_exp.model.initialization`.
+        initialization: See `tnt_exp.model.initializers`.
         seed: Seed of the weights.
 
     Call arguments:
@@ -77,21 +77,25 @@ class PixelEmbedding(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(WINDOW, WINDOW, channels, self.inner_dim),
-            initializer=start.convolution(kind, start.derive(self.seed, "kernel"), WINDOW**2, channels, self.inner_dim),
+            initializer=start.convolution_initializer(
+                kind, start.derive_seed(self.seed, "kernel"), WINDOW**2, channels, self.inner_dim
+            ),
         )
         self.bias = self.add_weight(name="bias", shape=(self.inner_dim,), initializer="zeros")
         if self.projection:
             self.projection_kernel = self.add_weight(
                 name="projection_kernel",
                 shape=(self.inner_dim, self.inner_dim),
-                initializer=start.kernel(kind, start.derive(self.seed, "projection"), self.inner_dim, self.inner_dim),
+                initializer=start.kernel_initializer(
+                    kind, start.derive_seed(self.seed, "projection"), self.inner_dim, self.inner_dim
+                ),
             )
             self.projection_bias = self.add_weight(name="projection_bias", shape=(self.inner_dim,), initializer="zeros")
         if self.position:
             self.positions = self.add_weight(
                 name="positions",
                 shape=(self.geometry.pixels, self.inner_dim),
-                initializer=start.position(kind, start.derive(self.seed, "positions")),
+                initializer=start.position_initializer(kind, start.derive_seed(self.seed, "positions")),
             )
 
     def call(self, images: Any) -> Any:
@@ -126,7 +130,7 @@ class PatchEmbedding(keras.layers.Layer):
         position: Learnt position of a patch in the image (and of the class token).
         class_token: Put a learnt token before the patches.
         dropout: Part dropped after the positions in training.
-        initialization: See `tnt_exp.model.initialization`.
+        initialization: See `tnt_exp.model.initializers`.
         seed: Seed of weights and dropout.
 
     Call arguments:
@@ -163,7 +167,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.pixel_norm = Norm(name="pixel_norm", dtype=self.dtype_policy.name)
         self.patch_norm = Norm(name="patch_norm", dtype=self.dtype_policy.name)
         self.drop = Dropout(
-            dropout, seed=start.derive(seed, "dropout"), name="embedding_dropout", dtype=self.dtype_policy.name
+            dropout, seed=start.derive_seed(seed, "dropout"), name="embedding_dropout", dtype=self.dtype_policy.name
         )
 
     def build(self, input_shape: Any) -> None:
@@ -173,7 +177,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.width, dim),
-            initializer=start.kernel(kind, start.derive(self.seed, "kernel"), self.width, dim),
+            initializer=start.kernel_initializer(kind, start.derive_seed(self.seed, "kernel"), self.width, dim),
         )
         self.bias = self.add_weight(name="bias", shape=(dim,), initializer="zeros")
         self.patch_norm.build((None, self.patches, dim))
@@ -181,20 +185,20 @@ class PatchEmbedding(keras.layers.Layer):
             self.projection_kernel = self.add_weight(
                 name="projection_kernel",
                 shape=(dim, dim),
-                initializer=start.kernel(kind, start.derive(self.seed, "projection"), dim, dim),
+                initializer=start.kernel_initializer(kind, start.derive_seed(self.seed, "projection"), dim, dim),
             )
             self.projection_bias = self.add_weight(name="projection_bias", shape=(dim,), initializer="zeros")
         if self.class_token:
             self.token = self.add_weight(
                 name="class_token",
                 shape=(1, 1, dim),
-                initializer=start.position(kind, start.derive(self.seed, "class_token")),
+                initializer=start.position_initializer(kind, start.derive_seed(self.seed, "class_token")),
             )
         if self.position:
             self.positions = self.add_weight(
                 name="positions",
                 shape=(self.patches + self.class_token, dim),
-                initializer=start.position(kind, start.derive(self.seed, "positions")),
+                initializer=start.position_initializer(kind, start.derive_seed(self.seed, "positions")),
             )
 
     def call(self, pixels: Any, seed: Any = None) -> Any:

@@ -7,7 +7,7 @@ FREEZE = ("nothing", "backbone", "all_but_head")
 _BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
 
 
-def decays(variable: Any) -> bool:
+def is_decayed(variable: Any) -> bool:
     """Whether weight decay applies to a variable where only matrices decay.
 
     Kernels of dense layers and convolutions decay; biases, norms, positions and the class token do not.

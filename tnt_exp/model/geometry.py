@@ -107,7 +107,7 @@ def keeps_inner(depth: int, inner_blocks: Collection[int] | None) -> tuple[bool,
     return tuple(number in kept for number in range(1, depth + 1))
 
 
-def useless(geometry: Geometry, depth: int, class_token: bool, drop_path: float) -> Iterator[str]:
+def ineffective_settings(geometry: Geometry, depth: int, class_token: bool, drop_path: float) -> Iterator[str]:
     """What changes nothing with these arguments, a sentence each."""
     if drop_path and depth == 1:
         yield "drop_path has no effect at depth=1: it is 0 in the first block."

@@ -7,14 +7,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from tnt_exp.model import initialization as start
-from tnt_exp.model.block import TNTBlock
+from tnt_exp.model import initializers as start
+from tnt_exp.model.blocks import TNTBlock
 from tnt_exp.model.dropout import check_rate, seed_of
 from tnt_exp.model.embedding import PatchEmbedding, PixelEmbedding
-from tnt_exp.model.geometry import Geometry, keeps_inner, useless
-from tnt_exp.model.norm import Norm
-from tnt_exp.model.pool import Pool
-from tnt_exp.model.repeat import Repeated
+from tnt_exp.model.geometry import Geometry, ineffective_settings, keeps_inner
+from tnt_exp.model.layers import Norm, Pool, SharedBlockTrace
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
@@ -49,7 +47,7 @@ class TNT(keras.Model):
         embedding_dropout: Dropout of patch tokens after the positions.
         attention_dropout: Dropout of attention weights.
         mlp_dropout: Dropout after each Dense of an MLP.
-        initialization: "truncated_normal" or "keras"; see `tnt_exp.model.initialization`.
+        initialization: "truncated_normal" or "keras"; see `tnt_exp.model.initializers`.
         remat: Compute each block again in the backward pass instead of keeping its activations: less memory,
             more time, the same numbers.
         seed: Seed of weights and dropout.
@@ -107,11 +105,11 @@ class TNT(keras.Model):
             check_rate(name, arguments[name])
         geometry = Geometry(image_size, patch_size, stride)
         class_token = pool == "class_token"
-        for message in useless(geometry, depth, class_token, drop_path):
+        for message in ineffective_settings(geometry, depth, class_token, drop_path):
             warnings.warn(message, stacklevel=2)
 
         def place(name: str) -> dict[str, Any]:
-            return {"seed": start.derive(seed, name), "name": name, "dtype": self.dtype_policy.name}
+            return {"seed": start.derive_seed(seed, name), "name": name, "dtype": self.dtype_policy.name}
 
         self.geometry = geometry
         self.remat = remat
@@ -168,8 +166,8 @@ class TNT(keras.Model):
             self.representation = keras.layers.Dense(
                 representation_size,
                 activation="tanh",
-                kernel_initializer=start.kernel(
-                    initialization, start.derive(seed, "representation"), embed_dim, representation_size
+                kernel_initializer=start.kernel_initializer(
+                    initialization, start.derive_seed(seed, "representation"), embed_dim, representation_size
                 ),
                 name="representation",
                 dtype=self.dtype_policy.name,
@@ -177,7 +175,9 @@ class TNT(keras.Model):
         features = representation_size or embed_dim
         self.head = keras.layers.Dense(
             num_classes,
-            kernel_initializer=start.kernel(initialization, start.derive(seed, "head"), features, num_classes),
+            kernel_initializer=start.kernel_initializer(
+                initialization, start.derive_seed(seed, "head"), features, num_classes
+            ),
             dtype=self.variable_dtype,  # logits keep full precision
             name="head",
         )
@@ -239,7 +239,7 @@ class TNT(keras.Model):
             return lambda block, pixels, patches, *rest: keras.remat(lambda *tokens: block(*tokens, *rest))(
                 pixels, patches
             )
-        return Repeated() if training else lambda block, *arguments: block(*arguments)
+        return SharedBlockTrace() if training else lambda block, *arguments: block(*arguments)
 
     def _drop_path(self, number: int) -> Any:
         """The rate of a block, which grows from 0 in the first to the last."""

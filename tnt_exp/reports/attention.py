@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 
 
 @dataclass(frozen=True)
-class Maps:
+class AttentionMaps:
     """The attention weights of one image; each row sums to 1.
 
     Attributes:
@@ -54,7 +54,7 @@ class Maps:
         return row.reshape(isqrt(len(row)), isqrt(len(row)))
 
 
-def attention(image: np.ndarray, maps: Maps, title: str, file: Path) -> None:
+def attention_maps(image: np.ndarray, maps: AttentionMaps, title: str, file: Path) -> None:
     """Draw the image, the patches that matter, and the pixels within the patch that matters most.
 
     Args:

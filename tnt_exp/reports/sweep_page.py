@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from tnt_exp.reports import charts
-from tnt_exp.reports.effects import effects
-from tnt_exp.reports.leaderboard import columns
-from tnt_exp.reports.standings import Row, Standing, standings
+from tnt_exp.reports import sweep_figures
+from tnt_exp.reports.leaderboard import RankedPoint, TrialRow, leaderboard_columns, rank_points
+from tnt_exp.reports.main_effects import main_effects
 
 _CSS = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;margin:0;background:#f6f7f9}
@@ -39,7 +38,7 @@ document.querySelectorAll('th').forEach(th=>th.addEventListener('click',()=>{
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepResults:
     """What the page tells of.
 
     Attributes:
@@ -52,16 +51,16 @@ class Sweep:
     """
 
     id: str
-    rows: Sequence[Row]
+    rows: Sequence[TrialRow]
     objective: str
     maximize: bool
     curves: Mapping[str, Sequence[tuple[float, float]]]
     place: str
 
 
-def page(sweep: Sweep) -> str:
+def render_page(sweep: SweepResults) -> str:
     """The page's HTML."""
-    places = standings(sweep.rows, maximize=sweep.maximize)
+    places = rank_points(sweep.rows, maximize=sweep.maximize)
     parts = [
         f"<h1>Sweep {escape(sweep.id)}</h1>",
         f'<p class="sub">{escape(sweep.place)} · {"highest" if sweep.maximize else "lowest"} '
@@ -71,7 +70,7 @@ def page(sweep: Sweep) -> str:
         _leaderboard(places, sweep.objective),
     ]
     if any(row.objective is not None for row in sweep.rows):
-        parts += [f"<h2>{title}</h2>{body}" for title, body in pictures(sweep).items()]
+        parts += [f"<h2>{title}</h2>{body}" for title, body in render_figures(sweep).items()]
     parts += [_failures(sweep.rows), _commands(sweep.rows)]
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Sweep {escape(sweep.id)}</title>'
@@ -79,25 +78,30 @@ def page(sweep: Sweep) -> str:
     )
 
 
-def pictures(sweep: Sweep) -> dict[str, str]:
+def render_figures(sweep: SweepResults) -> dict[str, str]:
     """Title: HTML of each block of pictures."""
     keys = list(dict.fromkeys(key for row in sweep.rows for key in row.params))
     found = {
         "Parallel coordinates": f'<div class="card" id="parallel">'
-        f"{charts.parallel(sweep.rows, sweep.objective, maximize=sweep.maximize)}</div>",
+        f"{sweep_figures.parallel_coordinates(sweep.rows, sweep.objective, maximize=sweep.maximize)}</div>",
         "Objective against each swept key": '<div class="row">'
-        + "".join(f'<div class="card">{charts.scatter(sweep.rows, key, sweep.objective)}</div>' for key in keys)
+        + "".join(
+            f'<div class="card">{sweep_figures.objective_scatter(sweep.rows, key, sweep.objective)}</div>'
+            for key in keys
+        )
         + "</div>",
     }
-    if worth := effects(standings(sweep.rows, maximize=sweep.maximize)):
-        found["What each value is worth"] = f'<div class="card" id="worth">{charts.worth(worth, sweep.objective)}</div>'
+    if worth := main_effects(rank_points(sweep.rows, maximize=sweep.maximize)):
+        found["What each value is worth"] = (
+            f'<div class="card" id="worth">{sweep_figures.effects_chart(worth, sweep.objective)}</div>'
+        )
     if sweep.curves:
-        svg = charts.curves(sweep.curves, sweep.objective)
+        svg = sweep_figures.best_curves(sweep.curves, sweep.objective)
         found[f"Curves of the best {len(sweep.curves)}"] = f'<div class="card" id="curves">{svg}</div>'
     return found
 
 
-def _tiles(sweep: Sweep, places: Sequence[Standing]) -> str:
+def _tiles(sweep: SweepResults, places: Sequence[RankedPoint]) -> str:
     states = [row.state for row in sweep.rows]
     tiles = [(str(len(states)), "points")]
     tiles += [
@@ -117,8 +121,8 @@ def _tiles(sweep: Sweep, places: Sequence[Standing]) -> str:
     )
 
 
-def _leaderboard(places: Sequence[Standing], objective: str) -> str:
-    table = columns(places, objective)
+def _leaderboard(places: Sequence[RankedPoint], objective: str) -> str:
+    table = leaderboard_columns(places, objective)
     head = "".join(f"<th>{escape(name)}</th>" for name in table)
     body = "".join(
         "<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in zip(*table.values(), strict=True)
@@ -140,7 +144,7 @@ def _cell(value: object) -> str:
     return f"<td{kind}>{escape(str(value))}</td>"
 
 
-def _failures(rows: Sequence[Row]) -> str:
+def _failures(rows: Sequence[TrialRow]) -> str:
     failed = [row for row in rows if row.state == "failed"]
     if not failed:
         return ""
@@ -152,7 +156,7 @@ def _failures(rows: Sequence[Row]) -> str:
     return f'<h2>What failed, and why</h2><div class="card" id="failures">{items}</div>'
 
 
-def _commands(rows: Sequence[Row]) -> str:
+def _commands(rows: Sequence[TrialRow]) -> str:
     body = "".join(
         f"<tr><td>{row.job}</td><td>{escape(_params(row))}</td><td><code>{escape(row.command)}</code></td></tr>"
         for row in rows
@@ -163,5 +167,5 @@ def _commands(rows: Sequence[Row]) -> str:
     )
 
 
-def _params(row: Row) -> str:
+def _params(row: TrialRow) -> str:
     return " ".join(f"{key}={value}" for key, value in row.params.items())

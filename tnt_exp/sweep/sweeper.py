@@ -11,21 +11,19 @@ from hydra.plugins.sweeper import Sweeper as HydraSweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from tnt_exp.check import check
-from tnt_exp.config import InputError
 from tnt_exp.config.sweep import Method, OnInvalid, Rerun, SweepConfig
-from tnt_exp.sweep import batches, continuing, overview
-from tnt_exp.sweep.books import Books
-from tnt_exp.sweep.composer import Composer
-from tnt_exp.sweep.jobs import Jobs, Listed, Source
-from tnt_exp.sweep.launcher import LocalLauncher
-from tnt_exp.sweep.plan import Plan, plan
-from tnt_exp.sweep.point import Point, State
-from tnt_exp.sweep.space import Space
-from tnt_exp.sweep.story import objective_name
-from tnt_exp.sweep.supervisor import Watcher
-from tnt_exp.sweep.telling import Telling
-from tnt_exp.sweep.view import View
+from tnt_exp.errors import UserError
+from tnt_exp.preflight import preflight
+from tnt_exp.sweep import hydra_executor, study, summary
+from tnt_exp.sweep.live_table import LiveTable
+from tnt_exp.sweep.local_executor import LocalLauncher, ProcessMonitor
+from tnt_exp.sweep.mlflow_observer import MlflowObserver
+from tnt_exp.sweep.plan import Plan, TrialComposer, plan_trials
+from tnt_exp.sweep.results import objective_name
+from tnt_exp.sweep.scheduler import GridSource, Scheduler, TrialSource
+from tnt_exp.sweep.search_space import SearchSpace
+from tnt_exp.sweep.study import SweepStudy
+from tnt_exp.sweep.trial import Trial, TrialState
 
 
 @dataclass(frozen=True)
@@ -64,23 +62,25 @@ class Sweeper(HydraSweeper):
             arguments: Overrides of the task, as typed.
 
         Raises:
-            InputError: A point cannot run, or nothing can.
+            UserError: A point cannot run, or nothing can.
         """
         settings = self._settings
-        self._command = [*arguments, *continuing.settings(self._config)]
-        self._compose = Composer(_config_dir(self._config))
-        space = Space(arguments, settings.space, self._hydra_context.config_loader)
+        self._command = [*arguments, *study.sweep_overrides(self._config)]
+        self._compose = TrialComposer(_config_dir(self._config))
+        space = SearchSpace(arguments, settings.space, self._hydra_context.config_loader)
         return self._grid(space) if settings.method is Method.grid else self._search(space)
 
-    def _grid(self, space: Space) -> Summary:
+    def _grid(self, space: SearchSpace) -> Summary:
         settings = self._settings
         candidates = space.grid()
-        books = continuing.grid(self._config, {candidate.key for candidate in candidates}, settings.rerun)
+        books = study.find_grid_to_resume(self._config, {candidate.key for candidate in candidates}, settings.rerun)
         known = books.keys() if books else set()
         hashes = [point.hash for point in books.points] if books else []
-        planned = plan([candidate for candidate in candidates if candidate.key not in known], self._compose, hashes)
+        planned = plan_trials(
+            [candidate for candidate in candidates if candidate.key not in known], self._compose, hashes
+        )
         self._refuse(planned)
-        print(overview.of_plan(planned, books))
+        print(summary.plan_summary(planned, books))
         if settings.dry_run:
             return Summary(0, None)
         books = books or self._new(None)
@@ -88,29 +88,28 @@ class Sweeper(HydraSweeper):
         for candidate, config in planned.points:
             books.add(candidate, config)
         books.end(ended=False)
-        return self._run(books, Listed(self._waiting(books), len(books.points)), [])
+        return self._run(books, GridSource(self._waiting(books), len(books.points)), [])
 
-    def _search(self, space: Space) -> Summary:
-        from tnt_exp.sweep.pruning import Pruning
-        from tnt_exp.sweep.search import Search, definition
+    def _search(self, space: SearchSpace) -> Summary:
+        from tnt_exp.sweep.optuna_search import OptunaSearch, PruningMonitor, search_fingerprint
 
         settings = self._settings
-        check(self._compose(list(space.fixed.values())))
+        preflight(self._compose(list(space.fixed.values())))
         launcher = self._launcher()
         local = launcher if isinstance(launcher, LocalLauncher) else None
         parallel = settings.parallel or (len(local.slots) if local else 1)
-        defined = definition(space, settings, parallel)
-        books = continuing.search(self._config, defined, settings)
-        print(overview.of_search(space, settings, parallel, books))
+        defined = search_fingerprint(space, settings, parallel)
+        books = study.find_search_to_resume(self._config, defined, settings)
+        print(summary.search_summary(space, settings, parallel, books))
         if settings.dry_run:
             return Summary(0, None)
         books = books or self._new(defined)
         books.hold()
-        search = Search(books, space, settings, self._compose, parallel)
+        search = OptunaSearch(books, space, settings, self._compose, parallel)
         books.end(ended=False)
         if settings.pruning and not local:
             print("sweep.pruning works with the local launcher: here every point runs to its end")
-        watchers = [Pruning(search, objective_name(books))] if settings.pruning else []
+        watchers = [PruningMonitor(search, objective_name(books))] if settings.pruning else []
         return self._run(books, search, watchers)
 
     def _launcher(self) -> Launcher:
@@ -122,11 +121,11 @@ class Sweeper(HydraSweeper):
 
     def _refuse(self, planned: Plan) -> None:
         if planned.invalid and (self._settings.on_invalid is OnInvalid.stop or not planned.points):
-            raise InputError(planned.complaint())
+            raise UserError(planned.complaint())
 
-    def _new(self, search: dict[str, Any] | None) -> Books:
-        return Books.new(
-            continuing.folder(self._config),
+    def _new(self, search: dict[str, Any] | None) -> SweepStudy:
+        return SweepStudy.new(
+            study.sweep_dir(self._config),
             command=self._command,
             config_dir=_config_dir(self._config),
             search=search,
@@ -134,35 +133,35 @@ class Sweeper(HydraSweeper):
             direction=self._settings.direction.name,
         )
 
-    def _waiting(self, books: Books) -> list[Point]:
-        wanted = {State.waiting} | ({State.failed} if self._settings.rerun is Rerun.failed else set())
+    def _waiting(self, books: SweepStudy) -> list[Trial]:
+        wanted = {TrialState.waiting} | ({TrialState.failed} if self._settings.rerun is Rerun.failed else set())
         waiting = [point for point in books.points if books.state(point) in wanted]
         # The largest first: what does not fit is known early, and the slots come to their end together.
         return sorted(waiting, key=lambda point: -point.work)
 
-    def _run(self, books: Books, source: Source, watchers: Sequence[Watcher]) -> Summary:
+    def _run(self, books: SweepStudy, source: TrialSource, watchers: Sequence[ProcessMonitor]) -> Summary:
         with open_dict(self._config):
             self._config.hydra.sweep.dir = str(books.folder)
         launcher = self._launcher()
         local = launcher if isinstance(launcher, LocalLauncher) else None
-        jobs = Jobs(books, source, self._settings.retries, self._settings.fail_fast)
+        jobs = Scheduler(books, source, self._settings.retries, self._settings.fail_fast)
         print(f"sweep folder {books.folder}", flush=True)
-        telling = Telling.of(books)
-        with View(jobs, len(local.slots) if local else 1) as view:
+        telling = MlflowObserver.of(books)
+        with LiveTable(jobs, len(local.slots) if local else 1) as view:
             jobs.observers = [telling, view]
             try:
                 if local:
                     local.serve(jobs, Path(books.data["cwd"]), [view, *watchers])
                 else:
-                    batches.serve(launcher, jobs)
+                    hydra_executor.run_with_launcher(launcher, jobs)
             except BaseException:
                 telling.finish("KILLED")
                 raise
-        left = jobs.count(State.waiting)
-        failed = jobs.count(State.failed)
+        left = jobs.count(TrialState.waiting)
+        failed = jobs.count(TrialState.failed)
         telling.finish("FAILED" if failed or left else "FINISHED")
         books.end(ended=not left)
-        print(overview.of_end(books, jobs))
+        print(summary.end_summary(books, jobs))
         return Summary(1 if failed or left else 0, books.folder)
 
 

@@ -1,8 +1,6 @@
 """What MLflow is told. The only room that imports mlflow."""
 
-from tnt_exp.tracking.beginning import begin
-from tnt_exp.tracking.ending import end
-from tnt_exp.tracking.store import tracking_uri, ui_command
-from tnt_exp.tracking.tracker import Tracker
+from tnt_exp.tracking.client import resolve_tracking_uri, ui_command
+from tnt_exp.tracking.tracker import Tracker, finalize_run, start_run
 
-__all__ = ["Tracker", "begin", "end", "tracking_uri", "ui_command"]
+__all__ = ["Tracker", "finalize_run", "resolve_tracking_uri", "start_run", "ui_command"]

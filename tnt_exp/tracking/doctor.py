@@ -10,11 +10,11 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Experiment, Run, ViewType
 
-from tnt_exp.durable import free, lock, read_json, release, write_json
+from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, read_json, release_lock
 from tnt_exp.run_folder import ARTIFACTS
-from tnt_exp.tracking.delivery import sync
-from tnt_exp.tracking.opening import client_of
-from tnt_exp.tracking.spool import FOLDER
+from tnt_exp.tracking.client import make_client
+from tnt_exp.tracking.outbox import FOLDER
+from tnt_exp.tracking.uploader import sync
 
 _SQLITE = "sqlite:///"
 _DEFAULT = "0"  # MLflow's own experiment, where runs land that name none
@@ -35,13 +35,13 @@ class Finding:
     mend: Callable[[], None] | None
 
 
-def examine(uri: str) -> Iterator[Finding]:
+def find_problems(uri: str) -> Iterator[Finding]:
     """What is not true in a store.
 
     Args:
         uri: Tracking store, absolute; it exists.
     """
-    client = client_of(uri)
+    client = make_client(uri)
     experiments = client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
     for experiment in experiments:
         for run in _runs(client, experiment):
@@ -72,12 +72,12 @@ def _unseen(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
     if not folder.is_dir() and host != platform.node():
         yield Finding(f"{name} is RUNNING on {host}, whose folders are not here", f"run tnt-exp doctor on {host}", None)
         return
-    if not free(folder / ".lock"):
+    if not is_unlocked(folder / ".lock"):
         return  # alive
     status = (read_json(folder / "result.json") or {}).get("status", "KILLED")
 
     def mend() -> None:
-        held = lock(folder / ".lock") if folder.is_dir() else None
+        held = acquire_lock(folder / ".lock") if folder.is_dir() else None
         if folder.is_dir() and held is None:
             return  # started again meanwhile
         if (folder / FOLDER).is_dir():
@@ -86,11 +86,11 @@ def _unseen(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
             client.set_terminated(run.info.run_id, status)
         if (folder / "config.yaml").is_file() and not (folder / "result.json").exists():
             result = {"status": "KILLED", "metrics": {}, "error": "the process ended unseen"}
-            write_json(folder / "result.json", result)
+            atomic_write_json(folder / "result.json", result)
         if folder.is_dir():
             _log_files(client, run, folder)
         if held is not None:
-            release(held)
+            release_lock(held)
 
     gone = "" if folder.is_dir() else " and its folder is gone"
     yield Finding(f"{name} is RUNNING, but its process is dead{gone}", f"mark it {status}", mend)

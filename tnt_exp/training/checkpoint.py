@@ -1,9 +1,12 @@
-"""Checkpoints that are whole or absent.
+"""Numbers that a run cannot go on with."""
 
-A checkpoint is two files, `step-00000042.safetensors` (arrays) and `step-00000042.json` (numbers, and the size and
-SHA-256 of the other). Each is written beside, flushed to the disk and renamed into place, the JSON last: without it, or
-where it does not match, there is no checkpoint.
-"""
+# MERGED DOCS:
+# """Checkpoints that are whole or absent.
+#
+# A checkpoint is two files, `step-00000042.safetensors` (arrays) and `step-00000042.json` (numbers, and the size and
+# SHA-256 of the other). Each is written beside, flushed to the disk and renamed into place, the JSON last: without it, or
+# where it does not match, there is no checkpoint.
+# """
 
 import hashlib
 import json
@@ -18,7 +21,25 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from tnt_exp.durable import write
+from tnt_exp.atomic_files import atomic_write
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the state of a run is infinite or not a number.
+
+    Args:
+        reason: What became so, and when.
+    """
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether every number is; without a copy, unlike `np.isfinite`."""
+    if array.size == 0 or array.dtype.kind in "biuSU":
+        return True
+    # bfloat16 is no kind of NumPy's own, and has no fast minimum.
+    numbers = array if array.dtype.kind == "f" else array.astype(np.float32)
+    return bool(np.isfinite(numbers.min()) and np.isfinite(numbers.max()))
+
 
 log = logging.getLogger("tnt_exp")
 
@@ -38,7 +59,7 @@ class Checkpoint:
     numbers: dict[str, Any]
 
 
-class Checkpoints:
+class CheckpointStore:
     """The checkpoints of a run, newest last.
 
     Args:
@@ -85,7 +106,7 @@ class Checkpoints:
             if landmark and not self._is_landmark(manifest):
                 continue
             try:
-                return _read(manifest)
+                return _read_checkpoint(manifest)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 log.warning("checkpoint %s is damaged and passed over: %s", manifest.stem, error)
         return None
@@ -109,7 +130,7 @@ class Checkpoints:
             self._folder.mkdir(exist_ok=True)
             name = Path(self.name(step)).name
             data = save(arrays)
-            write(self._folder / f"{name}.safetensors", data)
+            atomic_write(self._folder / f"{name}.safetensors", data)
             manifest = {
                 "step": step,
                 "bytes": len(data),
@@ -117,7 +138,7 @@ class Checkpoints:
                 "numbers": numbers,
             }
             text = json.dumps(manifest)
-            write(self._folder / f"{name}.json", json.dumps({"sha256": _hash(text), "manifest": text}))
+            atomic_write(self._folder / f"{name}.json", json.dumps({"sha256": _hash(text), "manifest": text}))
             self._prune()
         except Exception as error:  # told to the training thread, which decides
             self._error = error
@@ -142,7 +163,7 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read(file: Path) -> Checkpoint:
+def _read_checkpoint(file: Path) -> Checkpoint:
     sealed = json.loads(file.read_bytes())
     if _hash(sealed["manifest"]) != sealed["sha256"]:
         raise ValueError(f"{file.name} does not match its own SHA-256")

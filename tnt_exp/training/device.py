@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tnt_exp.config import InputError
 from tnt_exp.config.trainer import Backend, Compile, TrainerConfig
-from tnt_exp.cores import cores
+from tnt_exp.errors import UserError
+from tnt_exp.hardware import cpu_count
 
 # Passes of TensorFlow's graph optimiser that take time at the start of a run on a CPU and find nothing to do here.
 _IDLE = (
@@ -55,21 +55,21 @@ class Device:
     steps_per_dispatch: int
 
 
-def check(trainer: TrainerConfig) -> None:
-    """Raise `InputError` when the backend is not installed; imports nothing."""
+def check_backend(trainer: TrainerConfig) -> None:
+    """Raise `UserError` when the backend is not installed; imports nothing."""
     backend = trainer.backend.value
     if importlib.util.find_spec(backend) is None:
-        raise InputError(
+        raise UserError(
             f"trainer.backend: expected an installed backend, received {backend}. "
             f"Install it with: pip install 'tnt-exp[{backend}]'"
         )
 
 
-def prepare(trainer: TrainerConfig) -> Device:
+def prepare_device(trainer: TrainerConfig) -> Device:
     """Select backend, precision, memory growth and determinism; imports the backend and Keras.
 
     Raises:
-        InputError: Keras already runs on another backend, or there are fewer devices than asked for.
+        UserError: Keras already runs on another backend, or there are fewer devices than asked for.
     """
     backend = trainer.backend.value
     os.environ["KERAS_BACKEND"] = backend
@@ -77,7 +77,7 @@ def prepare(trainer: TrainerConfig) -> Device:
         import keras
 
     if keras.config.backend() != backend:
-        raise InputError(
+        raise UserError(
             f"trainer.backend: expected {keras.config.backend()}, with which this process began, received {backend}. "
             "Run each backend by a command of its own."
         )
@@ -106,15 +106,15 @@ def _count(trainer: TrainerConfig, there: int) -> int:
     """How many of the devices that are there share a batch.
 
     Raises:
-        InputError: There are not as many, or the batch cannot be shared out among all.
+        UserError: There are not as many, or the batch cannot be shared out among all.
     """
     count = trainer.devices or there
     if count > there:
-        raise InputError(
+        raise UserError(
             f"trainer.devices: expected at most {there}, which {trainer.backend.value} sees, received {count}."
         )
     if trainer.batch_size % count:
-        raise InputError(
+        raise UserError(
             f"trainer.batch_size: expected a multiple of the {count} devices (trainer.devices=null), "
             f"received {trainer.batch_size}."
         )
@@ -176,10 +176,10 @@ def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int]:
 
 
 def _one_thread_an_operation(threading: Any) -> None:
-    """Cores are for parts of a batch (`tnt_exp.model.parts`): operations are too small to be shared."""
+    """Cores are for parts of a batch (`tnt_exp.model.microbatch`): operations are too small to be shared."""
     given = os.environ.get("TF_NUM_INTEROP_THREADS")  # in a sweep, this job's share
     with contextlib.suppress(RuntimeError):  # in a process that has computed already, threads stay as they are
-        threading.set_inter_op_parallelism_threads(int(given) if given else cores())
+        threading.set_inter_op_parallelism_threads(int(given) if given else cpu_count())
         threading.set_intra_op_parallelism_threads(1)
 
 

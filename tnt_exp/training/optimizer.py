@@ -1,22 +1,27 @@
 """The optimizer of Keras that the configuration asks for."""
 
-from collections.abc import Callable, Sequence
+# MERGED DOCS:
+# """The exponential moving average of weights, beside the weights themselves."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras import ops
 
 from tnt_exp.config.optimizer import Algorithm, Decay, OptimizerConfig
-from tnt_exp.training.packed import Packed
+from tnt_exp.training.flat_optimizer import FlatOptimizer
 
 
-def build(
+def build_optimizer(
     config: OptimizerConfig,
     variables: Sequence[Any],
     decays: Callable[[Any], bool],
     *,
     factors: Sequence[float] | None = None,
     scale_loss: bool,
-) -> Packed:
+) -> FlatOptimizer:
     """An optimizer built for `variables`.
 
     Args:
@@ -35,7 +40,7 @@ def build(
         ema_momentum=config.ema or 0.99,
         gradient_accumulation_steps=config.accumulation if config.accumulation > 1 else None,
     )
-    return Packed(
+    return FlatOptimizer(
         optimizer,
         variables,
         [config.decay is not Decay.matrices or decays(variable) for variable in variables],
@@ -69,3 +74,24 @@ def _muon(config: OptimizerConfig, **common: Any) -> Any:
 
 
 _ALGORITHMS = {Algorithm.adamw: _adamw, Algorithm.sgd: _sgd, Algorithm.lion: _lion, Algorithm.muon: _muon}
+
+
+@contextmanager
+def ema_weights(network: Any, optimizer: FlatOptimizer) -> Iterator[None]:
+    """Within the block the network has the averaged weights, where the optimizer keeps them.
+
+    The step's variables must be up to date (`Step.pull`).
+    """
+    averages = optimizer.averages()
+    if averages is None:
+        yield
+        return
+    variables = network.trainable_variables
+    raw = [ops.copy(variable.value) for variable in variables]
+    for variable, average in zip(variables, averages, strict=True):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, raw, strict=True):
+            variable.assign(value)

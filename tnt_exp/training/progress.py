@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 log = logging.getLogger("tnt_exp")
 
 
-class Progress:
+class ProgressBar:
     """A bar with step, rate and time left on a terminal; one plain line an epoch everywhere.
 
     Args:

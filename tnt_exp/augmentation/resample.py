@@ -1,0 +1,117 @@
+"""One bilinear sample from the source image to the network's input, half-pixel centres.
+
+A point outside the image takes the fill; a point inside blends its four neighbours, the border pixel repeated (as
+Pillow's bilinear filter and as a plain resize). Measured for 128 images, 32 to 96 px, TensorFlow on 2 cores: four
+gathers of flattened pixels 19 ms (one gather of packed neighbourhoods 24 ms, channel by channel 32 ms); two batched
+matmuls, where the axes do not mix, 3 ms.
+"""
+
+import numpy as np
+from keras import ops
+
+from tnt_exp.augmentation.stateless_random import Tensor
+from tnt_exp.config.augmentation import Fill
+
+
+def sample(pixels: Tensor, maps: Tensor | None, size: int, fill: Fill, axis_aligned: bool) -> Tensor:
+    """Sample each image at the points its map names.
+
+    Args:
+        pixels: float32 (B, h, w, C).
+        maps: (B, 2, 3) in frame units (see `geometry`); None: a plain resize.
+        size: Height and width of the output, S.
+        fill: What lies outside; constant is 0.
+        axis_aligned: The maps are known to mix no axes.
+
+    Returns:
+        float32 (B, S, S, C).
+    """
+    pixels = _shrink(pixels, size)
+    height, width = pixels.shape[1:3]
+    centres = (ops.arange(size, dtype="float32") + 0.5) / size - 0.5
+    if maps is None:
+        if (height, width) == (size, size):
+            return pixels
+        x, y = (centres + 0.5) * width, (centres + 0.5) * height
+        return _by_matmul(pixels, _hats(x[None], width, Fill.edge), _hats(y[None], height, Fill.edge))
+    if axis_aligned:
+        x = (maps[:, 0, 0, None] * centres + maps[:, 0, 2, None] + 0.5) * width
+        y = (maps[:, 1, 1, None] * centres + maps[:, 1, 2, None] + 0.5) * height
+        return _by_matmul(pixels, _hats(x, width, fill), _hats(y, height, fill))
+    rows = maps[:, :, 1, None, None] * centres[:, None] + maps[:, :, 2, None, None] + 0.5
+    points = maps[:, :, 0, None, None] * centres + rows
+    return _by_gather(pixels, points[:, 0] * width, points[:, 1] * height, fill)
+
+
+def _shrink(pixels: Tensor, size: int) -> Tensor:
+    """Average whole blocks first where the source is more than twice the output, so that nothing aliases."""
+    for axis in (1, 2):
+        length = pixels.shape[axis]
+        if length > 2 * size:
+            cells = -(-length // (length // size))
+            pixels = ops.moveaxis(ops.tensordot(pixels, _overlaps(length, cells), axes=[[axis], [1]]), -1, axis)
+    return pixels
+
+
+def _overlaps(length: int, cells: int) -> Tensor:
+    """Return (cells, length): the part of each cell that each pixel covers; rows sum to 1."""
+    edges = np.linspace(0, length, cells + 1)
+    start, pixel = edges[:-1, None], np.arange(length)
+    shared = np.minimum(edges[1:, None], pixel + 1) - np.maximum(start, pixel)
+    return ops.convert_to_tensor(np.clip(shared, 0, None) * cells / length, "float32")
+
+
+def _mirror(points: Tensor, length: int) -> Tensor:
+    """Fold points into [0, length], mirrored at both ends."""
+    points = ops.abs(points)
+    points = points - ops.floor(points / (2 * length)) * (2 * length)
+    return ops.minimum(points, 2 * length - points)
+
+
+def _inside(points: Tensor, length: int) -> Tensor:
+    return ops.cast((points >= 0) & (points <= length), "float32")
+
+
+def _hats(points: Tensor, length: int, fill: Fill) -> Tensor:
+    """Return (B, S, length): the bilinear weight of each pixel at each point."""
+    folded = _mirror(points, length) if fill is Fill.reflect else points
+    place = ops.clip(folded - 0.5, 0.0, length - 1.0)
+    weights = ops.maximum(1.0 - ops.abs(place[..., None] - ops.arange(length, dtype="float32")), 0.0)
+    return weights * _inside(points, length)[..., None] if fill is Fill.constant else weights
+
+
+def _by_matmul(pixels: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    batch, height, width, channels = pixels.shape
+    size = across.shape[1]
+    columns = ops.reshape(ops.transpose(pixels, (0, 2, 1, 3)), (batch, width, height * channels))
+    columns = ops.reshape(ops.matmul(across, columns), (batch, size, height, channels))
+    rows = ops.reshape(ops.transpose(columns, (0, 2, 1, 3)), (batch, height, size * channels))
+    return ops.reshape(ops.matmul(down, rows), (batch, size, size, channels))
+
+
+def _by_gather(pixels: Tensor, x: Tensor, y: Tensor, fill: Fill) -> Tensor:
+    batch, height, width, channels = pixels.shape
+    left, right, across = _neighbours(x, width, fill)
+    above, below, down = _neighbours(y, height, fill)
+    flat = ops.reshape(pixels, (-1, channels))
+    image = ops.arange(batch, dtype="int32")[:, None, None] * (height * width)
+    above, below = above * width + image, below * width + image
+
+    def taps(row: Tensor) -> Tensor:
+        first, second = ops.take(flat, row + left, axis=0), ops.take(flat, row + right, axis=0)
+        return first + across * (second - first)
+
+    top, bottom = taps(above), taps(below)
+    result = top + down * (bottom - top)
+    if fill is Fill.constant:
+        result = result * (_inside(x, width) * _inside(y, height))[..., None]
+    return result
+
+
+def _neighbours(points: Tensor, length: int, fill: Fill) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the pixel before each point, the one after, and the weight of the latter with a channel axis."""
+    folded = _mirror(points, length) if fill is Fill.reflect else points
+    place = ops.clip(folded - 0.5, 0.0, length - 1.0)
+    before = ops.floor(place)
+    index = ops.cast(before, "int32")
+    return index, ops.minimum(index + 1, length - 1), (place - before)[..., None]

@@ -1,0 +1,83 @@
+"""The schema as a list of keys: what each expects, and which is meant by a misspelt one."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+from tnt_exp.config.schema import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigKey:
+    """One key of the configuration."""
+
+    key: str
+    type: Any
+    default: Any
+    doc: str
+    bounds: Mapping[str, float]
+
+    @property
+    def expects(self) -> str:
+        """What a value must be, in words."""
+        return _words(self.type)
+
+
+def config_keys(section: type = Config, prefix: str = "") -> Iterator[ConfigKey]:
+    """Every key of the schema or of one of its sections, in order; what is Hydra's own (`_target_`) is left out."""
+    hints = typing.get_type_hints(section)
+    default = section()
+    for field in dataclasses.fields(section):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from config_keys(hints[field.name], f"{prefix}{field.name}.")
+        elif not field.name.startswith("_"):
+            about = field.metadata
+            yield ConfigKey(
+                prefix + field.name,
+                hints[field.name],
+                getattr(default, field.name),
+                about["doc"],
+                about.get("bounds", {}),
+            )
+
+
+def find_key(key: str) -> ConfigKey | None:
+    """The field of a dotted key."""
+    return next((field for field in config_keys() if field.key == key), None)
+
+
+def _words(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        return f"{_words(kinds[0])}, or null"
+    if typing.get_origin(hint) is dict:
+        return "keys, each with a value"
+    if typing.get_origin(hint) is list:
+        return f"a list such as [a, b], each {_words(typing.get_args(hint)[0])}"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(member.name for member in hint)
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+
+
+def closest_match(word: str, names: Iterable[str]) -> str | None:
+    """The name that `word` most likely means, or None where none is near."""
+    names = list(names)
+    section, _, last = word.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == section}
+    everywhere = {name.rpartition(".")[2]: name for name in names}
+    # The last part is compared alone: with its section in front, any two keys of a section look alike.
+    for candidates, cutoff in ((siblings, 0.6), (everywhere, 0.8)):
+        close = difflib.get_close_matches(last, candidates, n=1, cutoff=cutoff)
+        if close:
+            return candidates[close[0]]
+    return None
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """' Did you mean X?' or nothing."""
+    name = closest_match(word, names)
+    return f" Did you mean {name}?" if name else ""

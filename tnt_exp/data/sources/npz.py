@@ -1,0 +1,104 @@
+"""Arrays of one's own, in NumPy's .npz."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tnt_exp.data.dataset import RawDataset, make_split
+from tnt_exp.errors import UserError, wrap_read_errors
+
+
+def read_npz(path: Path) -> RawDataset:
+    """Read `x_train`, `y_train` (and `x_test`, `y_test`), or `images`, `labels`; `class_names` where it is there.
+
+    Images are uint8 (images, height, width) or (images, height, width, 1 or 3), labels whole numbers from 0.
+
+    Raises:
+        UserError: A key is missing, or an array is damaged or of another form.
+    """
+    arrays = read_npz_arrays(path)
+    train = image_label_pair(arrays, "x_train", "y_train", path) or image_label_pair(arrays, "images", "labels", path)
+    if train is None:
+        raise UserError(
+            f"{path}: expected arrays x_train and y_train, or images and labels, "
+            f"received {', '.join(sorted(arrays)) or 'none'}; name them so"
+        )
+    test = image_label_pair(arrays, "x_test", "y_test", path)
+    if test is not None and test[0].shape[1:] != train[0].shape[1:]:
+        raise UserError(
+            f"{path}: x_test: expected images of shape {train[0].shape[1:]} as in training, "
+            f"received {test[0].shape[1:]}; resize them first"
+        )
+    names = _class_names(arrays, train[1], path)
+    return RawDataset(
+        train=make_split(*train, len(names), path),
+        test=None if test is None else make_split(*test, len(names), f"{path}: test"),
+        class_names=names,
+    )
+
+
+def read_npz_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array in the file, objects refused.
+
+    Raises:
+        UserError: Damaged or of another format.
+    """
+    # Opened here: given a path, np.load leaves a damaged file open.
+    with wrap_read_errors(path), path.open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("no .npz archive")
+        with arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+def image_label_pair(arrays: dict[str, np.ndarray], x: str, y: str, path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """(images, labels) under two keys, as (images, H, W, C) and (images,); None where neither is there.
+
+    Raises:
+        UserError: Only one is there, or one is of another form.
+    """
+    if x not in arrays and y not in arrays:
+        return None
+    for key, other in ((x, y), (y, x)):
+        if key not in arrays:
+            raise UserError(f"{path}: expected {key} beside {other}, received {', '.join(sorted(arrays))}; add it")
+    images, labels = arrays[x], arrays[y]
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
+        raise UserError(
+            f"{path}: {x}: expected uint8 (images, height, width[, 1 or 3]), "
+            f"received {arrays[x].dtype} {arrays[x].shape}; convert it (0..255)"
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise UserError(
+            f"{path}: {y}: expected whole numbers (images,), received {arrays[y].dtype} {arrays[y].shape}; convert it"
+        )
+    return np.ascontiguousarray(images), labels
+
+
+def _class_names(arrays: dict[str, np.ndarray], labels: np.ndarray, path: Path) -> tuple[str, ...]:
+    if "class_names" not in arrays:
+        classes = np.unique(labels)
+        if len(classes) < 2 or (classes != np.arange(len(classes))).any():
+            raise UserError(
+                f"{path}: expected training labels 0, 1, ... with none left out, received {_few(classes)}; "
+                "number them so or give class_names"
+            )
+        return tuple(str(number) for number in range(len(classes)))
+    names = arrays["class_names"]
+    if names.ndim != 1 or names.dtype.kind not in "US" or len(names) < 2:
+        raise UserError(
+            f"{path}: class_names: expected two or more texts, received {names.dtype} {names.shape}; "
+            "save np.array([...], dtype=str)"
+        )
+    with wrap_read_errors(f"{path}: class_names"):
+        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+
+
+def _few(numbers: np.ndarray) -> str:
+    shown = ", ".join(str(number) for number in numbers[:6])
+    return f"{shown}, ..." if len(numbers) > 6 else shown or "none"

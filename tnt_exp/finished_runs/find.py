@@ -1,0 +1,134 @@
+"""From what a person types to a finished run."""
+
+# MERGED DOCS:
+# """The model of a finished run, in the process at hand."""
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tnt_exp.config.trainer import TrainerConfig
+from tnt_exp.errors import UserError
+from tnt_exp.finished_runs.run import FinishedRun
+from tnt_exp.sweep.study import STUDY_FILE, SweepStudy
+from tnt_exp.sweep.trial import TrialState, objective_value
+
+if TYPE_CHECKING:
+    from tnt_exp.model import Classifier
+
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+RUN_HELP = "a run folder, an MLflow run id, runs:/ID, models:/NAME@ALIAS or best:SWEEP_FOLDER"
+
+
+def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> FinishedRun:
+    """The run that is meant.
+
+    Args:
+        reference: A run folder (relative to the working folder or absolute), an MLflow run id, `runs:/ID`,
+            `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or `best:SWEEP_FOLDER`: its best point. A run that MLflow
+            knows and whose folder is not on this machine is fetched to `multirun/fetched/ID`.
+        uri: Tracking store to ask; None: sqlite in the working folder.
+
+    Raises:
+        UserError: There is no such run, or it left no model.
+    """
+    text = os.fspath(reference)
+    if text.startswith("best:"):
+        return FinishedRun.open(_best(Path(text.removeprefix("best:")).expanduser()))
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if (path / STUDY_FILE).is_file():
+            raise UserError(f"{text}: expected one run, received a sweep. Its best run is best:{text}")
+        return FinishedRun.open(path)
+    if text.startswith(("runs:/", "models:/")) or _RUN_ID.fullmatch(text):
+        from tnt_exp.tracking.queries import resolve_run_folder
+
+        return FinishedRun.open(resolve_run_folder(text, uri, Path("multirun/fetched")))
+    raise UserError(f"{text}: expected {RUN_HELP}, received something else.{_newest()}")
+
+
+def find_run_folder(reference: str, uri: str | None = None) -> Path:
+    """The folder of a run, whatever became of it.
+
+    Args:
+        reference: The folder, or the MLflow id of a run on this machine.
+        uri: Tracking store to ask for an id; None: sqlite in the working folder.
+
+    Raises:
+        UserError: There is no such run here.
+    """
+    folder = Path(reference).expanduser()
+    if _RUN_ID.fullmatch(reference) and not folder.exists():
+        from tnt_exp.tracking.queries import tagged_run_folder
+
+        folder = tagged_run_folder(reference, uri)
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{reference}: expected a run folder or an MLflow run id, found no config.yaml in {folder}.")
+    return folder.resolve()
+
+
+def _best(folder: Path) -> Path:
+    books = SweepStudy.open(folder)
+    values = {
+        point.job: value
+        for point in books.points
+        if books.state(point) is TrialState.finished
+        and (value := objective_value(books.result(point), books.data["objective"])) is not None
+    }
+    if not values:
+        raise UserError(f"best:{folder}: expected a sweep with a finished run, received one without.")
+    job = (max if books.maximize else min)(values, key=values.__getitem__)  # the first of equals
+    return books.folder / str(job)
+
+
+def _newest() -> str:
+    folders = sorted(file.parent for file in Path("multirun/runs").glob("*/model.keras"))
+    return f" The newest run here: {folders[-1]}" if folders else ""
+
+
+def load_model(run: str | os.PathLike[str], uri: str | None = None) -> "Classifier":
+    """The Keras model of a finished run: `tnt_exp.load("multirun/runs/...").predict(images)`.
+
+    Keras runs on the backend that the process has chosen (`KERAS_BACKEND`, or an earlier `import keras`), else on
+    the one that trained the model.
+
+    Args:
+        run: A run folder, an MLflow run id, `runs:/ID`, `models:/NAME@ALIAS` or `best:SWEEP_FOLDER`.
+        uri: Tracking store to ask where it is asked; None: sqlite in the working folder.
+
+    Returns:
+        The model. `predict` takes images (N, height, width, channels), uint8 or floats in 0..255, and gives logits
+        (N, classes), float32. `class_names` are in the order of the logits.
+
+    Raises:
+        UserError: There is no such run, or its model cannot be read.
+    """
+    finished = find_run(run, uri)
+    os.environ.setdefault("KERAS_BACKEND", finished.config.trainer.backend.value)  # no effect once Keras is imported
+    from tnt_exp import model
+
+    return model.load(finished.model_file)
+
+
+def load_for_evaluation(finished: FinishedRun, trainer: TrainerConfig) -> "Classifier":
+    """The model as training evaluated it: the same backend and the same compilation, so the same bits.
+
+    Args:
+        finished: The run.
+        trainer: Its section `trainer`, perhaps with another backend.
+
+    Raises:
+        UserError: Keras already runs on another backend.
+    """
+    from tnt_exp.training.device import prepare_device
+
+    device = prepare_device(replace(trainer, devices=1))  # as in training, one device evaluates
+    from tnt_exp import model
+
+    classifier = model.load(finished.model_file)
+    classifier.jit_compile = device.xla
+    return classifier

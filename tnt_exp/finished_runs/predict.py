@@ -1,0 +1,144 @@
+"""Image files from whatever names them, decoded a few ahead of where they are needed."""
+
+# MERGED DOCS:
+# """A model's answers to a stream of images."""
+
+import glob
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tnt_exp.data.image_files import decode_image
+from tnt_exp.data.sources.image_folder import image_files
+from tnt_exp.errors import UserError, printable_name
+
+_STDIN = "-"
+
+
+def expand_inputs(arguments: Sequence[str], stdin: Iterable[str] = sys.stdin) -> Iterator[Path]:
+    """The files that are meant, one by one: nothing is listed before it is needed.
+
+    Args:
+        arguments: Files, folders (all images in them and below), globs (`**` too), or `-`: a list on standard input,
+            a file a line.
+        stdin: Standard input.
+
+    Raises:
+        UserError: At once, where an argument names nothing; a file of a list that is not there is found when it is
+            read.
+    """
+    for argument in arguments:
+        if argument != _STDIN and not Path(argument).exists() and next(_matches(argument), None) is None:
+            raise UserError(f"{printable_name(argument)}: expected an image, a folder or a glob, found nothing there.")
+    return _expand_one(arguments, stdin)
+
+
+def _expand_one(arguments: Sequence[str], stdin: Iterable[str]) -> Iterator[Path]:
+    for argument in arguments:
+        if argument == _STDIN:
+            yield from (Path(line) for text in stdin if (line := text.rstrip("\r\n")))
+        elif Path(argument).is_dir():
+            yield from image_files(Path(argument))
+        elif Path(argument).exists():
+            yield Path(argument)
+        else:
+            for found in sorted(_matches(argument)):
+                yield from image_files(Path(found)) if Path(found).is_dir() else [Path(found)]
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    return glob.iglob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+
+
+def decode_inputs(
+    files: Iterator[Path], size: int, channels: int, ahead: int = 64
+) -> Iterator[tuple[Path, np.ndarray | UserError]]:
+    """Each file with its image, uint8 (size, size, channels), or with what is wrong with it; in order.
+
+    Args:
+        files: Their names.
+        size: Side of an image, pixels; see `tnt_exp.data.sources.image_folder.decode`.
+        channels: 1 (grey) or 3 (RGB).
+        ahead: Files that are being decoded or wait for the reader, at most.
+    """
+
+    def image(file: Path) -> np.ndarray | UserError:
+        try:
+            return decode_image(file, size, channels)
+        except UserError as error:
+            return error
+
+    waiting: deque[tuple[Path, Future[np.ndarray | UserError]]] = deque()
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for file in files:
+            waiting.append((file, pool.submit(image, file)))
+            if len(waiting) == ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one file.
+
+    Attributes:
+        file: Its name.
+        classes: (name, probability) of the likeliest classes, the likeliest first; empty where `error` is set.
+        error: Why it could not be read.
+    """
+
+    file: Path
+    classes: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+def predict_images(
+    classifier: Any, images: Iterable[tuple[Path, np.ndarray | UserError]], *, batch_size: int, top: int
+) -> Iterator[Prediction]:
+    """Answers in the order of the images; no more than one batch is in memory.
+
+    Args:
+        classifier: uint8 images (B, S, S, C) -> logits (B, classes), with `class_names`.
+        images: Files and their images (S, S, C), or what is wrong with them.
+        batch_size: Images a call, at most; every call has one static shape.
+        top: Classes an answer.
+    """
+    stream = iter(images)
+    size: int | None = None
+    while batch := list(islice(stream, size or batch_size)):
+        size = size or len(batch)  # fewer images than a batch: a smaller one
+        readable = [image for _, image in batch if isinstance(image, np.ndarray)]
+        rows = iter(_likeliest(classifier, readable, size, top))
+        for file, image in batch:
+            if isinstance(image, UserError):
+                yield Prediction(file, error=str(image))
+            else:
+                yield Prediction(file, next(rows))
+
+
+def _likeliest(classifier: Any, images: list[np.ndarray], size: int, top: int) -> list[tuple[tuple[str, float], ...]]:
+    if not images:
+        return []
+    filled = np.stack(images + images[-1:] * (size - len(images)))
+    logits = np.asarray(classifier.predict_on_batch(filled), np.float64)[: len(images)]
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    names = classifier.class_names
+    return [
+        tuple((names[index], float(row[index])) for index in order)
+        for row, order in zip(probabilities, best, strict=True)
+    ]

@@ -1,0 +1,105 @@
+"""A finished run's configuration, with another dataset or device."""
+
+# MERGED DOCS:
+# """One finished run: its folder, and what is known of its model before anything slow is imported."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tnt_exp import data
+from tnt_exp.config import Config, validation
+from tnt_exp.config.compose import compose, load_config, parse_override
+from tnt_exp.errors import UserError
+
+_SECTIONS = ("dataset", "trainer")  # what can be said anew of a model that is trained
+
+
+def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with `dataset=...`, `dataset.KEY=...` and `trainer.KEY=...` in place.
+
+    Raises:
+        UserError: An unknown key, a wrong value, or a section that a trained model has behind it.
+    """
+    keys = [parse_override(text).key_or_group for text in overrides]
+    for text, key in zip(overrides, keys, strict=True):
+        if key.partition(".")[0] not in _SECTIONS:
+            raise UserError(f"{text}: expected dataset=..., dataset.KEY=... or trainer.KEY=... for a finished run.")
+    said = compose(overrides)
+    changed = replace(config)
+    for key in sorted(keys, key=lambda key: "." in key):  # a whole section first, then values in it
+        section, _, field = key.partition(".")
+        whole = getattr(said, section)
+        new = replace(getattr(changed, section), **{field: getattr(whole, field)}) if field else whole
+        setattr(changed, section, new)
+    validation.validate(changed)
+    return changed
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder that holds a model.
+
+    Attributes:
+        path: The folder, absolute.
+        config: What was run.
+        result: What `result.json` says.
+    """
+
+    path: Path
+    config: Config
+    result: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> "FinishedRun":
+        """Read a run folder.
+
+        Raises:
+            UserError: It is none, or its run left no model.
+        """
+        path = path.resolve()
+        for name in ("config.yaml", "result.json", "model.keras"):
+            if not (path / name).is_file():
+                raise UserError(f"{path}: expected the folder of a finished run, received one without {name}.")
+        try:
+            result = json.loads((path / "result.json").read_text())
+        except ValueError as error:
+            raise UserError(f"{path / 'result.json'}: expected JSON, received a damaged file ({error}).") from error
+        return cls(path, load_config(path / "config.yaml"), result)
+
+    @property
+    def model_file(self) -> Path:
+        """The chosen model."""
+        return self.path / "model.keras"
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """MLflow's id of the run, None where MLflow was not told."""
+        return self.result.get("mlflow_run_id")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the logits."""
+        return tuple(self._model["class_names"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the images it was trained on; square ones of the model's size if not known."""
+        facts, size = data.dataset_info(self.config.dataset), self.config.model.image_size
+        return facts.height or size, facts.width or size, int(self._model["network"]["config"]["channels"])
+
+    @cached_property
+    def _model(self) -> dict[str, Any]:
+        # A Keras file is a zip with the model's configuration in it: no need to wait for Keras.
+        try:
+            with zipfile.ZipFile(self.model_file) as archive:
+                config: dict[str, Any] = json.loads(archive.read("config.json"))["config"]
+            return {key: config[key] for key in ("class_names", "network")}
+        except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+            raise UserError(
+                f"{self.model_file}: expected a model saved by tnt-exp, received a file that cannot be read."
+            ) from error

@@ -1,0 +1,88 @@
+"""What each value of a swept key is worth, all else being equal: a search tells of every key at once."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tnt_exp.formatting import as_number
+from tnt_exp.reports.leaderboard import RankedPoint
+
+MOST_VALUES = 8  # more of them are a range, not a choice
+
+
+@dataclass(frozen=True)
+class MainEffect:
+    """A value of a swept key beside the first value of that key.
+
+    Attributes:
+        key: The swept key.
+        value: One of its values.
+        points: How many points have it.
+        difference: Of the objective from what the first value gives; 0 for the first itself.
+        error: Standard error of the difference; 0 for the first itself.
+    """
+
+    key: str
+    value: str
+    points: int
+    difference: float
+    error: float
+
+
+def main_effects(places: Sequence[RankedPoint]) -> list[MainEffect]:
+    """The worth of values, keys with the largest differences first.
+
+    Least squares over the points' means, one addend for each value: exact where keys do not act on one another. Keys
+    with one value, or with more than MOST_VALUES, are left out.
+
+    Args:
+        places: Runs that differ in the seed only count as one.
+
+    Returns:
+        Nothing where the points are too few, or too alike, to tell the values apart.
+    """
+    means = [(place.params, place.mean) for place in places if place.mean is not None]
+    values: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for params, _ in means for key in params):
+        if all(key in params for params, _ in means):
+            # In the order of the space, as far as it can be known: numbers by size, names by the alphabet.
+            values[key] = sorted({params[key] for params, _ in means}, key=_order)
+    values = {key: found for key, found in values.items() if 1 < len(found) <= MOST_VALUES}
+    columns = [(key, value) for key, found in values.items() for value in found[1:]]
+    design = np.array([[1.0, *(float(params[key] == value) for key, value in columns)] for params, _ in means])
+    spare = len(means) - len(columns) - 1
+    if not columns or spare < 1 or np.linalg.matrix_rank(design) < design.shape[1]:
+        return []
+    target = np.array([mean for _, mean in means])
+    solution = np.linalg.lstsq(design, target)[0]
+    variance = float(np.sum((target - design @ solution) ** 2)) / spare
+    errors = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
+    told = {column: (float(solution[i]), float(errors[i])) for i, column in enumerate(columns, 1)}
+    found_effects = []
+    for key in sorted(values, key=lambda key: -_span([0.0, *(told[key, value][0] for value in values[key][1:])])):
+        for value in values[key]:
+            points = sum(params[key] == value for params, _ in means)
+            found_effects.append(MainEffect(key, value, points, *told.get((key, value), (0.0, 0.0))))
+    return found_effects
+
+
+def write_main_effects(file: Path, found: Sequence[MainEffect]) -> None:
+    """`effects.csv`: a row for each value."""
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["key", "value", "points", "difference", "standard_error"])
+        writer.writerows([item.key, item.value, item.points, item.difference, item.error] for item in found)
+
+
+def _order(value: str) -> tuple[int, float, str]:
+    number = as_number(value)
+    if number is None:
+        return (0 if value in ("null", "none", "false") else 2, 0.0, value)
+    return (1, number, "")
+
+
+def _span(numbers: Sequence[float]) -> float:
+    return max(numbers) - min(numbers)

@@ -1,0 +1,97 @@
+"""How a job ended, and why."""
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from tnt_exp.atomic_files import atomic_write_json, read_json
+from tnt_exp.errors import is_out_of_memory
+
+
+class FailureReason(Enum):
+    """Why a job did not finish."""
+
+    error = "error"  # an exception, or input that cannot be used
+    exit = "exit"  # the process ended without a result
+    signal = "signal"  # killed from outside, or a crash of native code
+    memory = "memory"  # out of memory
+    timeout = "timeout"  # launcher.timeout
+    pruned = "pruned"  # stopped by the search
+    stopped = "stopped"  # the sweep was stopped
+    lost = "lost"  # a launcher came back without it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        cause: None: it finished.
+        error: One line.
+    """
+
+    cause: FailureReason | None
+    error: str | None = None
+
+    @property
+    def status(self) -> str:
+        """MLflow's word for it."""
+        if self.cause is None:
+            return "FINISHED"
+        return "FAILED" if self.cause in (FailureReason.error, FailureReason.exit) else "KILLED"
+
+
+def from_exit_code(code: int, result: Mapping[str, Any] | None, order: Outcome | None, kernel_ran_out: bool) -> Outcome:
+    """How a process ended.
+
+    Args:
+        code: Its return code; negative: the signal that killed it.
+        result: The `result.json` it left; None: it left none.
+        order: Why the supervisor stopped it; None: it did not.
+        kernel_ran_out: Whether the kernel killed some process for memory meanwhile.
+    """
+    if result is not None and result["status"] == "FINISHED":
+        return Outcome(None)
+    if order is not None:
+        return order
+    if result is not None and result["status"] == "FAILED":
+        error = str(result.get("error"))
+        return Outcome(FailureReason.memory if is_out_of_memory(error) else FailureReason.error, error)
+    if code < 0:
+        name = signal.Signals(-code).name
+        if -code == signal.SIGKILL and kernel_ran_out:
+            return Outcome(FailureReason.memory, "killed by the kernel, which ran out of memory")
+        return Outcome(FailureReason.signal, f"killed by {name}")
+    if result is not None:
+        return Outcome(FailureReason.signal, str(result.get("error", "killed")))
+    return Outcome(FailureReason.exit, f"the process ended with code {code} and left no result (sys.exit or os._exit)")
+
+
+def write_outcome(folder: Path, ending: Outcome, seconds: float) -> None:
+    """Write into `result.json` what only the supervisor knows."""
+    if ending.cause is None:
+        return
+    file = folder / "result.json"
+    result = read_json(file) or {"metrics": {}, "total_seconds": round(seconds, 3)}
+    atomic_write_json(file, {**result, "status": ending.status, "cause": ending.cause.value, "error": ending.error})
+
+
+def read_outcome(result: Mapping[str, Any] | None) -> Outcome:
+    """The ending that a `result.json` tells; None: it was lost."""
+    if result is None:
+        return Outcome(FailureReason.lost, "the launcher came back without it")
+    if result["status"] == "FINISHED":
+        return Outcome(None)
+    return Outcome(FailureReason(result.get("cause", "error")), result.get("error"))
+
+
+def oom_kill_count() -> int:
+    """How many processes the kernel has killed for memory since it started; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -1,0 +1,147 @@
+"""A sweep as the reports read it, from its folder or from MLflow."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tnt_exp import run_folder
+from tnt_exp.reports.leaderboard import RankedPoint, TrialRow, rank_points
+from tnt_exp.reports.sweep_page import SweepResults
+from tnt_exp.sweep.outcome import read_outcome
+from tnt_exp.sweep.study import SweepStudy
+from tnt_exp.sweep.trial import Trial, TrialState, objective_value, trial_state
+from tnt_exp.sweep.worker import LOG
+
+CURVES = 8  # of the best runs
+
+_TAIL = 4096  # bytes of a failed run's log
+
+_FACTS = ("parameters", "macs", "train_seconds", "total_seconds", "images_per_second")
+
+
+def rerun_command(point: Trial) -> str:
+    """What to type to run the point alone."""
+    return shlex.join(["tnt-exp", "train", *point.overrides])
+
+
+def objective_name(books: SweepStudy) -> str:
+    """The objective's name, as it is shown."""
+    name = books.data["objective"]
+    if name:
+        return str(name)
+    return next(
+        (_default_objective(result) for point in books.points if (result := books.result(point))), "val/accuracy"
+    )
+
+
+def _default_objective(result: Mapping[str, Any]) -> str:
+    return (
+        "test/accuracy" if "val/accuracy" not in result.get("metrics", {}) and result.get("metrics") else "val/accuracy"
+    )
+
+
+def rows(books: SweepStudy) -> list[TrialRow]:
+    """A row for each point."""
+    return [_row(books, point) for point in books.points]
+
+
+def _row(books: SweepStudy, point: Trial) -> TrialRow:
+    result = books.result(point)
+    state = trial_state(result)
+    folder = books.folder_of(point)
+    failed = state is TrialState.failed
+    known = result or {}
+    why = read_outcome(result) if failed else None
+    value = objective_value(known, books.data["objective"])
+    if state is TrialState.pruned:
+        value = run_folder.read_metrics(folder).value(objective_name(books))
+    return TrialRow(
+        job=point.job,
+        params=point.params,
+        state=state.value,
+        objective=None if failed or state is TrialState.waiting else value,
+        metrics=known.get("metrics", {}),
+        facts={name: known[name] for name in _FACTS if name in known},
+        error=f"{why.cause.value}: {why.error}" if why and why.cause else None,
+        command=rerun_command(point),
+        place=str(folder),
+        log=_tail(folder / LOG) if failed else "",
+        run_id=known.get("mlflow_run_id"),
+    )
+
+
+def _tail(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - _TAIL))
+            text = stream.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-12:])
+
+
+def ranked(found: list[TrialRow], books: SweepStudy) -> list[RankedPoint]:
+    """Best first."""
+    return rank_points(found, maximize=books.maximize)
+
+
+def load_results(books: SweepStudy) -> SweepResults:
+    """Everything the page shows."""
+    found = rows(books)
+    objective = objective_name(books)
+    curves = {}
+    for standing in ranked(found, books)[:CURVES]:
+        if standing.mean is None:
+            break
+        history = [
+            (float(row["epoch"]), value)
+            for row in run_folder.read_metrics(Path(standing.best.place)).rows
+            if (value := run_folder.parse_number(row.get(objective))) is not None
+        ]
+        if history:
+            curves[f"job {standing.best.job}: {_params(standing.best)}"] = history
+    return SweepResults(books.id, found, objective, books.maximize, curves, str(books.folder))
+
+
+def _params(row: TrialRow) -> str:
+    return " ".join(f"{key}={value}" for key, value in row.params.items())
+
+
+def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
+    """The same from MLflow alone, where the folder is on another machine.
+
+    Args:
+        uri: Tracking store.
+        sweep_id: The sweep's id.
+
+    Raises:
+        UserError: The store has no such sweep.
+    """
+    from tnt_exp.tracking.queries import read_sweep_runs
+
+    parent, children = read_sweep_runs(uri, sweep_id)
+    objective, maximize = parent.tags["objective"], parent.tags["direction"] == "maximize"
+    keys = parent.tags["swept"].split()
+    states = {"FINISHED": "finished", "RUNNING": "waiting", "SCHEDULED": "waiting"}
+    found = [
+        TrialRow(
+            job=int(child.tags["sweep_job"]),
+            params={key: child.params[key] for key in keys if key in child.params},
+            state=states.get(child.status, "pruned" if child.tags.get("cause") == "pruned" else "failed"),
+            objective=child.metrics.get(objective) if child.status == "FINISHED" else None,
+            metrics={key: value for key, value in child.metrics.items() if "/" in key},
+            facts={key: child.metrics[key] for key in _FACTS if key in child.metrics},
+            error=child.tags.get("error"),
+            command=child.tags.get("command", ""),
+            place=child.tags.get("run_folder", ""),
+            run_id=child.run_id,
+        )
+        for child in sorted(children, key=lambda child: int(child.tags["sweep_job"]))
+    ]
+    curves = {}
+    for standing in rank_points(found, maximize=maximize)[:CURVES]:
+        if standing.mean is not None and standing.best.run_id:
+            label = f"job {standing.best.job}: {_params(standing.best)}"
+            curves[label] = parent.history(standing.best.run_id, objective)
+    return SweepResults(sweep_id, found, objective, maximize, curves, uri)

@@ -1,0 +1,169 @@
+"""How a sweep is spelled on the command line: `sweep.KEY` and `launcher.KEY` are Hydra's `hydra.sweeper.KEY` and
+`hydra.launcher.KEY`, so that neither is part of a run's configuration."""
+
+# MERGED DOCS:
+# """From Hydra's sweep values to Optuna's distributions."""
+# """What is swept: from overrides to points."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from tnt_exp.config.compose import options, parse_override
+from tnt_exp.config.keys import did_you_mean
+from tnt_exp.config.sweep import LauncherConfig, SweepConfig
+from tnt_exp.errors import UserError
+from tnt_exp.sweep.trial import TrialSpec
+
+_SECTIONS = {"sweep": ("hydra.sweeper", SweepConfig), "launcher": ("hydra.launcher", LauncherConfig)}
+
+
+def is_sweep_override(override: Override) -> bool:
+    """Whether it says how a sweep is run, not what is run."""
+    return override.key_or_group.partition(".")[0] in _SECTIONS
+
+
+def to_hydra_overrides(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
+    """The overrides as Hydra reads them.
+
+    Args:
+        overrides: As typed.
+        config_dir: A folder of the user's own groups.
+
+    Raises:
+        UserError: A key or an option does not exist, or more than one value was given.
+    """
+    own = any(text.startswith(("launcher=", "hydra/launcher=")) for text in overrides)
+    return [_translated(text, config_dir, foreign_launcher=own) for text in overrides]
+
+
+def _translated(text: str, config_dir: str | None, *, foreign_launcher: bool) -> str:
+    override = parse_override(text)
+    if not is_sweep_override(override):
+        return text
+    if override.is_sweep_override():
+        raise UserError(f"{override.key_or_group}: expected one value, received several; a sweep has one of each.")
+    section, _, name = override.key_or_group.partition(".")
+    value = text.partition("=")[2]
+    if not name and section == "sweep":
+        offered = [option for option in options("sweep", config_dir) if option != "base_sweep"]
+        if value not in offered:
+            raise UserError(
+                f"sweep={value}: expected one of {', '.join(offered)}; received {value}.{did_you_mean(value, offered)}"
+            )
+        return f"sweep@hydra.sweeper={value}"
+    if not name:
+        return f"hydra/launcher={value}"
+    package, schema = _SECTIONS[section]
+    known = [f"{section}.{field.name}" for field in dataclasses.fields(schema) if field.metadata]
+    if override.key_or_group not in known and not (section == "launcher" and foreign_launcher):
+        raise UserError(
+            f"{override.key_or_group}: expected one of {', '.join(known)}; received an unknown key."
+            f"{did_you_mean(override.key_or_group, known)}"
+        )
+    plus = text[: len(text) - len(text.lstrip("+"))]
+    return f"{plus}{package}.{name}={value}"
+
+
+def make_distribution(key: str, override: Override) -> BaseDistribution:
+    """What a key is drawn from.
+
+    `a,b,c` is drawn as names without an order, `range(...)` as numbers with one, `interval(...)` as real numbers
+    (`int(interval(...))`: whole ones), `tag(log,...)` on a logarithmic scale.
+
+    Raises:
+        UserError: The values cannot be drawn from.
+    """
+    values = override.value()
+    if isinstance(values, IntervalSweep):
+        low, high = values.start, values.end
+        log = "log" in values.tags
+        if low is None or high is None or low >= high or (log and low <= 0):
+            expected = "0 < low < high" if log else "low < high"
+            raise UserError(f"{key}: expected interval(low,high) with {expected}, received {override.input_line}.")
+        if isinstance(low, int) and isinstance(high, int):
+            return IntDistribution(low, high, log=log)
+        return FloatDistribution(low, high, log=log)
+    if isinstance(values, RangeSweep) and override.is_discrete_sweep():
+        numbers = [float(value) for value in override.sweep_string_iterator()]
+        if not numbers:
+            raise UserError(f"{key}: expected at least one value, received {override.input_line}.")
+        low, high, step = min(numbers), max(numbers), abs(float(values.step))
+        if all(number.is_integer() for number in numbers):
+            return IntDistribution(int(low), int(high), step=int(step) if step >= 1 else 1)
+        return FloatDistribution(low, high, step=step)
+    if isinstance(values, ChoiceSweep) or override.is_discrete_sweep():
+        return CategoricalDistribution([str(value) for value in override.sweep_string_iterator()])
+    raise UserError(f"{key}: expected a list, range(...) or interval(...), received {override.input_line}.")
+
+
+def format_override_value(value: object) -> str:
+    """A drawn value as it is written in an override; real numbers with every digit."""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+class SearchSpace:
+    """Overrides, some of them with more than one value.
+
+    Args:
+        overrides: As on the command line; of two for one key the last counts.
+        declared: Swept keys of `conf/sweep/*.yaml` and their values; the command line takes their place.
+        loader: Knows the options that `model=glob(*)` means.
+
+    Attributes:
+        fixed: Key: the override that every point has.
+        swept: Key: the override with more than one value.
+    """
+
+    def __init__(self, overrides: Sequence[str], declared: Mapping[str, str], loader: ConfigLoader) -> None:
+        self.fixed: dict[str, str] = {}
+        self.swept: dict[str, Override] = {}
+        for text in [*(f"{key}={value}" for key, value in declared.items()), *overrides]:
+            parse_override(text)  # for its one clear line
+            (override,) = OverridesParser.create(config_loader=loader).parse_overrides([text])
+            if is_sweep_override(override):
+                continue
+            key = override.get_key_element()
+            self.fixed.pop(key, None)
+            self.swept.pop(key, None)
+            if override.is_sweep_override():
+                self.swept[key] = override
+            else:
+                self.fixed[key] = f"{key}={override.get_value_element_as_str()}"
+
+    def grid(self) -> list[TrialSpec]:
+        """Every combination, the last key fastest.
+
+        Raises:
+            UserError: A key has an interval, which has no list of values.
+        """
+        for key, override in self.swept.items():
+            if not override.is_discrete_sweep():
+                raise UserError(
+                    f"{key}: expected a list or range of values for a grid, received {self.text(key)}. "
+                    "Intervals are for a search: sweep=random or sweep=bayes."
+                )
+        values = [self.values(key) for key in self.swept]
+        return [self.candidate(dict(zip(self.swept, chosen, strict=True))) for chosen in itertools.product(*values)]
+
+    def candidate(self, chosen: Mapping[str, str]) -> TrialSpec:
+        """The point with these values of the swept keys."""
+        return TrialSpec([*self.fixed.values(), *(f"{key}={value}" for key, value in chosen.items())], dict(chosen))
+
+    def values(self, key: str) -> list[str]:
+        """The values of a discrete key, as they are written in an override."""
+        return [str(value) for value in self.swept[key].sweep_string_iterator()]
+
+    def text(self, key: str) -> str:
+        """The values of a key, as they were typed."""
+        return (self.swept[key].input_line or "").partition("=")[2]

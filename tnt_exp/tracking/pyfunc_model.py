@@ -1,0 +1,47 @@
+"""The code of the MLflow model, copied beside it: it needs TensorFlow and MLflow, nothing of this package.
+
+Images uint8 (N, height, width, channels) in; class, probability and the probabilities of all classes out.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+from mlflow.pyfunc import PythonModel
+
+
+class SavedModelPredictor:
+    """A SavedModel with its labels. Not a `PythonModel` itself: one without hints at `predict` prints a warning."""
+
+    def load_context(self, context: Any) -> None:
+        """Load what lies beside."""
+        import tensorflow as tf
+
+        folder = Path(context.artifacts["saved_model"])
+        self._serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+        self._labels = json.loads((folder / "metadata.json").read_text())["labels"]
+
+    # MLflow takes a hint at `model_input` for a schema.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Classify: a table with a row an image."""
+        import tensorflow as tf
+
+        images = tf.constant(np.asarray(model_input, np.uint8))
+        probabilities = self._serve(images=images)["probabilities"].numpy().astype(float)
+        return pd.DataFrame(
+            {
+                "class": [self._labels[index] for index in probabilities.argmax(axis=1)],
+                "probability": probabilities.max(axis=1),
+                "probabilities": probabilities.tolist(),
+            }
+        )
+
+
+class Classifier(SavedModelPredictor, PythonModel):  # type: ignore[misc,unused-ignore]
+    """What MLflow calls."""
+
+
+mlflow.models.set_model(Classifier())

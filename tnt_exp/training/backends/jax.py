@@ -1,0 +1,103 @@
+"""The training step as one JAX computation, its state donated from call to call.
+
+Over several devices it stays the same computation: the arrays of a chunk are laid out over the devices by image, the
+state lies whole on each, and the compiler places the exchange between them. Keras' variables stay on the first device.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tnt_exp.training.train_step import StepComputation
+
+# Values of: trainable variables, other variables of the network, variables of the optimizer.
+JaxState = tuple[list[Any], list[Any], list[Any]]
+
+
+def compile_train_step(work: StepComputation, *, xla: bool, devices: int) -> "JaxStep":
+    """A step compiled once per shape of a chunk; XLA is all that JAX has."""
+    del xla
+    return JaxStep(work, devices)
+
+
+class JaxStep:
+    """See `tnt_exp.training.train_step.TrainStep`."""
+
+    def __init__(self, work: StepComputation, devices: int) -> None:
+        self._work = work
+        self._variables = (
+            work.network.trainable_variables,
+            work.network.non_trainable_variables,
+            work.optimizer.variables,
+        )
+        self._state: JaxState = ([], [], [])
+        mesh = Mesh(np.asarray(jax.devices()[:devices]), ("images",))
+        self._whole, by_image = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "images"))
+        layouts = (self._whole, by_image, by_image, self._whole, self._whole, self._whole)
+        self._chunk = jax.jit(self._steps, donate_argnums=0, in_shardings=layouts, out_shardings=self._whole)
+        self.push()
+
+    def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
+        """Make the updates of a chunk."""
+        self._state, sums = self._chunk(
+            self._state, images, labels, np.int32(first), np.asarray(rates, np.float32), np.float32(mixing)
+        )
+        return sums
+
+    def _steps(
+        self, state: JaxState, images: Any, labels: Any, first: Any, rates: Any, mixing: Any
+    ) -> tuple[JaxState, Any]:
+        if images.shape[0] == 1:
+            return self._one(state, images[0], labels[0], first, rates[0], mixing)
+        steps = first + jnp.arange(images.shape[0], dtype=jnp.int32)
+
+        def body(state: JaxState, chunk: tuple[Any, Any, Any, Any]) -> tuple[JaxState, Any]:
+            return self._one(state, *chunk, mixing)
+
+        state, sums = jax.lax.scan(body, state, (images, labels, steps, rates))
+        return state, jnp.sum(sums, axis=0)
+
+    def _one(
+        self, state: JaxState, images: Any, labels: Any, step: Any, rate: Any, mixing: Any
+    ) -> tuple[JaxState, Any]:
+        trainable, others, optimizing = state
+
+        def loss_of(trainable: list[Any]) -> tuple[Any, tuple[list[Any], Any]]:
+            mapping = [*zip(self._variables[0], trainable, strict=True), *zip(self._variables[1], others, strict=True)]
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                loss, sums = self._work.forward(images, labels, step, mixing)
+            scale = self._scale(optimizing)
+            return loss * scale, ([scope.get_current_value(variable) for variable in self._variables[1]], sums)
+
+        gradients, (others, sums) = jax.grad(loss_of, has_aux=True)(trainable)
+        mapping = [*zip(self._variables[0], trainable, strict=True), *zip(self._variables[2], optimizing, strict=True)]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            self._work.optimizer.gather()  # the state has the variables alone
+            self._work.update(self._work.optimizer.joined(gradients), rate)
+            self._work.optimizer.scatter()
+        trainable = [scope.get_current_value(variable) for variable in self._variables[0]]
+        optimizing = [scope.get_current_value(variable) for variable in self._variables[2]]
+        return (trainable, others, optimizing), sums
+
+    def _scale(self, optimizing: list[Any]) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(self._variables[2], optimizing, strict=True))):
+            return self._work.optimizer.scale_loss(jnp.float32(1))
+
+    def pull(self) -> None:
+        """Copy the state to the variables: this step and Keras' evaluation both destroy the arrays they are given."""
+        for variables, values in zip(self._variables, self._state, strict=True):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(jnp.array(value.addressable_data(0), copy=True))
+
+    def push(self) -> None:
+        """Copy the variables' arrays: a step destroys those it is given."""
+        trainable, others, optimizing = (
+            [jax.device_put(jnp.array(variable.value, copy=True), self._whole) for variable in group]
+            for group in self._variables
+        )
+        self._state = (trainable, others, optimizing)

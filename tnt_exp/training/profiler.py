@@ -1,0 +1,107 @@
+"""A trace of some training steps, for TensorBoard or Perfetto."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tnt_exp.training.train_step import TrainStep
+
+_BEFORE = 2  # calls of the device that are not traced: they compile
+
+_TRACED = 5  # calls that are
+
+
+class ProfiledStep:
+    """A step whose calls three to seven, or as many of them as the epoch has, are traced.
+
+    TensorFlow writes a profile for TensorBoard (`tensorboard --logdir FOLDER`, with its profile plugin), JAX that and
+    a trace for https://ui.perfetto.dev, PyTorch a trace for Perfetto.
+
+    Args:
+        step: Compiled.
+        folder: Where the trace goes.
+    """
+
+    def __init__(self, step: TrainStep, folder: Path) -> None:
+        self._step = step
+        self._folder = folder
+        self._calls = 0
+        self._trace: Any = None
+
+    def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
+        """See `Step`."""
+        if self._calls == _BEFORE:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._trace = _TRACES[keras.config.backend()](self._folder)
+            self._trace.start()
+        sums = self._step(images, labels, first, rates, mixing)
+        self._calls += 1
+        if self._calls == _BEFORE + _TRACED:
+            np.asarray(sums)  # waits for the device
+            self._stop()
+        return sums
+
+    def pull(self) -> None:
+        """See `Step`; where an epoch has fewer calls, the trace ends with it."""
+        self._stop()
+        self._step.pull()
+
+    def _stop(self) -> None:
+        if self._trace is not None:
+            self._trace.stop()
+            self._trace = None
+
+    def push(self) -> None:
+        """See `Step`."""
+        self._step.push()
+
+
+class _TensorFlow:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def start(self) -> None:
+        import tensorflow as tf
+
+        tf.profiler.experimental.start(str(self._folder))
+
+    def stop(self) -> None:
+        import tensorflow as tf
+
+        tf.profiler.experimental.stop()
+
+
+class _Jax:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def start(self) -> None:
+        import jax
+
+        jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+
+    def stop(self) -> None:
+        import jax
+
+        jax.profiler.stop_trace()
+
+
+class _Torch:
+    def __init__(self, folder: Path) -> None:
+        import torch
+
+        self._folder = folder
+        self._profile = torch.profiler.profile()
+
+    def start(self) -> None:
+        self._profile.start()
+
+    def stop(self) -> None:
+        self._profile.stop()
+        self._profile.export_chrome_trace(str(self._folder / "perfetto_trace.json.gz"))
+
+
+_TRACES = {"tensorflow": _TensorFlow, "jax": _Jax, "torch": _Torch}
