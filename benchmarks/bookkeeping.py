@@ -100,14 +100,14 @@ def summary(pairs: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
 def work(side: str) -> int:
     """Train in this process, and write `measured.json`."""
     from tnt_exp.cli import main as command
-    from tnt_exp.experiment import Experiment
     from tnt_exp.run_folder import RunFolder
     from tnt_exp.tracking import Tracker
     from tnt_exp.training.checkpoint_manager import CheckpointManager
+    from tnt_exp.training.trainer import Trainer
 
     begin: dict[str, float] = {}
     calls = [0.0]
-    append, fit = RunFolder.append_metrics, Experiment._fit
+    append, fit = RunFolder.append_metrics, Trainer.fit
 
     def now() -> dict[str, float]:
         others = {thread.native_id for thread in threading.enumerate() if thread is not threading.main_thread()}
@@ -130,11 +130,11 @@ def work(side: str) -> int:
                     sys.exit("the benchmark has ended")
             begin.update(now())
 
-    def fitted(experiment: Experiment, *arguments: Any) -> Any:
-        choice = fit(experiment, *arguments)
+    def fitted(trainer: Trainer) -> Any:
+        best = fit(trainer)
         measured = {name: value - begin[name] for name, value in now().items()}
         Path("measured.json").write_text(json.dumps(measured))
-        return choice
+        return best
 
     def counted(owner: type, name: str) -> None:
         inner = getattr(owner, name)
@@ -149,11 +149,11 @@ def work(side: str) -> int:
 
         setattr(owner, name, call)
 
-    RunFolder.append_metrics, Experiment._fit = appended, fitted  # type: ignore[method-assign, assignment]
-    for owner, name in ((Tracker, "metrics"), (CheckpointManager, "due"), (CheckpointManager, "keep")):
+    RunFolder.append_metrics, Trainer.fit = appended, fitted  # type: ignore[method-assign, assignment]
+    for owner, name in ((Tracker, "metrics"), (CheckpointManager, "should_save"), (CheckpointManager, "save")):
         counted(owner, name)
     if side == "without":
-        CheckpointManager.keep = lambda keeper, step: None  # type: ignore[method-assign, misc, assignment]
+        CheckpointManager.save = lambda manager, step: None  # type: ignore[method-assign, misc, assignment]
         return command(["train", "tracking=off"])
     return command(["train"])
 

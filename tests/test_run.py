@@ -118,11 +118,11 @@ def test_nothing_lands_in_the_default_experiment_or_in_a_stale_store(finished: P
 MEASURE = """
 import json, sys
 from tnt_exp.config.compose import compose
-from tnt_exp.training.device import prepare
+from tnt_exp.training.device import prepare_device
 
 folder, *overrides = sys.argv[1:]
 config = compose(overrides)
-prepare(config.trainer)
+prepare_device(config.trainer)
 
 from tnt_exp import data, model
 from tnt_exp.evaluation import evaluate

@@ -223,22 +223,21 @@ def _arm(moment: str, nth: int, later: float, name: str) -> None:
     elif moment == "mid-step":
         from tnt_exp.training import trainer
 
-        original = trainer.Trainer.__init__
+        compile_train_step = trainer.compile_train_step
 
-        def init(self: Any, **fields: Any) -> None:
-            step = fields["step"]
-            original(self, **fields)
-            object.__setattr__(self, "step", Armed(step, armed(step)))
+        def compiled(*given: Any, **named: Any) -> Any:
+            step = compile_train_step(*given, **named)
+            return Armed(step, armed(step))
 
-        trainer.Trainer.__init__ = init  # type: ignore[method-assign]
+        trainer.compile_train_step = compiled
     elif moment == "checkpoint write":
         from tnt_exp.training import checkpoint
 
-        checkpoint.write = armed(checkpoint.write)
+        checkpoint.atomic_write = armed(checkpoint.atomic_write)
     elif moment == "evaluation":
-        from tnt_exp import evaluation
+        from tnt_exp.training import trainer
 
-        evaluation.evaluate = armed(evaluation.evaluate)
+        trainer.evaluate = armed(trainer.evaluate)
     elif moment == "tracking flush":
         import mlflow
 
@@ -249,7 +248,7 @@ class Armed:
     """A step whose calls are counted."""
 
     def __init__(self, step: Any, call: Callable[..., Any]) -> None:
-        self.pull, self.push, self._call = step.pull, step.push, call
+        self.sync_to_model, self.sync_from_model, self._call = step.sync_to_model, step.sync_from_model, call
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         return self._call(*given, **named)

@@ -89,7 +89,7 @@ def _run(
             log.error(describe_system_error(error) or str(error))
         experiment.close()
     if code in (0, 1):
-        log.info(experiment.where_to_look())
+        log.info(experiment.next_steps())
     return code
 
 

@@ -52,8 +52,7 @@ def train(experiment: Experiment) -> None:
         experiment.folder.append_metrics(row)
         while plan == "wait" and not (folder.parent / "go").exists():
             time.sleep(0.05)
-        if experiment.tracker:
-            experiment.tracker.metrics({"val/accuracy": row["val/accuracy"]}, step=epoch)
+        experiment.tracker.metrics({"val/accuracy": row["val/accuracy"]}, step=epoch)
     experiment.result["metrics"] = {"val/accuracy": value}
     experiment.result["begins"] = len((folder / "begins").read_text().splitlines())
 

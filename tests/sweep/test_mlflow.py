@@ -104,7 +104,7 @@ def test_a_run_that_died_unseen_is_told_of_and_a_next_try_takes_its_place(
 
 def test_a_store_that_was_killed_while_it_was_made_is_made_anew(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
-    make = "import sys; from tnt_exp.tracking.client import make_store; make_store(sys.argv[1])"
+    make = "import sys; from tnt_exp.tracking.client import init_sqlite_store; init_sqlite_store(sys.argv[1])"
     process = subprocess.Popen([sys.executable, "-c", make, f"sqlite:///{file}"])
     while not (tmp_path / "mlflow.db.part").exists():
         time.sleep(0.02)

@@ -15,7 +15,9 @@ Make = Callable[..., tuple[Any, Any, Any]]
 def make() -> Make:
     """Build (classifier, optimizer, step) from overrides of the tiny preset."""
 
-    def build(*overrides: str, xla: bool = False, rate_factors: list[float] | None = None) -> tuple[Any, Any, Any]:
+    def build(
+        *overrides: str, xla: bool = False, learning_rate_factors: list[float] | None = None
+    ) -> tuple[Any, Any, Any]:
         from tnt_exp import model
         from tnt_exp.augmentation import Augmentation
         from tnt_exp.training import optimizer as optimizers
@@ -36,7 +38,7 @@ def make() -> Make:
             config.optimizer,
             classifier.trainable_variables,
             model.is_decayed,
-            factors=rate_factors,
+            learning_rate_factors=learning_rate_factors,
             scale_loss=False,
         )
         step = compile_train_step(StepComputation(classifier.network, augmentation, optimizer), xla=xla)

@@ -116,16 +116,16 @@ def test_damage_to_any_of_the_files_never_gives_half_a_checkpoint(data: st.DataO
         assert (found.step if found else None) == max(whole, default=None)
 
 
-def test_landmarks_are_kept_beside_the_last(tmp_path: Path) -> None:
-    checkpoints = CheckpointStore(tmp_path, 2, landmarks=10)
+def test_at_periods_are_kept_beside_the_last(tmp_path: Path) -> None:
+    checkpoints = CheckpointStore(tmp_path, 2, keep_period=10)
     for step in (0, 10, 13, 16, 19):
         checkpoints.save(checkpoint(step))
     checkpoints.wait()
     assert sorted(file.stem for file in tmp_path.glob("*.json")) == ["step-00000010", "step-00000016", "step-00000019"]
-    landmark = checkpoints.newest(landmark=True)
-    assert landmark is not None
-    assert landmark.step == 10
-    checkpoints.drop_after(10)
+    at_period = checkpoints.newest(at_period=True)
+    assert at_period is not None
+    assert at_period.step == 10
+    checkpoints.delete_after(10)
     assert [file.stem for file in tmp_path.glob("*.json")] == ["step-00000010"]
 
 

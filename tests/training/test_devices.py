@@ -81,16 +81,16 @@ from tnt_exp import model
 from tnt_exp.augmentation import Augmentation
 from tnt_exp.config.compose import compose
 from tnt_exp.training import optimizer
-from tnt_exp.training.train_step import Work, compile_step
+from tnt_exp.training.train_step import StepComputation, compile_train_step
 config = compose(["model=tiny", "model.mlp_dropout=0.5", "augmentation=none"])
 classifier = model.build(config.model, 10, 1)
 look = Augmentation(config.augmentation, image_size=8, mean=[0.5], std=[0.5], num_classes=10, seed=0)
 algorithm = optimizer.build(config.optimizer, classifier.trainable_variables, model.decays, scale_loss=False)
-step = compile_step(Work(classifier.network, look, algorithm), xla=False, devices=2)
+step = compile_train_step(StepComputation(classifier.network, look, algorithm), xla=False, devices=2)
 half = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 8, 1), dtype=np.uint8)
 images, labels = np.concatenate([half, half], 1), np.arange(16, dtype=np.int32)[None] % 8
 if os.environ["KERAS_BACKEND"] == "jax":
-    one = compile_step(Work(classifier.network, look, algorithm), xla=False, devices=1)
+    one = compile_train_step(StepComputation(classifier.network, look, algorithm), xla=False, devices=1)
     def flops(step):
         call = step._chunk.lower(step._state, images, labels, np.int32(0), np.float32([0.1]), np.float32(1))
         return call.compile().cost_analysis()["flops"]

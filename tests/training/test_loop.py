@@ -12,7 +12,7 @@ def test_waiting_is_the_readers_time_alone() -> None:
             yield item
 
     waiting, items = InputTimer(), []
-    for item in waiting.on(slow()):
+    for item in waiting.wrap(slow()):
         items.append(item)
         time.sleep(0.1)
     assert items == [0, 1, 2, 3]

@@ -11,8 +11,8 @@ from tnt_exp.training import optimizer as optimizers
 
 def move(packed: Any, gradients: list[Any]) -> None:
     """The variables, by their gradients."""
-    packed.apply(packed.joined(gradients))
-    packed.scatter()
+    packed.apply(packed.flatten(gradients))
+    packed.copy_to_variables()
 
 
 @pytest.mark.backend
@@ -57,8 +57,8 @@ def updated(*overrides: str) -> np.ndarray:
     optimizer = optimizers.build_optimizer(config, [matrix, bias], lambda v: len(v.shape) > 1, scale_loss=False)
     random = np.random.default_rng(0)
     for _ in range(6):
-        slopes = [random.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,))]
-        move(optimizer, [ops.convert_to_tensor(slope) for slope in slopes])
+        gradients = [random.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,))]
+        move(optimizer, [ops.convert_to_tensor(gradient) for gradient in gradients])
     return np.concatenate([ops.convert_to_numpy(matrix).ravel(), ops.convert_to_numpy(bias)])
 
 
@@ -108,7 +108,7 @@ def test_joined_variables_are_updated_as_keras_updates_each(algorithm: str) -> N
     random = np.random.default_rng(0)
     shapes = [(3, 4), (4,), (4, 2), (2,), (5, 1, 2)]
     start = [random.normal(size=shape).astype(np.float32) for shape in shapes]
-    slopes = [[random.normal(size=shape).astype(np.float32) for shape in shapes] for _ in range(5)]
+    gradients = [[random.normal(size=shape).astype(np.float32) for shape in shapes] for _ in range(5)]
     ours, theirs = ([keras.Variable(value) for value in start] for _ in range(2))
     overrides = [f"optimizer.name={algorithm}", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1"]
     config = compose([*overrides, "optimizer.clip_norm=1", "optimizer.ema=0.8", "optimizer.decay=matrices"]).optimizer
@@ -132,12 +132,12 @@ def test_joined_variables_are_updated_as_keras_updates_each(algorithm: str) -> N
     keras_own = known[algorithm]()
     keras_own.exclude_from_weight_decay(var_list=[variable for variable in theirs if len(variable.shape) == 1])
     keras_own.build(theirs)
-    for slope in slopes:
-        move(packed, [ops.convert_to_tensor(part) for part in slope])
-        keras_own.apply([ops.convert_to_tensor(part) for part in slope], theirs)
+    for gradient in gradients:
+        move(packed, [ops.convert_to_tensor(part) for part in gradient])
+        keras_own.apply([ops.convert_to_tensor(part) for part in gradient], theirs)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-5, atol=1e-7)
-    averages = packed.averages()
+    averages = packed.ema_values()
     assert averages is not None
     for one, other in zip(averages, keras_own._model_variables_moving_average, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-5, atol=1e-7)
@@ -155,7 +155,9 @@ def test_factor_of_a_variable_scales_its_step() -> None:
     moves = []
     for factors in ([1.0, 1.0, 1.0], [0.5, 0.0, 1.0]):
         variables = [keras.Variable(start) for _ in factors]
-        packed = optimizers.build_optimizer(config, variables, lambda _: True, factors=factors, scale_loss=False)
+        packed = optimizers.build_optimizer(
+            config, variables, lambda _: True, learning_rate_factors=factors, scale_loss=False
+        )
         move(packed, [ops.convert_to_tensor(start + 2)] * 3)
         moves.append([ops.convert_to_numpy(variable) - start for variable in variables])
     whole, scaled = moves

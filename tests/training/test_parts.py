@@ -56,7 +56,7 @@ def test_a_step_in_parts_is_the_step(make: Any, chunk: tuple[np.ndarray, np.ndar
     for streams in (0, 4):
         settings = ["augmentation=[crop_flip,mixing]", "model.drop_path=0.1", "optimizer=sgd", *DROPPING]
         classifier, _, step = make(*settings)
-        step = TensorFlowStep(step._work, xla=False, streams=streams)
+        step = TensorFlowStep(step._computation, xla=False, streams=streams)
         assert microbatch.microbatch_count(8, classifier.network.most_values, streams) == (4 if streams else 1)
         sums = sum(np.asarray(step(images[k : k + 2], labels[k : k + 2], k, [0.05, 0.05], 1.0)) for k in (0, 2))
         ends.append((sums, [ops.convert_to_numpy(variable) for variable in classifier.variables]))
@@ -85,8 +85,8 @@ def test_a_kernel_may_be_run_first_by_several_threads_at_once() -> None:
     """XLA's reductions by YNNPACK ended the process, about one training in fifty."""
     program = """
 from tnt_exp.config.trainer import TrainerConfig
-from tnt_exp.training.device import prepare
-prepare(TrainerConfig())
+from tnt_exp.training.device import prepare_device
+prepare_device(TrainerConfig())
 import tensorflow as tf
 x = tf.random.normal((2304, 128))
 for _ in range(150):
@@ -101,11 +101,11 @@ for _ in range(150):
 def test_a_run_on_a_cpu_computes_in_parts_on_each_of_its_cores() -> None:
     program = """
 from tnt_exp.config.trainer import TrainerConfig
-from tnt_exp.hardware import cores
-from tnt_exp.training.device import prepare
-from tnt_exp.model import parts
-prepare(TrainerConfig())
-assert parts.streams() == cores(), parts.streams()
+from tnt_exp.hardware import cpu_count
+from tnt_exp.training.device import prepare_device
+from tnt_exp.model import cost_items
+prepare_device(TrainerConfig())
+assert cost_items.streams() == cpu_count(), cost_items.streams()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ def test_some_steps_are_traced_and_change_nothing(make: Any, chunk: Any, tmp_pat
         for number in range(8):
             assert list(tmp_path.iterdir()) == [] or number > 2
             last = step(images[:1], labels[:1], number, [1e-2], 1.0)
-        step.pull()
+        step.sync_to_model()
         sums.append([float(value) for value in last])
     assert sums[0] == sums[1]
     found = [file for file in (tmp_path / "profile").rglob("*") if file.is_file()]

@@ -13,7 +13,7 @@ Chunk = tuple[np.ndarray, np.ndarray]
 def weights(classifier: Any, step: Any) -> list[np.ndarray]:
     from keras import ops
 
-    step.pull()
+    step.sync_to_model()
     return [ops.convert_to_numpy(variable) for variable in classifier.trainable_variables]
 
 
@@ -78,7 +78,7 @@ def test_setting_changes_the_update(make: Any, chunk: Chunk, override: str) -> N
 def test_rate_factor_scales_the_whole_update(make: Any, chunk: Chunk) -> None:
     plain, _, _ = make()
     count = len(plain.trainable_variables)
-    classifier, _, step = make(rate_factors=[0.0] * (count - 1) + [1.0])
+    classifier, _, step = make(learning_rate_factors=[0.0] * (count - 1) + [1.0])
     before = weights(classifier, step)
     run(step, chunk)
     after = weights(classifier, step)
@@ -112,10 +112,10 @@ def test_weights_given_from_outside_are_taken_over(make: Any, chunk: Chunk) -> N
     run(step, chunk)
     once = weights(classifier, step)
     run(step, chunk)
-    step.pull()
+    step.sync_to_model()
     for variable, value in zip(classifier.trainable_variables, start, strict=True):
         variable.assign(value)
-    step.push()
+    step.sync_from_model()
     assert all(np.array_equal(a, b) for a, b in zip(start, weights(classifier, step), strict=True))
     run(step, chunk)
     for again, first in zip(weights(classifier, step), once, strict=True):
@@ -129,7 +129,7 @@ def test_weights_loaded_before_the_first_step_are_taken_over(make: Any, chunk: C
     loaded = [np.full_like(value, 0.5) for value in weights(classifier, step)]
     for variable, value in zip(classifier.trainable_variables, loaded, strict=True):
         variable.assign(value)
-    begun = compile_train_step(StepComputation(classifier.network, step._work.augmentation, optimizer), xla=False)
+    begun = compile_train_step(StepComputation(classifier.network, step._computation.augmentation, optimizer), xla=False)
     images, labels = chunk
     begun(images[:1], labels[:1], 0, [1e-4], 1.0)
     for value, before in zip(weights(classifier, begun), loaded, strict=True):

@@ -63,12 +63,12 @@ class Augmentation:
         """Return inputs and targets (see the class)."""
         return self.mixed(self.inputs(None, step, images), labels, step, mixing)
 
-    def inputs(self, part: Tensor | None, step: Tensor, images: Tensor) -> Tensor:
-        """Return the inputs before mixing: of a batch (`part` None), or of the part of it with this number.
+    def inputs(self, microbatch: Tensor | None, step: Tensor, images: Tensor) -> Tensor:
+        """Return the inputs before mixing: of a batch (`microbatch` None), or of the microbatch with this number.
 
-        Up to here images do not meet, so that parts of a batch, all of one size, can be computed side by side.
+        Up to here no image depends on another, so that microbatches of one size can be computed in parallel.
         """
-        config, draws = self.config, StatelessRandom(self.seed, step, part)
+        config, draws = self.config, StatelessRandom(self.seed, step, microbatch)
         batch, height, width = images.shape[:3]
         pixels = ops.cast(images, "float32")
         policy_maps = None

@@ -21,14 +21,14 @@ class StatelessRandom:
     Args:
         seed: The seed of the run.
         step: Integer scalar, the number of the step.
-        part: Integer scalar, the number of a part of the batch, all parts of one size; None: the batch. A draw whose
-            first axis is the part's images then gives what those images are given in a draw for the batch.
+        microbatch: Integer scalar, the number of a microbatch, all of one size; None: the whole batch. A draw whose
+            first axis is the microbatch's images gives what those images get in a draw for the whole batch.
     """
 
-    def __init__(self, seed: int, step: Tensor, part: Tensor | None = None) -> None:
+    def __init__(self, seed: int, step: Tensor, microbatch: Tensor | None = None) -> None:
         self._seed = seed
         self._step = ops.cast(step, "int32")
-        self._part = part
+        self._microbatch = microbatch
 
     def uniform(self, salt: str, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
         """Return float32 numbers, uniform in [low, high), in steps of 2^-24 of the range."""
@@ -50,8 +50,8 @@ class StatelessRandom:
         first, second = (int.from_bytes(half, "big", signed=True) for half in (digest[:4], digest[4:]))
         start = mix(self._step ^ first) ^ second
         places = ops.arange(count, dtype="int32")
-        if self._part is not None:
-            places = places + ops.cast(self._part, "int32") * count
+        if self._microbatch is not None:
+            places = places + ops.cast(self._microbatch, "int32") * count
         return mix(mix(places ^ start) + start)
 
 

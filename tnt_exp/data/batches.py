@@ -42,8 +42,8 @@ class Batches:
         return len(self.split) // self.batch_size
 
     @property
-    def most_steps(self) -> int:
-        """Steps of a chunk of a quarter of a GiB; at least one."""
+    def max_chunk_steps(self) -> int:
+        """The number of steps whose images fill a quarter of a GiB; at least one."""
         return max(1, _CHUNK_BYTES // (self.batch_size * int(np.prod(self.split.images.shape[1:]))))
 
     def chunks(self, epoch: int, start_step: int, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tnt_exp.model.preprocess import Preprocess
     from tnt_exp.model.tnt import TNT
 
-_HOMES = {
+_MODULES = {
     "TNT": "tnt",
     "Preprocess": "preprocess",
     "Classifier": "classifier",
@@ -29,6 +29,6 @@ __all__ = ["TNT", "Classifier", "Preprocess", "build", "depth_of", "freeze", "is
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -55,7 +55,7 @@ class TNT(keras.Model):
     Call arguments:
         images: (B, S, S, channels), floats, normalised.
         training: Whether to drop.
-        part: Number of the part of a batch that the images are, parts being of one size; None: they are the batch.
+        microbatch: The number of the microbatch that the images are, all of one size; None: they are the whole batch.
 
     Returns:
         Logits (B, num_classes); float32 under mixed precision too.
@@ -197,18 +197,18 @@ class TNT(keras.Model):
             self.representation.build((None, patches[-1]))
         self.head.build((None, patches[-1] if self.representation is None else self.representation.units))
 
-    def call(self, images: Any, training: bool = False, part: Any = None) -> Any:
+    def call(self, images: Any, training: bool = False, microbatch: Any = None) -> Any:
         """Classify."""
-        x = self.pool(self.features(images, training, part))
+        x = self.pool(self.features(images, training, microbatch))
         if self.representation is not None:
             x = self.representation(x)
         return self.head(x)
 
-    def features(self, images: Any, training: bool = False, part: Any = None) -> Any:
+    def features(self, images: Any, training: bool = False, microbatch: Any = None) -> Any:
         """The tokens before pooling, normalised: (B, T, D), a class token first."""
         seed = ops.cast(self.seed_generator.next(), "int32") if training else None
-        if training and part is not None:
-            seed = ops.concatenate([seed, ops.reshape(ops.cast(part, "int32"), (1,))])
+        if training and microbatch is not None:
+            seed = ops.concatenate([seed, ops.reshape(ops.cast(microbatch, "int32"), (1,))])
         pixels = self.pixel_embedding(images)
         patches = self.patch_embedding(pixels, seed)
         apply = self._apply(training)

@@ -1,12 +1,9 @@
-"""Numbers that a run cannot go on with."""
+"""Checkpoints that are whole or absent.
 
-# MERGED DOCS:
-# """Checkpoints that are whole or absent.
-#
-# A checkpoint is two files, `step-00000042.safetensors` (arrays) and `step-00000042.json` (numbers, and the size and
-# SHA-256 of the other). Each is written beside, flushed to the disk and renamed into place, the JSON last: without it, or
-# where it does not match, there is no checkpoint.
-# """
+A checkpoint is two files: `step-00000042.safetensors` (arrays) and `step-00000042.json` (values, and the size and
+SHA-256 of the other file). Each is written under a temporary name, flushed to the disk and renamed, the JSON file last:
+where it is missing or does not match, there is no checkpoint.
+"""
 
 import hashlib
 import json
@@ -23,6 +20,8 @@ from safetensors.numpy import load, save
 
 from tnt_exp.atomic_files import atomic_write
 
+log = logging.getLogger("tnt_exp")
+
 
 class NonFiniteError(RuntimeError):
     """The loss or the state of a run is infinite or not a number.
@@ -33,7 +32,7 @@ class NonFiniteError(RuntimeError):
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Whether every number is; without a copy, unlike `np.isfinite`."""
+    """Return True if all values are finite (by minimum and maximum: no copy, unlike `np.isfinite`)."""
     if array.size == 0 or array.dtype.kind in "biuSU":
         return True
     # bfloat16 is no kind of NumPy's own, and has no fast minimum.
@@ -41,17 +40,14 @@ def all_finite(array: np.ndarray) -> bool:
     return bool(np.isfinite(numbers.min()) and np.isfinite(numbers.max()))
 
 
-log = logging.getLogger("tnt_exp")
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """The state of a run at a step.
 
     Attributes:
-        step: Training steps that were made.
+        step: Training steps made so far.
         arrays: Weights, optimizer, random state.
-        numbers: Everything else, as JSON knows it.
+        numbers: Everything else (JSON).
     """
 
     step: int
@@ -65,21 +61,21 @@ class CheckpointStore:
     Args:
         folder: Where they are; created when the first is written.
         keep: How many to keep.
-        landmarks: The last one at a multiple of this many steps is kept as well; None: there are none such.
+        keep_period: The newest one at a multiple of this many steps is kept as well; None: no such rule.
     """
 
-    def __init__(self, folder: Path, keep: int, landmarks: int | None = None) -> None:
+    def __init__(self, folder: Path, keep: int, keep_period: int | None = None) -> None:
         self._folder = folder
         self._keep = keep
-        self._landmarks = landmarks
+        self._keep_period = keep_period
         self._writer: threading.Thread | None = None
         self._error: Exception | None = None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write in the background; the arrays are the caller's no more. Waits for the one before.
+        """Write in the background, after the previous one; the caller must not change the arrays.
 
         Raises:
-            OSError: The one before could not be written.
+            OSError: The previous one could not be written.
         """
         self.wait()
         numbers = json.dumps(checkpoint.numbers)  # here, because the caller goes on changing them
@@ -88,7 +84,7 @@ class CheckpointStore:
         self._writer.start()
 
     def wait(self) -> None:
-        """Until the last checkpoint is on the disk.
+        """Wait until the last checkpoint is on the disk.
 
         Raises:
             OSError: It could not be written.
@@ -100,27 +96,31 @@ class CheckpointStore:
             error, self._error = self._error, None
             raise error
 
-    def newest(self, *, landmark: bool = False) -> Checkpoint | None:
-        """The newest checkpoint, or landmark, that verifies; a damaged one is named and passed over."""
+    def newest(self, *, at_period: bool = False) -> Checkpoint | None:
+        """Return the newest checkpoint that verifies; damaged ones are reported and skipped.
+
+        Args:
+            at_period: Only those at a multiple of `keep_period`.
+        """
         for manifest in reversed(self._manifests()):
-            if landmark and not self._is_landmark(manifest):
+            if at_period and not self._at_period(manifest):
                 continue
             try:
                 return _read_checkpoint(manifest)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                log.warning("checkpoint %s is damaged and passed over: %s", manifest.stem, error)
+                log.warning("checkpoint %s is damaged and skipped: %s", manifest.stem, error)
         return None
 
     def name(self, step: int) -> str:
-        """Where the checkpoint of a step is, without its suffixes."""
+        """Return the path of the checkpoint of a step, without suffix."""
         return str(self._folder / f"step-{step:08d}")
 
-    def drop_after(self, step: int) -> None:
+    def delete_after(self, step: int) -> None:
         """Remove the checkpoints of later steps."""
         self._remove([manifest for manifest in self._manifests() if _step_of(manifest) > step])
 
-    def _is_landmark(self, manifest: Path) -> bool:
-        return self._landmarks is not None and _step_of(manifest) % self._landmarks == 0
+    def _at_period(self, manifest: Path) -> bool:
+        return self._keep_period is not None and _step_of(manifest) % self._keep_period == 0
 
     def _manifests(self) -> list[Path]:
         return sorted(self._folder.glob("step-*.json"))
@@ -140,13 +140,13 @@ class CheckpointStore:
             text = json.dumps(manifest)
             atomic_write(self._folder / f"{name}.json", json.dumps({"sha256": _hash(text), "manifest": text}))
             self._prune()
-        except Exception as error:  # told to the training thread, which decides
+        except Exception as error:  # raised in the training thread by the next `save` or `wait`
             self._error = error
 
     def _prune(self) -> None:
         manifests = self._manifests()
-        landmark = [manifest for manifest in manifests if self._is_landmark(manifest)][-1:]
-        self._remove([manifest for manifest in manifests[: -self._keep] if manifest not in landmark])
+        at_period = [manifest for manifest in manifests if self._at_period(manifest)][-1:]
+        self._remove([manifest for manifest in manifests[: -self._keep] if manifest not in at_period])
 
     def _remove(self, manifests: Iterable[Path]) -> None:
         for manifest in manifests:

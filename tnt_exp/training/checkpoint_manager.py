@@ -1,4 +1,4 @@
-"""When the state of a run is written, and how a run goes on from it."""
+"""When checkpoints are written, and how a run resumes from them or rolls back to them."""
 
 import logging
 import time
@@ -21,10 +21,10 @@ class CheckpointManager:
     Args:
         state: What is written.
         folder: Where.
-        config: How often, how many, and whether to go back to one.
-        epoch_steps: Steps of an epoch.
+        config: How often, how many, and whether to roll back.
+        steps_per_epoch: Training steps per epoch.
         signals: Requests to stop.
-        about: Further numbers for each checkpoint: which data, what is known of the result.
+        extra: Further values of each checkpoint (JSON): the digest of the data, the result so far.
     """
 
     def __init__(
@@ -32,82 +32,87 @@ class CheckpointManager:
         state: TrainState,
         folder: Path,
         config: TrainerConfig,
-        epoch_steps: int,
+        steps_per_epoch: int,
         signals: Signals,
-        about: dict[str, Any],
+        extra: dict[str, Any],
     ) -> None:
         self._state = state
         self._config = config
-        # When others are written depends on time and signals: to go back to them would not be the same twice.
-        self._landmarks = epoch_steps if config.on_nan is OnNan.rollback else None
-        self._checkpoints = CheckpointStore(folder, config.checkpoint.keep, self._landmarks)
+        # A rollback goes to the end of an epoch: when other checkpoints are written depends on time and signals, so
+        # that two equal runs would not go back to the same one.
+        self._rollback_period = steps_per_epoch if config.on_nan is OnNan.rollback else None
+        self._store = CheckpointStore(folder, config.checkpoint.keep, self._rollback_period)
         self._signals = signals
-        self._about = about
+        self._extra = extra
         self._last_time = time.monotonic()
 
     def resume(self) -> dict[str, Any] | None:
-        """Take over the newest checkpoint that verifies; what was said about it, or None where there is none."""
-        found = self._checkpoints.newest()
+        """Restore the newest checkpoint that verifies; return its values, or None if there is none.
+
+        Raises:
+            ValueError: It is of other data or of another network.
+        """
+        found = self._store.newest()
         if found is None:
-            if self._landmarks:
-                self._checkpoints.save(self._state.checkpoint(0, self._about))
+            if self._rollback_period:
+                self._store.save(self._state.to_checkpoint(0, self._extra))
             return None
-        if found.numbers["dataset"] != self._about["dataset"]:
+        if found.numbers["dataset"] != self._extra["dataset"]:
             raise ValueError(
                 f"Expected the data of the checkpoint (digest {found.numbers['dataset']}), "
-                f"received other data (digest {self._about['dataset']})."
+                f"received other data (digest {self._extra['dataset']})."
             )
         self._state.restore(found)
         return found.numbers
 
-    def due(self, step: int) -> bool:
-        """Whether to call `keep` after this many steps of the run."""
+    def should_save(self, step: int) -> bool:
+        """True if a checkpoint is due after this many steps of the run."""
         config = self._config.checkpoint
         return (
             self._signals.requested
-            or any(steps is not None and step % steps == 0 for steps in (config.steps, self._landmarks))
+            or any(period is not None and step % period == 0 for period in (config.steps, self._rollback_period))
             or time.monotonic() - self._last_time >= 60 * config.every
         )
 
-    def keep(self, step: int) -> None:
-        """Write the state.
+    def save(self, step: int) -> None:
+        """Write the state, in the background.
 
         Raises:
-            NonFiniteError: The state is nothing to go on from; nothing is written.
+            NonFiniteError: The state is not finite; nothing is written.
             Stopped: A signal asked to; the state is on the disk.
         """
-        self._checkpoints.save(self._state.checkpoint(step, self._about))
+        self._store.save(self._state.to_checkpoint(step, self._extra))
         self._last_time = time.monotonic()
         if self._signals.requested:
-            self.finish()
+            self.wait()
             self._signals.raise_if_requested()
 
     def roll_back(self, error: NonFiniteError) -> None:
-        """Take over the last checkpoint between two epochs, with a lower learning rate.
+        """Restore the last checkpoint at the end of an epoch, and lower the learning rate.
 
         Args:
             error: Why.
 
         Raises:
-            NonFiniteError: That is not asked for, or not possible; names the last good checkpoint.
+            NonFiniteError: A rollback is not asked for, or not possible; names the last good checkpoint.
         """
-        self.finish()
+        self.wait()
         state, config = self._state, self._config
         wanted = config.on_nan is OnNan.rollback and state.rollbacks < config.rollbacks
-        found = (self._checkpoints.newest(landmark=True) if wanted else None) or self._checkpoints.newest()
+        found = (self._store.newest(at_period=True) if wanted else None) or self._store.newest()
         if found is None:
             raise NonFiniteError(f"{error} There is no checkpoint yet. {_ADVICE}") from error
-        good = f"the last good checkpoint is that of step {found.step}, {self._checkpoints.name(found.step)}"
+        good = f"the last good checkpoint is that of step {found.step}, {self._store.name(found.step)}"
         if not wanted:
             after = f" after {state.rollbacks} rollbacks" if state.rollbacks else ""
             raise NonFiniteError(f"{error} The run stops{after}; {good}. {_ADVICE}") from error
-        self._checkpoints.drop_after(found.step)
+        self._store.delete_after(found.step)
         state.restore(found)
         state.rollbacks += 1
         state.rate_scale *= config.rollback_factor
-        self._checkpoints.save(state.checkpoint(found.step, self._about))
+        self._store.save(state.to_checkpoint(found.step, self._extra))
         log.warning("%s Rollback %d: %s; learning rates x %g", error, state.rollbacks, good, state.rate_scale)
 
-    def finish(self) -> None:
-        """Until the last checkpoint is on the disk."""
-        self._checkpoints.wait()
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk."""
+        self._store.wait()

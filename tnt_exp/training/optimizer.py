@@ -1,7 +1,4 @@
-"""The optimizer of Keras that the configuration asks for."""
-
-# MERGED DOCS:
-# """The exponential moving average of weights, beside the weights themselves."""
+"""The configured Keras optimizer, and the moving average of weights that it keeps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,18 +14,18 @@ from tnt_exp.training.flat_optimizer import FlatOptimizer
 def build_optimizer(
     config: OptimizerConfig,
     variables: Sequence[Any],
-    decays: Callable[[Any], bool],
+    is_decayed: Callable[[Any], bool],
     *,
-    factors: Sequence[float] | None = None,
+    learning_rate_factors: Sequence[float] | None = None,
     scale_loss: bool,
 ) -> FlatOptimizer:
-    """An optimizer built for `variables`.
+    """Build the optimizer of `variables`.
 
     Args:
         config: What to build.
         variables: Trainable variables.
-        decays: Whether a variable decays where `config.decay` is `matrices`.
-        factors: For each variable, what its learning rate is multiplied by; None: 1 for all.
+        is_decayed: Whether weight decay applies to a variable where `config.decay` is `matrices`.
+        learning_rate_factors: For each variable, what its learning rate is multiplied by; None: 1 for all.
         scale_loss: Scale the loss, as float16 needs.
     """
     optimizer = _ALGORITHMS[config.name](
@@ -43,9 +40,9 @@ def build_optimizer(
     return FlatOptimizer(
         optimizer,
         variables,
-        [config.decay is not Decay.matrices or decays(variable) for variable in variables],
-        factors or [1.0] * len(variables),
-        join=config.name is not Algorithm.muon,  # which is of matrices
+        [config.decay is not Decay.matrices or is_decayed(variable) for variable in variables],
+        learning_rate_factors or [1.0] * len(variables),
+        concatenate=config.name is not Algorithm.muon,  # its update is a function of the whole matrix
         scale_loss=scale_loss,
     )
 
@@ -78,11 +75,11 @@ _ALGORITHMS = {Algorithm.adamw: _adamw, Algorithm.sgd: _sgd, Algorithm.lion: _li
 
 @contextmanager
 def ema_weights(network: Any, optimizer: FlatOptimizer) -> Iterator[None]:
-    """Within the block the network has the averaged weights, where the optimizer keeps them.
+    """Give the network the averaged weights within the block, if the optimizer keeps averages.
 
-    The step's variables must be up to date (`Step.pull`).
+    The variables must be up to date (`TrainStep.sync_to_model`).
     """
-    averages = optimizer.averages()
+    averages = optimizer.ema_values()
     if averages is None:
         yield
         return

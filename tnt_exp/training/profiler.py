@@ -44,19 +44,19 @@ class ProfiledStep:
             self._stop()
         return sums
 
-    def pull(self) -> None:
+    def sync_to_model(self) -> None:
         """See `Step`; where an epoch has fewer calls, the trace ends with it."""
         self._stop()
-        self._step.pull()
+        self._step.sync_to_model()
 
     def _stop(self) -> None:
         if self._trace is not None:
             self._trace.stop()
             self._trace = None
 
-    def push(self) -> None:
+    def sync_from_model(self) -> None:
         """See `Step`."""
-        self._step.push()
+        self._step.sync_from_model()
 
 
 class _TensorFlow:

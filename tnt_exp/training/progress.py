@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from tnt_exp.formatting import format_duration
+
 log = logging.getLogger("tnt_exp")
 
 
@@ -54,7 +56,7 @@ class ProgressBar:
         if self._bar:
             self._bar.stop()
 
-    def step(self, epoch: int, done: int, of: int, images: int) -> None:
+    def on_step(self, epoch: int, done: int, of: int, images: int) -> None:
         """`done` of an epoch's `of` steps of `images` images each were handed to the device."""
         if not self._bar:
             return
@@ -64,7 +66,7 @@ class ProgressBar:
             self._task, completed=(epoch - 1) * of + done, rate=rate, description=f"epoch {epoch}/{self._epochs}"
         )
 
-    def epoch(self, number: int, metrics: dict[str, float]) -> None:
+    def on_epoch_end(self, number: int, metrics: dict[str, float]) -> None:
         """Print the epoch's line."""
         parts = [f"epoch {number:>{len(str(self._epochs))}}/{self._epochs}"]
         parts += [f"loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.4f}"]
@@ -73,16 +75,10 @@ class ProgressBar:
         parts += [f"lr {metrics['train/learning_rate']:.2e}", f"{metrics['train/images_per_second']:,.0f} images/s"]
         self._epochs_done += 1  # by this process
         elapsed = time.perf_counter() - self._begin
-        parts += [f"left {_clock(elapsed / self._epochs_done * (self._epochs - number))}"]
+        parts += [f"left {format_duration(elapsed / self._epochs_done * (self._epochs - number))}"]
         line = " | ".join(parts)
         if self._bar:
             self._bar.console.print(line, highlight=False, soft_wrap=True)
             log.debug(line)
         else:
             log.info(line)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

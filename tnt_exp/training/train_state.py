@@ -1,9 +1,6 @@
-"""Which epoch's weights are kept, and when to stop early."""
+"""All that changes while a run trains: weights, optimizer, position, best weights; to a checkpoint and back."""
 
-# MERGED DOCS:
-# """All that changes while a run trains, as one checkpoint and back."""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +15,7 @@ from tnt_exp.training.train_step import SUMS
 
 @dataclass
 class BestWeights:
-    """Keeps the weights of the best epoch on validation, or of the last.
+    """The weights that a run keeps: those of the best epoch on validation, or of the last.
 
     Args:
         select: Best or last.
@@ -39,7 +36,7 @@ class BestWeights:
     _best_epoch: int = 0
 
     def offer(self, epoch: int, metrics: dict[str, float], classifier: Any) -> bool:
-        """Consider an epoch; returns whether to stop early. Without validation the last epoch is kept."""
+        """Consider an epoch; return whether to stop early. Without validation the last epoch is kept."""
         # On a small validation set accuracies are often equal: then the lower loss is better.
         measured = (metrics["val/accuracy"], -metrics["val/loss"]) if "val/accuracy" in metrics else None
         better = measured is None or measured > self._best
@@ -51,28 +48,28 @@ class BestWeights:
         return self.patience is not None and epoch - self._best_epoch >= self.patience
 
     def restore(self, classifier: Any) -> None:
-        """Give the classifier the kept weights."""
+        """Assign the kept weights to the classifier."""
         for variable, value in zip(classifier.variables, self.weights, strict=True):
             variable.assign(value)
 
-    def numbers(self) -> dict[str, Any]:
-        """All but the weights, for a checkpoint."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything but the weights."""
         return {"epoch": self.epoch, "metrics": self.metrics, "best": self._best, "best_epoch": self._best_epoch}
 
-    def take(self, numbers: dict[str, Any], weights: list[np.ndarray]) -> None:
-        """Go on from a checkpoint."""
-        self.epoch, self.metrics, self.weights = numbers["epoch"], numbers["metrics"], weights
-        self._best, self._best_epoch = tuple(numbers["best"]), numbers["best_epoch"]
+    def load_state_dict(self, state: dict[str, Any], weights: list[np.ndarray]) -> None:
+        """Take over what `state_dict` returned, and the weights."""
+        self.epoch, self.metrics, self.weights = state["epoch"], state["metrics"], weights
+        self._best, self._best_epoch = tuple(state["best"]), state["best_epoch"]
 
 
 @dataclass
 class Position:
-    """Where in the run: what the loop has done.
+    """How far the run is.
 
     Attributes:
-        epoch: The epoch under way, from 1.
-        done: Steps of it that were made.
-        sums: `SUMS` over those steps.
+        epoch: The current epoch, from 1.
+        done: Its steps that were made.
+        sums: `SUMS` over these steps.
         seconds: Their time.
     """
 
@@ -84,43 +81,39 @@ class Position:
 
 @dataclass
 class TrainState:
-    """Weights, optimizer, random state, position, choice and curve of a run.
+    """The state of a run.
 
     Args:
-        classifier: Its variables: weights and the state of random numbers.
-        optimizer: Its variables: moments, averages, number of updates.
-        choice: The best epoch so far.
-        position: Of the loop.
-        rows: Of `metrics.csv`.
-        rollbacks: Times it went back to a checkpoint, because something was not finite.
-        rate_scale: What the learning rate is multiplied by since.
+        classifier: Its variables are the weights and the state of random numbers.
+        optimizer: Its variables are moments, averages and the number of updates.
+        best: The best epoch so far.
+        position: The epoch and the step in it.
+        rows: Rows of `metrics.csv`.
+        rollbacks: How often the run went back to a checkpoint because something was not finite.
+        rate_scale: Factor of the learning rate, lowered by each rollback.
     """
 
     classifier: Any
     optimizer: FlatOptimizer
-    choice: BestWeights
+    best: BestWeights
     position: Position = field(default_factory=Position)
     rows: list[dict[str, float]] = field(default_factory=list)
     rollbacks: int = 0
     rate_scale: float = 1.0
 
-    def scaled(self, rate: Callable[[int], float]) -> Callable[[int], float]:
-        """A learning rate as it is after the rollbacks that there were."""
-        return lambda step: rate(step) * self.rate_scale
+    def check_finite(self, step: int) -> None:
+        """Raise `NonFiniteError` if a weight is not finite after `step` steps."""
+        _check_finite("weights", [ops.convert_to_numpy(variable) for variable in self.classifier.variables], step)
 
-    def check(self, step: int) -> None:
-        """Raise `NonFiniteError` where weights are not finite after this many steps."""
-        _check_names(step, "weights", [ops.convert_to_numpy(variable) for variable in self.classifier.variables])
-
-    def checkpoint(self, step: int, numbers: dict[str, Any]) -> Checkpoint:
-        """A copy of everything, with further numbers of the caller.
+    def to_checkpoint(self, step: int, extra: dict[str, Any]) -> Checkpoint:
+        """Return a copy of everything, with `extra` values of the caller (JSON).
 
         Raises:
-            NonFiniteError: Something is infinite or not a number: no state to go on from.
+            NonFiniteError: Something is infinite or not a number: no state to continue from.
         """
         state = self._arrays()
         for kind, values in state.items():
-            _check_names(step, f"{kind} state", values)
+            _check_finite(f"{kind} state", values, step)
         arrays = {
             f"{kind}/{index:04d}": np.array(value, copy=True)
             for kind, values in state.items()
@@ -129,15 +122,15 @@ class TrainState:
         own = {
             "position": asdict(self.position),
             "rows": self.rows,
-            "choice": self.choice.numbers(),
+            "choice": self.best.state_dict(),
             "rollbacks": self.rollbacks,
             "rate_scale": self.rate_scale,
             "counts": {kind: len(values) for kind, values in state.items()},
         }
-        return Checkpoint(step, arrays, {**numbers, "state": own})
+        return Checkpoint(step, arrays, {**extra, "state": own})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take everything over.
+        """Take over everything.
 
         Raises:
             ValueError: The checkpoint is of another network or optimizer; nothing was changed.
@@ -155,20 +148,20 @@ class TrainState:
         for kind, variables in targets.items():
             for variable, value in zip(variables, values[kind], strict=True):
                 variable.assign(value)
-        self.choice.take(own["choice"], values["choice"])
-        for name, value in own["position"].items():
-            setattr(self.position, name, value)  # the loop has the same one
+        self.best.load_state_dict(own["choice"], values["choice"])
+        self.position = Position(**own["position"])
         self.rows[:] = own["rows"]
         self.rollbacks, self.rate_scale = own["rollbacks"], own["rate_scale"]
 
     def _arrays(self) -> dict[str, list[np.ndarray]]:
+        """Return what a checkpoint holds, by the names of the file: "choice" are the best weights."""
         return {
             "classifier": [ops.convert_to_numpy(variable) for variable in self.classifier.variables],
             "optimizer": [ops.convert_to_numpy(variable) for variable in self.optimizer.variables],
-            "choice": self.choice.weights,
+            "choice": self.best.weights,
         }
 
 
-def _check_names(step: int, what: str, values: Sequence[np.ndarray]) -> None:
+def _check_finite(what: str, values: Sequence[np.ndarray], step: int) -> None:
     if not all(all_finite(value) for value in values):
         raise NonFiniteError(f"the {what} became infinite or not a number at step {step}.")

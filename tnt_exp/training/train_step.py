@@ -1,7 +1,7 @@
-"""One compiled training step: augmentation, network, loss, gradient, update; the same on every backend.
+"""One compiled training step: augmentation, network, loss, gradients, update; the same on every backend.
 
-A step is handed a chunk of k batches and makes k updates in one call of the device. It returns sums over the chunk
-that stay on the device, so that the host waits for it only when it reads them.
+A step receives a chunk of k batches and makes k updates in one call of the device. It returns sums over the chunk that
+stay on the device, so that the host waits for the device only when it reads them.
 """
 
 import importlib
@@ -15,8 +15,8 @@ from keras import ops
 from tnt_exp.augmentation.pipeline import Augmentation
 from tnt_exp.training.flat_optimizer import FlatOptimizer
 
-# What a step sums, in this order.
-SUMS = ("loss", "correct", "top5_correct", "images", "finite")  # the last: images of batches with a finite loss
+# The sums that a step returns, in this order.
+SUMS = ("loss", "correct", "top5_correct", "images", "finite")  # finite: images of batches with a finite loss
 
 
 class TrainStep(Protocol):
@@ -37,23 +37,23 @@ class TrainStep(Protocol):
         """
         ...
 
-    def pull(self) -> None:
-        """Bring the variables of network and optimizer up to date, before they are read."""
+    def sync_to_model(self) -> None:
+        """Update the variables of network and optimizer, before anything reads them."""
         ...
 
-    def push(self) -> None:
-        """Take over variables that were assigned from outside."""
+    def sync_from_model(self) -> None:
+        """Take over the values of variables that were assigned from outside."""
         ...
 
 
 @dataclass(frozen=True)
 class StepComputation:
-    """What one step does, whatever the backend.
+    """What one step computes, on any backend.
 
     Attributes:
         network: Normalised float images -> logits.
-        augmentation: From uint8 images and labels to normalised images and soft targets.
-        optimizer: Of the network's trainable variables.
+        augmentation: uint8 images and labels -> normalised images and soft targets.
+        optimizer: Built for the network's trainable variables.
     """
 
     network: Any
@@ -61,12 +61,12 @@ class StepComputation:
     optimizer: FlatOptimizer
 
     def forward(self, images: Any, labels: Any, step: Any, mixing: Any) -> tuple[Any, Any]:
-        """The mean loss (scalar) and `SUMS` (5,) of one batch."""
+        """Return the mean loss (scalar) and `SUMS` (5,) of one batch of uint8 images."""
         return self.loss(None, *self.augmentation(images, labels, step, mixing), labels)
 
-    def loss(self, part: Any, inputs: Any, targets: Any, labels: Any) -> tuple[Any, Any]:
-        """The same of what augmentation gave: of a batch (`part` None), or of the part of it with this number."""
-        logits = ops.cast(self.network(inputs, training=True, part=part), "float32")
+    def loss(self, microbatch: Any, inputs: Any, targets: Any, labels: Any) -> tuple[Any, Any]:
+        """Return the mean loss and `SUMS` of augmented images: a whole batch, or the microbatch with this number."""
+        logits = ops.cast(self.network(inputs, training=True, microbatch=microbatch), "float32")
         loss = -ops.mean(ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1))
         own = ops.sum(logits * ops.one_hot(labels, logits.shape[-1], dtype="float32"), axis=-1, keepdims=True)
         rank = ops.sum(ops.cast(logits > own, "float32"), axis=-1)
@@ -76,15 +76,15 @@ class StepComputation:
         finite = count * ops.cast(ops.isfinite(loss), "float32")
         return loss, ops.stack([loss * count, correct, top5, ops.full_like(loss, count), finite])
 
-    def update(self, slopes: Sequence[Any], rate: Any) -> None:
-        """Move the optimizer's vectors by the gradients to them."""
-        self.optimizer.rate.assign(rate)
-        self.optimizer.apply(slopes)
+    def update(self, gradients: Sequence[Any], rate: Any) -> None:
+        """Apply the gradients (of the optimizer's vectors) at a learning rate."""
+        self.optimizer.learning_rate.assign(rate)
+        self.optimizer.apply(gradients)
 
 
-def compile_train_step(work: StepComputation, *, xla: bool, devices: int = 1) -> TrainStep:
-    """The step for the backend that runs, each batch shared among so many devices."""
-    work.optimizer.gather()  # what was loaded since it was built
+def compile_train_step(computation: StepComputation, *, xla: bool, devices: int = 1) -> TrainStep:
+    """Return the compiled step of the current backend; each batch is divided among `devices`."""
+    computation.optimizer.copy_from_variables()  # weights may have been loaded since it was built
     module = importlib.import_module(f"tnt_exp.training.backends.{keras.config.backend()}")
-    step: TrainStep = module.compile_step(work, xla=xla, devices=devices)
+    step: TrainStep = module.compile_train_step(computation, xla=xla, devices=devices)
     return step

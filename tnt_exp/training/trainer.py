@@ -1,22 +1,44 @@
-"""The loop over epochs."""
+"""Train a classifier on a data set: one loop over epochs, with validation, checkpoints and rollback inside.
 
+    best = Trainer(config, classifier, dataset, device, folder, signals, log_metrics=tracker.metrics).fit()
+
+A run folder that holds checkpoints is continued from the newest one that verifies, and ends with the same bits as a
+run that was never stopped (same backend, same machine).
+"""
+
+import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import median_high
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tnt_exp.data.batches import Batches
+from tnt_exp import model
+from tnt_exp.augmentation import Augmentation
+from tnt_exp.config import Config
+from tnt_exp.data import Batches, Dataset
+from tnt_exp.evaluation import evaluate
+from tnt_exp.run_folder import RunFolder
+from tnt_exp.signals import Signals
 from tnt_exp.training.checkpoint import NonFiniteError
+from tnt_exp.training.checkpoint_manager import CheckpointManager
+from tnt_exp.training.device import Device
+from tnt_exp.training.lr_schedule import LearningRateSchedule
+from tnt_exp.training.optimizer import build_optimizer, ema_weights
+from tnt_exp.training.profiler import ProfiledStep
 from tnt_exp.training.progress import ProgressBar
-from tnt_exp.training.train_state import Position
-from tnt_exp.training.train_step import SUMS, TrainStep
+from tnt_exp.training.train_state import BestWeights, TrainState
+from tnt_exp.training.train_step import SUMS, StepComputation, TrainStep, compile_train_step
 
-Chunk = TypeVar("Chunk")
+log = logging.getLogger("tnt_exp")
 
-_CHECK_SECONDS = 5.0  # seconds between two looks at the loss: each waits for the device
+LogMetrics = Callable[[Mapping[str, float], int], None]
+Item = TypeVar("Item")
+
+_LOSS_CHECK_INTERVAL = 5.0  # seconds; each check waits for the device
 
 
 @dataclass(frozen=True)
@@ -24,147 +46,276 @@ class EpochResult:
     """What one pass over the training images gave.
 
     Attributes:
-        number: From 1.
+        number: The epoch, from 1.
         step: Training steps since the beginning of the run.
-        metrics: `train/...`; `train/waiting` is the part of the time in which the loop waited for images.
+        metrics: `train/...`; `train/waiting` is the fraction of the time in which the loop waited for images.
         seconds: Time of the epoch's steps.
-        first_step_seconds: Time of the process' first call of the device, in the epoch that had it.
     """
 
     number: int
     step: int
     metrics: dict[str, float]
     seconds: float
-    first_step_seconds: float | None
 
 
-@dataclass(frozen=True)
 class Trainer:
-    """Trains epoch by epoch, from wherever its position is.
+    """Trains a classifier; `fit` does it.
 
     Args:
-        step: The compiled step.
-        batches: Training images in their order.
-        rate: Learning rate of each step.
-        epochs: How many.
-        mix_off_epochs: Last epochs without mixing.
-        steps_per_dispatch: Most steps a call of the device.
-        progress: Told of each step.
-        position: Where to begin; kept up to date.
-        pause: Asked after each call of the device, with the number of steps made: whether to call `keep`.
-        keep: Called between two steps with the variables and the position up to date; may raise to stop.
+        config: The experiment.
+        classifier: Built, with the weights to start from.
+        dataset: What to train and to validate on.
+        device: What to compute on.
+        folder: Where checkpoints and `metrics.csv` go, and where a run is continued from.
+        signals: Requests to stop.
+        result: What `result.json` will hold; speed and times are added to it.
+        log_metrics: Called with the metrics and the number of each epoch.
     """
 
-    step: TrainStep
-    batches: Batches
-    rate: Callable[[int], float]
-    epochs: int
-    mix_off_epochs: int
-    steps_per_dispatch: int
-    progress: ProgressBar
-    position: Position
-    pause: Callable[[int], bool]
-    keep: Callable[[int], None]
+    def __init__(
+        self,
+        config: Config,
+        classifier: Any,
+        dataset: Dataset,
+        device: Device,
+        folder: RunFolder,
+        signals: Signals,
+        result: dict[str, Any],
+        log_metrics: LogMetrics,
+    ) -> None:
+        self.config, self.classifier, self.dataset, self.device = config, classifier, dataset, device
+        self.folder, self.signals, self.result, self.log_metrics = folder, signals, result, log_metrics
 
-    def __iter__(self) -> Iterator[EpochResult]:
-        """Yield after each epoch, with the step's variables up to date and the position at the next epoch.
+        # ---- Input
+        trainer = config.trainer
+        self.batches = Batches(dataset.train, trainer.batch_size, config.seed, config.augmentation.repeats)
+        self.augmentation = Augmentation(
+            config.augmentation,
+            image_size=config.model.image_size,
+            mean=config.model.mean,
+            std=config.model.std,
+            num_classes=dataset.num_classes,
+            label_smoothing=trainer.label_smoothing,
+            seed=config.seed,
+        )
+        # ---- Optimizer
+        self.optimizer = build_optimizer(
+            config.optimizer,
+            classifier.trainable_variables,
+            model.is_decayed,
+            learning_rate_factors=self._learning_rate_factors(),
+            scale_loss=trainer.precision.value == "mixed_float16",
+        )
+        self.schedule = LearningRateSchedule(
+            config.schedule, config.optimizer.learning_rate, self.batches.steps_per_epoch, trainer.epochs
+        )
+        # ---- State and checkpoints
+        self.state = TrainState(classifier, self.optimizer, BestWeights(trainer.select, trainer.patience))
+        self.checkpoints = CheckpointManager(
+            self.state,
+            folder.checkpoints,
+            trainer,
+            self.batches.steps_per_epoch,
+            signals,
+            extra={"dataset": dataset.digest, "result": result},
+        )
+
+    def fit(self) -> BestWeights:
+        """Train to the last epoch, or until no epoch has been better for `trainer.patience` epochs.
+
+        Returns:
+            The chosen epoch; the classifier has its weights.
+
+        Raises:
+            Stopped: A signal asked to; the state is on the disk.
+            NonFiniteError: The loss or a weight is not finite, and there is nothing to go back to.
+            ValueError: The checkpoint in the run folder is of other data or of another network.
+        """
+        state, epochs, checkpoints = self.state, self.config.trainer.epochs, self.checkpoints
+        self._resume()
+        with ProgressBar(epochs, epochs * self.batches.steps_per_epoch) as progress, self.signals.deferred():
+            step = self._compile()
+            while state.position.epoch <= epochs:
+                try:
+                    epoch = self._train_epoch(step, progress)
+                    state.check_finite(epoch.step)
+                    metrics, stop_early = self._validate(epoch)
+                    self._record(epoch, metrics)
+                    progress.on_epoch_end(epoch.number, metrics)
+                    if stop_early:
+                        state.position.epoch = epochs + 1  # a run that continues from here has no epochs left
+                    if stop_early or epoch.number == epochs or checkpoints.should_save(epoch.step):
+                        checkpoints.save(epoch.step)
+                    if stop_early:
+                        log.info("no better epoch for %d epochs: stopped early", self.config.trainer.patience)
+                except NonFiniteError as error:
+                    checkpoints.roll_back(error)
+                    step.sync_from_model()
+                    self.folder.write_metrics(state.rows)
+        checkpoints.wait()
+        self.signals.raise_if_requested()
+        state.best.restore(self.classifier)
+        self.result["images_per_second"] = round(median_high(row["train/images_per_second"] for row in state.rows), 2)
+        self.result["train_seconds"] = round(sum(row["seconds"] for row in state.rows), 3)
+        if state.rollbacks:
+            self.result["rollbacks"] = state.rollbacks
+        return state.best
+
+    def _resume(self) -> None:
+        """Continue from the newest checkpoint of the run folder, if it has one."""
+        extra = self.checkpoints.resume()
+        state = self.state
+        if extra is not None:
+            self.result.setdefault("first_step_seconds", extra["result"].get("first_step_seconds"))
+            log.info("resuming  at epoch %d, step %d of it", state.position.epoch, state.position.done)
+            # After a loss of power MLflow may lack the last epochs; the tracker skips those that it has.
+            for row in state.rows:
+                metrics = {key: value for key, value in row.items() if key not in ("epoch", "step", "seconds")}
+                self.log_metrics(metrics, int(row["epoch"]))
+        self.folder.write_metrics(state.rows)
+
+    def _compile(self) -> TrainStep:
+        computation = StepComputation(self.classifier.network, self.augmentation, self.optimizer)
+        step = compile_train_step(computation, xla=self.device.xla, devices=self.device.count)
+        return ProfiledStep(step, self.folder.path / "profile") if self.config.trainer.profile else step
+
+    def _train_epoch(self, step: TrainStep, progress: ProgressBar) -> EpochResult:
+        """Make the rest of the epoch at which the position is, and move the position to the next one.
 
         Raises:
             NonFiniteError: Names the step, the epoch and the learning rate.
         """
-        while self.position.epoch <= self.epochs:
-            yield self._epoch(self.position)
-
-    def _epoch(self, position: Position) -> EpochResult:
-        number, length = position.epoch, self.batches.steps_per_epoch
-        # Equal chunks, because each length of a chunk is compiled apart.
-        size = math.ceil(length / math.ceil(length / min(self.steps_per_dispatch, self.batches.most_steps)))
-        mixing = 0.0 if number > self.epochs - self.mix_off_epochs else 1.0
-        begin, compiling_seconds, compiling_steps = time.perf_counter(), 0.0, 0
-        on_device: list[tuple[int, Any]] = []
-        looked = begin
-        waiting, before = InputTimer(), position.seconds
-        for images, labels in waiting.on(self.batches.chunks(number - 1, position.done, size)):
+        position, batches = self.state.position, self.batches
+        number, length = position.epoch, batches.steps_per_epoch
+        # Chunks of one length, because each length is compiled apart.
+        most = min(self.device.steps_per_dispatch, batches.max_chunk_steps)
+        chunk_steps = math.ceil(length / math.ceil(length / most))
+        mixing = 0.0 if number > self.config.trainer.epochs - self.config.augmentation.mix_off_epochs else 1.0
+        pending: list[tuple[int, Any]] = []  # first step and sums of chunks that the device may not have finished
+        begin, compile_seconds, compile_steps = time.perf_counter(), 0.0, 0
+        last_check, seconds_before, timer = begin, position.seconds, InputTimer()
+        for images, labels in timer.wrap(batches.chunks(number - 1, position.done, chunk_steps)):
+            # ---- One call of the device: `len(images)` steps
             first = (number - 1) * length + position.done
-            rates = [self.rate(first + index) for index in range(len(images))]
-            on_device.append((first, self.step(images, labels, first, rates, mixing)))
+            rates = [self._learning_rate(first + index) for index in range(len(images))]
+            pending.append((first, step(images, labels, first, rates, mixing)))
             position.done += len(images)
-            if not self.progress.warm:
-                # The process' first call is mostly tracing and compiling: it says nothing of the rate.
-                self._settle(position, on_device)
-                self.progress.warm = True
-                compiling_seconds, compiling_steps = time.perf_counter() - begin, len(images)
-                waiting.seconds = 0.0
-            self.progress.step(number, position.done, length, images.shape[1])
-            if time.perf_counter() - looked > _CHECK_SECONDS:
-                self._settle(position, on_device)
-                looked = time.perf_counter()
-            if position.done < length and self.pause(first + len(images)):
-                self._settle(position, on_device)
+            if not progress.warm:
+                # The process' first call is mostly tracing and compiling: it is left out of the speed.
+                self._collect(pending)
+                progress.warm = True
+                compile_seconds, compile_steps = time.perf_counter() - begin, len(images)
+                timer.seconds = 0.0
+            progress.on_step(number, position.done, length, images.shape[1])
+            # ---- Is the loss still finite?
+            if time.perf_counter() - last_check > _LOSS_CHECK_INTERVAL:
+                self._collect(pending)
+                last_check = time.perf_counter()
+            # ---- A checkpoint within the epoch
+            if position.done < length and self.checkpoints.should_save(first + len(images)):
+                self._collect(pending)
                 position.seconds += time.perf_counter() - begin
-                self.step.pull()
-                self.keep(first + len(images))
+                step.sync_to_model()
+                self.checkpoints.save(first + len(images))
                 begin = time.perf_counter()
-        self._settle(position, on_device)
+        self._collect(pending)
         position.seconds += time.perf_counter() - begin
+        step.sync_to_model()
+        if compile_seconds:
+            self.result.setdefault("first_step_seconds", round(compile_seconds, 3))
+        steps, seconds = length, position.seconds
+        if compile_steps < length:
+            steps, seconds = length - compile_steps, seconds - compile_seconds
+        here = position.seconds - seconds_before - compile_seconds  # a former process may have begun the epoch
         totals = dict(zip(SUMS, position.sums, strict=True))
-        loss = totals["loss"] / totals["images"]
-        last = number * length - 1
-        self.step.pull()
-        seconds, steps = position.seconds, length
-        if length > compiling_steps:
-            seconds, steps = seconds - compiling_seconds, length - compiling_steps
-        timed = position.seconds - before - compiling_seconds  # by this process, which may have begun in mid-epoch
         epoch = EpochResult(
-            number=number,
-            step=last + 1,
-            metrics={
-                "train/loss": loss,
+            number,
+            number * length,
+            {
+                "train/loss": totals["loss"] / totals["images"],
                 "train/accuracy": totals["correct"] / totals["images"],
                 "train/top5_accuracy": totals["top5_correct"] / totals["images"],
-                "train/learning_rate": self.rate(last),
-                "train/images_per_second": steps * self.batches.batch_size / seconds,
-                "train/waiting": waiting.seconds / max(timed, waiting.seconds, 1e-9),
+                "train/learning_rate": self._learning_rate(number * length - 1),
+                "train/images_per_second": steps * batches.batch_size / seconds,
+                "train/waiting": timer.seconds / max(here, timer.seconds, 1e-9),
             },
-            seconds=position.seconds,
-            first_step_seconds=compiling_seconds or None,
+            position.seconds,
         )
         position.epoch, position.done = number + 1, 0
         position.sums, position.seconds = [0.0] * len(SUMS), 0.0
         return epoch
 
-    def _settle(self, position: Position, on_device: list[tuple[int, Any]]) -> None:
-        """Wait for the device and add its sums, one after the other: the order decides the last bit.
+    def _collect(self, pending: list[tuple[int, Any]]) -> None:
+        """Wait for the device and add its sums to the position's, in order: the order decides the last bit.
 
         Raises:
             NonFiniteError: A loss is not finite.
         """
-        for first, sums in on_device:
-            added = [float(part) for part in np.asarray(sums)]
-            chunk = dict(zip(SUMS, added, strict=True))
+        position = self.state.position
+        for first, sums in pending:
+            values = [float(value) for value in np.asarray(sums)]
+            chunk = dict(zip(SUMS, values, strict=True))
             if not (math.isfinite(chunk["loss"]) and chunk["finite"] == chunk["images"]):
-                # What is not finite stays so: the finite steps of a chunk come first.
+                # Once a loss is not finite it stays so: the finite steps of a chunk come first.
                 step = first + int(chunk["finite"] / self.batches.batch_size)
                 raise NonFiniteError(
                     f"the training loss became {chunk['loss']} at step {step + 1} (epoch {position.epoch}), at a "
-                    f"learning rate of {self.rate(step):.3g}."
+                    f"learning rate of {self._learning_rate(step):.3g}."
                 )
-            position.sums = [total + part for total, part in zip(position.sums, added, strict=True)]
-        on_device.clear()
+            position.sums = [total + value for total, value in zip(position.sums, values, strict=True)]
+        pending.clear()
+
+    def _validate(self, epoch: EpochResult) -> tuple[dict[str, float], bool]:
+        """Measure the validation images and offer the weights as the best ones.
+
+        Returns:
+            The epoch's metrics with `val/...` (and `val/raw/...`, of the weights themselves, where the averages are
+            what is validated, chosen and kept), and whether to stop early.
+        """
+        validation, trainer, metrics = self.dataset.validation, self.config.trainer, dict(epoch.metrics)
+
+        def measure(prefix: str) -> None:
+            if validation is not None:
+                found = evaluate(self.classifier, validation, trainer.batch_size, flip=trainer.test_time_flip)
+                metrics.update(found.metrics(prefix))
+
+        if self.config.optimizer.ema is not None:
+            measure("val/raw")
+        with ema_weights(self.classifier.network, self.optimizer):
+            measure("val")
+            return metrics, self.state.best.offer(epoch.number, metrics, self.classifier)
+
+    def _record(self, epoch: EpochResult, metrics: dict[str, float]) -> None:
+        """Write the epoch's row of `metrics.csv`, and log it."""
+        row = {"epoch": epoch.number, "step": epoch.step, **metrics, "seconds": epoch.seconds}
+        self.state.rows.append(row)
+        self.folder.append_metrics(row)
+        self.log_metrics(metrics, epoch.number)
+
+    def _learning_rate(self, step: int) -> float:
+        return self.schedule(step) * self.state.rate_scale
+
+    def _learning_rate_factors(self) -> list[float] | None:
+        """Return what the learning rate of each trainable variable is multiplied by; None: 1 for all."""
+        decay, depth = self.config.trainer.layer_decay, self.config.model.depth
+        if decay == 1:
+            return None
+        variables = self.classifier.trainable_variables
+        return [decay ** (depth + 1 - model.depth_of(variable.path, depth)) for variable in variables]
 
 
 class InputTimer:
-    """Measures how long a reader waits for what it reads.
+    """Measures how long a loop waits for its next item.
 
     Attributes:
-        seconds: So far.
+        seconds: Time waited so far.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def on(self, items: Iterable[Chunk]) -> Iterator[Chunk]:
-        """Yield the items."""
+    def wrap(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items, and measure."""
         begin = time.perf_counter()
         for item in items:
             self.seconds += time.perf_counter() - begin

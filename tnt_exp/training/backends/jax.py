@@ -19,28 +19,28 @@ from tnt_exp.training.train_step import StepComputation
 JaxState = tuple[list[Any], list[Any], list[Any]]
 
 
-def compile_train_step(work: StepComputation, *, xla: bool, devices: int) -> "JaxStep":
+def compile_train_step(computation: StepComputation, *, xla: bool, devices: int) -> "JaxStep":
     """A step compiled once per shape of a chunk; XLA is all that JAX has."""
     del xla
-    return JaxStep(work, devices)
+    return JaxStep(computation, devices)
 
 
 class JaxStep:
     """See `tnt_exp.training.train_step.TrainStep`."""
 
-    def __init__(self, work: StepComputation, devices: int) -> None:
-        self._work = work
+    def __init__(self, computation: StepComputation, devices: int) -> None:
+        self._computation = computation
         self._variables = (
-            work.network.trainable_variables,
-            work.network.non_trainable_variables,
-            work.optimizer.variables,
+            computation.network.trainable_variables,
+            computation.network.non_trainable_variables,
+            computation.optimizer.variables,
         )
         self._state: JaxState = ([], [], [])
         mesh = Mesh(np.asarray(jax.devices()[:devices]), ("images",))
         self._whole, by_image = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "images"))
         layouts = (self._whole, by_image, by_image, self._whole, self._whole, self._whole)
-        self._chunk = jax.jit(self._steps, donate_argnums=0, in_shardings=layouts, out_shardings=self._whole)
-        self.push()
+        self._chunk = jax.jit(self._train_chunk, donate_argnums=0, in_shardings=layouts, out_shardings=self._whole)
+        self.sync_from_model()
 
     def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
         """Make the updates of a chunk."""
@@ -49,20 +49,20 @@ class JaxStep:
         )
         return sums
 
-    def _steps(
+    def _train_chunk(
         self, state: JaxState, images: Any, labels: Any, first: Any, rates: Any, mixing: Any
     ) -> tuple[JaxState, Any]:
         if images.shape[0] == 1:
-            return self._one(state, images[0], labels[0], first, rates[0], mixing)
+            return self._train_step(state, images[0], labels[0], first, rates[0], mixing)
         steps = first + jnp.arange(images.shape[0], dtype=jnp.int32)
 
         def body(state: JaxState, chunk: tuple[Any, Any, Any, Any]) -> tuple[JaxState, Any]:
-            return self._one(state, *chunk, mixing)
+            return self._train_step(state, *chunk, mixing)
 
         state, sums = jax.lax.scan(body, state, (images, labels, steps, rates))
         return state, jnp.sum(sums, axis=0)
 
-    def _one(
+    def _train_step(
         self, state: JaxState, images: Any, labels: Any, step: Any, rate: Any, mixing: Any
     ) -> tuple[JaxState, Any]:
         trainable, others, optimizing = state
@@ -70,31 +70,31 @@ class JaxStep:
         def loss_of(trainable: list[Any]) -> tuple[Any, tuple[list[Any], Any]]:
             mapping = [*zip(self._variables[0], trainable, strict=True), *zip(self._variables[1], others, strict=True)]
             with keras.StatelessScope(state_mapping=mapping) as scope:
-                loss, sums = self._work.forward(images, labels, step, mixing)
+                loss, sums = self._computation.forward(images, labels, step, mixing)
             scale = self._scale(optimizing)
             return loss * scale, ([scope.get_current_value(variable) for variable in self._variables[1]], sums)
 
         gradients, (others, sums) = jax.grad(loss_of, has_aux=True)(trainable)
         mapping = [*zip(self._variables[0], trainable, strict=True), *zip(self._variables[2], optimizing, strict=True)]
         with keras.StatelessScope(state_mapping=mapping) as scope:
-            self._work.optimizer.gather()  # the state has the variables alone
-            self._work.update(self._work.optimizer.joined(gradients), rate)
-            self._work.optimizer.scatter()
+            self._computation.optimizer.copy_from_variables()  # the state has the variables alone
+            self._computation.update(self._computation.optimizer.flatten(gradients), rate)
+            self._computation.optimizer.copy_to_variables()
         trainable = [scope.get_current_value(variable) for variable in self._variables[0]]
         optimizing = [scope.get_current_value(variable) for variable in self._variables[2]]
         return (trainable, others, optimizing), sums
 
     def _scale(self, optimizing: list[Any]) -> Any:
         with keras.StatelessScope(state_mapping=list(zip(self._variables[2], optimizing, strict=True))):
-            return self._work.optimizer.scale_loss(jnp.float32(1))
+            return self._computation.optimizer.scale_loss(jnp.float32(1))
 
-    def pull(self) -> None:
+    def sync_to_model(self) -> None:
         """Copy the state to the variables: this step and Keras' evaluation both destroy the arrays they are given."""
         for variables, values in zip(self._variables, self._state, strict=True):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(jnp.array(value.addressable_data(0), copy=True))
 
-    def push(self) -> None:
+    def sync_from_model(self) -> None:
         """Copy the variables' arrays: a step destroys those it is given."""
         trainable, others, optimizing = (
             [jax.device_put(jnp.array(variable.value, copy=True), self._whole) for variable in group]

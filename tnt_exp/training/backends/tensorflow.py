@@ -1,13 +1,5 @@
 """The training step as one TensorFlow graph."""
 
-# MERGED DOCS:
-# """The TensorFlow step over several devices: `tf.distribute.MirroredStrategy`.
-#
-# Every device has a mirror of the network's values and finds the gradient of its part of the batch; the first device adds
-# the parts, moves Keras' own variables exactly as one device would, and sends the new values round. So optimizers,
-# averages, checkpoints and evaluation know nothing of mirrors.
-# """
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +12,12 @@ from tnt_exp.model import microbatch
 from tnt_exp.training.train_step import SUMS, StepComputation
 
 
-def compile_train_step(work: StepComputation, *, xla: bool, devices: int) -> "TensorFlowStep":
+def compile_train_step(computation: StepComputation, *, xla: bool, devices: int) -> "TensorFlowStep":
     """A step traced once per shape of a chunk."""
     if devices == 1:
-        return TensorFlowStep(work, xla=xla, streams=0 if xla else microbatch.parallel_streams())
+        return TensorFlowStep(computation, xla=xla, streams=0 if xla else microbatch.parallel_streams())
 
-    return MirroredStep(work, xla=xla, devices=devices)
+    return MirroredStep(computation, xla=xla, devices=devices)
 
 
 class TensorFlowStep:
@@ -35,16 +27,16 @@ class TensorFlowStep:
     for a deep network as for a flat one.
 
     Args:
-        work: What a step does.
+        computation: What a step does.
         xla: Whether XLA compiles it.
         streams: How many parts of a batch are computed side by side; 0: batches stay whole.
     """
 
-    def __init__(self, work: StepComputation, *, xla: bool, streams: int = 0) -> None:
-        self._work = work
+    def __init__(self, computation: StepComputation, *, xla: bool, streams: int = 0) -> None:
+        self._computation = computation
         self._streams = streams
         # Nothing here needs autograph, and rewriting every called function costs seconds of tracing.
-        self._chunk = tf.function(self._steps, autograph=False, jit_compile=xla)
+        self._chunk = tf.function(self._train_chunk, autograph=False, jit_compile=xla)
 
     def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
         """Make the updates of a chunk."""
@@ -56,85 +48,87 @@ class TensorFlowStep:
             tf.constant(mixing, tf.float32),
         )
 
-    def _steps(self, images: Any, labels: Any, first: Any, rates: Any, mixing: Any) -> Any:
+    def _train_chunk(self, images: Any, labels: Any, first: Any, rates: Any, mixing: Any) -> Any:
         count = images.shape[0]
         if count == 1:
-            return self._one(images[0], labels[0], first, rates[0], mixing)
+            return self._train_step(images[0], labels[0], first, rates[0], mixing)
 
         def body(index: Any, sums: Any) -> tuple[Any, Any]:
-            return index + 1, sums + self._one(images[index], labels[index], first + index, rates[index], mixing)
+            return index + 1, sums + self._train_step(images[index], labels[index], first + index, rates[index], mixing)
 
         return tf.while_loop(
             lambda index, _: index < count, body, (tf.constant(0), tf.zeros(len(SUMS))), parallel_iterations=1
         )[1]
 
-    def _one(self, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> Any:
-        network = self._work.network
-        vectors, others = self._work.optimizer.vectors, network.non_trainable_variables
+    def _train_step(self, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> Any:
+        network = self._computation.network
+        vectors, others = self._computation.optimizer.vectors, network.non_trainable_variables
         number = microbatch.microbatch_count(labels.shape[0], network.most_values, self._streams)
-        scale = tf.cast(self._work.optimizer.scale_loss(1.0 / number), tf.float32)  # the mean over parts of one size
+        scale = tf.cast(
+            self._computation.optimizer.scale_loss(1.0 / number), tf.float32
+        )  # the mean over parts of one size
         shared = [[tf.convert_to_tensor(variable.value) for variable in group] for group in (vectors, others)]
         inputs = microbatch.merge_microbatches(
-            microbatch.map_microbatches(self._work.augmentation.inputs, number, self._streams, step, images)
+            microbatch.map_microbatches(self._computation.augmentation.inputs, number, self._streams, step, images)
         )
-        inputs, targets = self._work.augmentation.mixed(inputs, labels, step, mixing)  # across the whole batch
+        inputs, targets = self._computation.augmentation.mixed(inputs, labels, step, mixing)  # across the whole batch
         batch = (inputs, targets, labels)
-        slopes, sums, after = microbatch.map_microbatches(
+        gradients, sums, after = microbatch.map_microbatches(
             self._gradients, number, self._streams, (*shared, scale), *batch
         )
-        self._work.update([tf.reduce_sum(slope, axis=0) for slope in slopes], rate)
+        self._computation.update([tf.reduce_sum(gradient, axis=0) for gradient in gradients], rate)
         for variable, value in zip(others, after, strict=True):
             variable.assign(value[0])
         return tf.reduce_sum(sums, axis=0)
 
-    def _gradients(self, part: Any, shared: Any, *batch: Any) -> tuple[list[Any], Any, list[Any]]:
+    def _gradients(self, microbatch_index: Any, shared: Any, *batch: Any) -> tuple[list[Any], Any, list[Any]]:
         """Gradients to the vectors, sums, and what becomes of the network's other variables."""
         vectors, states, scale = shared
-        network = self._work.network
+        network = self._computation.network
         variables = [*network.trainable_variables, *network.non_trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(vectors)
-            mapping = zip(variables, [*self._work.optimizer.parted(vectors), *states], strict=True)
+            mapping = zip(variables, [*self._computation.optimizer.unflatten(vectors), *states], strict=True)
             with keras.StatelessScope(state_mapping=list(mapping)) as scope:
-                loss, sums = self._work.loss(part, *batch)
+                loss, sums = self._computation.loss(microbatch_index, *batch)
             loss = loss * scale
         after = [scope.get_current_value(variable) for variable in network.non_trainable_variables]
         return tape.gradient(loss, vectors), sums, after
 
-    def pull(self) -> None:
+    def sync_to_model(self) -> None:
         """The network's variables take the values of the vectors."""
-        self._work.optimizer.scatter()
+        self._computation.optimizer.copy_to_variables()
 
-    def push(self) -> None:
+    def sync_from_model(self) -> None:
         """The optimizer takes over what was assigned."""
-        self._work.optimizer.gather()
+        self._computation.optimizer.copy_from_variables()
 
 
 class MirroredStep(TensorFlowStep):
     """See `tnt_exp.training.train_step.TrainStep`.
 
     Args:
-        work: What a step does.
+        computation: What a step does.
         xla: Whether XLA compiles what each device does.
         devices: How many, at least 2; they divide the batch.
     """
 
-    def __init__(self, work: StepComputation, *, xla: bool, devices: int) -> None:
-        super().__init__(work, xla=False)  # the exchange between devices is not XLA's
+    def __init__(self, computation: StepComputation, *, xla: bool, devices: int) -> None:
+        super().__init__(computation, xla=False)  # the exchange between devices is not XLA's
         there = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         self._strategy = tf.distribute.MirroredStrategy([device.name for device in there[:devices]])
         self._devices = devices
         # Traced once, called on each device.
         self._share = tf.function(self._mirrored, autograph=False, jit_compile=xla)
-        self._vectors = work.optimizer.vectors
-        self._others = work.network.non_trainable_variables
+        self._vectors = computation.optimizer.vectors
+        self._others = computation.network.non_trainable_variables
         with self._strategy.scope():
             self._mirrors = [
                 tf.Variable(variable.value, trainable=False) for variable in [*self._vectors, *self._others]
             ]
 
-    def _one(self, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> Any:
-        scale = tf.cast(self._work.optimizer.scale_loss(1.0), tf.float32)
+    def _train_step(self, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> Any:
+        scale = tf.cast(self._computation.optimizer.scale_loss(1.0), tf.float32)
 
         def on_device() -> Any:
             context = tf.distribute.get_replica_context()
@@ -144,16 +138,16 @@ class MirroredStep(TensorFlowStep):
 
         gradients, sums, moved = self._strategy.run(on_device)
         # All from here on is the first device's.
-        self._work.update([self._total(parts) / self._devices for parts in gradients], rate)
+        self._computation.update([self._total(parts) / self._devices for parts in gradients], rate)
         for index, values in moved.items():
             self._others[int(index)].assign(self._strategy.experimental_local_results(values)[0])
         count = len(self._vectors)
         self._send({*range(count), *(count + int(index) for index in moved)})
         return self._total(sums)
 
-    def push(self) -> None:
+    def sync_from_model(self) -> None:
         """Send round what was assigned from outside."""
-        super().push()
+        super().sync_from_model()
         self._send(set(range(len(self._mirrors))))
 
     def _send(self, chosen: set[int]) -> None:
@@ -175,7 +169,7 @@ class MirroredStep(TensorFlowStep):
         def part(rows: Any) -> Any:
             return ops.slice(rows, [number * size] + [0] * (len(rows.shape) - 1), [size, *rows.shape[1:]])
 
-        inputs, targets = self._work.augmentation(images, labels, step, mixing)
+        inputs, targets = self._computation.augmentation(images, labels, step, mixing)
         batch = [part(rows) for rows in (inputs, targets, labels)]
         gradients, sums, after = self._gradients(number, (vectors, others, scale), *batch)
         moved = {str(k): after[k] for k in range(len(after)) if after[k] is not others[k]}
