@@ -62,16 +62,16 @@ def test_a_run_of_another_machine_is_fetched(
 
 
 def test_the_best_of_a_sweep(run_folder: Path, tmp_path: Path) -> None:
-    points = []
+    trials = []
     for job, accuracy in enumerate((0.3, 0.5, 0.5, 0.9)):
         folder = shutil.copytree(run_folder, tmp_path / str(job))
-        told = json.loads((folder / "result.json").read_text())
-        told["metrics"]["val/accuracy"] = accuracy
-        told["status"] = "FAILED" if job == 3 else "FINISHED"
-        (folder / "result.json").write_text(json.dumps(told))
-        points.append({"job": job, "overrides": [], "params": {}, "hash": "", "trial": None})
-    books = {"objective": None, "direction": "maximize", "points": points, "created": 0}
-    (tmp_path / "sweep.json").write_text(json.dumps(books))
+        results_ = json.loads((folder / "result.json").read_text())
+        results_["metrics"]["val/accuracy"] = accuracy
+        results_["status"] = "FAILED" if job == 3 else "FINISHED"
+        (folder / "result.json").write_text(json.dumps(results_))
+        trials.append({"job": job, "overrides": [], "params": {}, "hash": "", "trial": None})
+    study = {"objective": None, "direction": "maximize", "points": trials, "created": 0}
+    (tmp_path / "sweep.json").write_text(json.dumps(study))
     assert find_run(f"best:{tmp_path}").path == tmp_path / "1"
     with pytest.raises(UserError, match="best:"):
         find_run(tmp_path)

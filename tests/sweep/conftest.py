@@ -1,4 +1,4 @@
-"""A sweep command whose jobs are stand-ins."""
+"""A sweep command whose trials are run by fake_train.py."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-STAND_IN = Path(__file__).with_name("stand_in.py")
-LAUNCHER = f"launcher.command=['{sys.executable}','{STAND_IN}','--supervised']"
+FAKE_TRAIN = Path(__file__).with_name("fake_train.py")
+LAUNCHER = f"launcher.command=['{sys.executable}','{FAKE_TRAIN}','--supervised']"
 QUICK = ["model=tiny", "trainer.epochs=1", "schedule.warmup_epochs=0", "tracking=off"]
 
 
@@ -52,9 +52,9 @@ class Folder:
         (found,) = self.sweeps
         return found
 
-    def books(self) -> dict[str, Any]:
-        books: dict[str, Any] = json.loads((self.sweep / "sweep.json").read_text())
-        return books
+    def study(self) -> dict[str, Any]:
+        study: dict[str, Any] = json.loads((self.sweep / "sweep.json").read_text())
+        return study
 
     def results(self) -> dict[int, dict[str, Any]]:
         """Job: result.json, of the only sweep."""

@@ -29,7 +29,7 @@ def test_every_mix_of_ingredients_is_a_run_of_equal_arithmetic() -> None:
     mixes += [{key: str(random.choice(options)) for key, options in values.items()} for _ in range(40)]
     costs = set()
     for mix in mixes:
-        config = compose(space.candidate(mix).overrides)
+        config = compose(space.spec(mix).overrides)
         preflight(config)
         costs.add(cost.macs(config.model, 100, 3))
         assert (config.model.image_size, config.trainer.epochs, config.dataset.train_limit) == (32, 4, 12_500)

@@ -98,7 +98,7 @@ if os.environ["KERAS_BACKEND"] == "jax":
 else:
     seen = []
     step._share = lambda *arguments, share=step._share: seen.append(share(*arguments)) or seen[-1]
-    step._chunk = step._steps  # outside of a graph, so that what a device gives can be read
+    step._chunk = step._train_chunk  # outside of a graph, so that what a device gives can be read
     step(images, labels, 0, [0.1], 1.0)
     print(json.dumps({"sums": [np.asarray(sums).tolist() for _, sums, _ in seen]}))
 """

@@ -103,9 +103,9 @@ def test_a_run_on_a_cpu_computes_in_parts_on_each_of_its_cores() -> None:
 from tnt_exp.config.trainer import TrainerConfig
 from tnt_exp.hardware import cpu_count
 from tnt_exp.training.device import prepare_device
-from tnt_exp.model import cost_items
+from tnt_exp.model import microbatch
 prepare_device(TrainerConfig())
-assert cost_items.streams() == cpu_count(), cost_items.streams()
+assert microbatch.parallel_streams() == cpu_count(), microbatch.parallel_streams()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

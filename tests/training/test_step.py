@@ -129,7 +129,9 @@ def test_weights_loaded_before_the_first_step_are_taken_over(make: Any, chunk: C
     loaded = [np.full_like(value, 0.5) for value in weights(classifier, step)]
     for variable, value in zip(classifier.trainable_variables, loaded, strict=True):
         variable.assign(value)
-    begun = compile_train_step(StepComputation(classifier.network, step._computation.augmentation, optimizer), xla=False)
+    begun = compile_train_step(
+        StepComputation(classifier.network, step._computation.augmentation, optimizer), xla=False
+    )
     images, labels = chunk
     begun(images[:1], labels[:1], 0, [1e-4], 1.0)
     for value, before in zip(weights(classifier, begun), loaded, strict=True):

@@ -60,13 +60,13 @@ def _tags(folder: Path) -> dict[str, str]:
     """What says in MLflow that the run is one of many."""
     if not (folder.parent / STUDY_FILE).is_file():
         return {}
-    books = SweepStudy.open(folder.parent)
-    tags = {"sweep_id": books.id, "sweep_job": folder.name}
-    point = next((point for point in books.points if str(point.job) == folder.name), None)
-    if point:
-        tags["command"] = rerun_command(point)
-    if books.data["mlflow"]:
-        tags["mlflow.parentRunId"] = books.data["mlflow"]["run_id"]
+    study = SweepStudy.open(folder.parent)
+    tags = {"sweep_id": study.id, "sweep_job": folder.name}
+    trial = next((trial for trial in study.trials if str(trial.job) == folder.name), None)
+    if trial:
+        tags["command"] = rerun_command(trial)
+    if study.data["mlflow"]:
+        tags["mlflow.parentRunId"] = study.data["mlflow"]["run_id"]
     return tags
 
 

@@ -19,24 +19,24 @@ def main(arguments: Sequence[str]) -> int:
     resume.add_argument("folder", type=Path)
     resume.add_argument("overrides", nargs="*", help="said anew: sweep.rerun=failed launcher.slots=4 ...")
     options = parser.parse_args(list(arguments))
-    books = SweepStudy.open(options.folder)
+    study = SweepStudy.open(options.folder)
     if options.verb == "status":
-        print(summary.trials_summary(books))
-        ended = books.data["ended"] is not None
-        state = "running" if books.running() else "ended" if ended else "interrupted"
-        print(f"sweep {books.id} ({state}): {summary.state_counts(books)}")
+        print(summary.trials_summary(study))
+        ended = study.data["ended"] is not None
+        state = "running" if study.is_running() else "ended" if ended else "interrupted"
+        print(f"sweep {study.id} ({state}): {summary.state_counts(study)}")
         return 0
-    return _resume(books, options.overrides)
+    return _resume(study, options.overrides)
 
 
-def _resume(books: SweepStudy, overrides: Sequence[str]) -> int:
+def _resume(study: SweepStudy, overrides: Sequence[str]) -> int:
     from tnt_exp.cli.train import sweep
     from tnt_exp.sweep.search_space import to_hydra_overrides
 
-    config_dir = books.data["config_dir"]
-    os.chdir(books.data["cwd"])
-    said = [*books.data["command"], *to_hydra_overrides(overrides, config_dir), f"hydra.sweep.dir={books.folder}"]
-    if books.data["search"]:
+    config_dir = study.data["config_dir"]
+    os.chdir(study.data["cwd"])
+    said = [*study.data["command"], *to_hydra_overrides(overrides, config_dir), f"hydra.sweep.dir={study.folder}"]
+    if study.data["search"]:
         # Which trials there are depends on it, and slots may be said anew.
-        said.append(f"hydra.sweeper.parallel={books.data['search']['parallel']}")
+        said.append(f"hydra.sweeper.parallel={study.data['search']['parallel']}")
     return sweep(said, config_dir)

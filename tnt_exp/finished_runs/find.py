@@ -72,17 +72,17 @@ def find_run_folder(reference: str, uri: str | None = None) -> Path:
 
 
 def _best(folder: Path) -> Path:
-    books = SweepStudy.open(folder)
+    study = SweepStudy.open(folder)
     values = {
-        point.job: value
-        for point in books.points
-        if books.state(point) is TrialState.finished
-        and (value := objective_value(books.result(point), books.data["objective"])) is not None
+        trial.job: value
+        for trial in study.trials
+        if study.state(trial) is TrialState.finished
+        and (value := objective_value(study.result(trial), study.data["objective"])) is not None
     }
     if not values:
         raise UserError(f"best:{folder}: expected a sweep with a finished run, received one without.")
-    job = (max if books.maximize else min)(values, key=values.__getitem__)  # the first of equals
-    return books.folder / str(job)
+    job = (max if study.maximize else min)(values, key=values.__getitem__)  # the first of equals
+    return study.folder / str(job)
 
 
 def _newest() -> str:

@@ -1,1 +1,1 @@
-"""Many runs as one: what is run, where, what became of it, and how to go on after a break."""
+"""Sweeps: many runs from one command. README.md beside this file explains the parts."""

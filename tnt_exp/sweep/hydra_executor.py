@@ -1,7 +1,4 @@
-"""Jobs by any other Hydra launcher (Ray, submitit, joblib): handed out in batches, taken in from their folders."""
-
-# MERGED DOCS:
-# """One job where another launcher (Ray, submitit, joblib) has put it: one fresh process, as everywhere."""
+"""Trials by any other Hydra launcher (Ray, submitit, joblib): launched in batches, outcomes read from their folders."""
 
 import logging
 import time
@@ -19,53 +16,53 @@ from tnt_exp.sweep.worker import JobProcess
 log = logging.getLogger("tnt_exp")
 
 
-def run_with_launcher(launcher: Launcher, jobs: Scheduler) -> None:
-    """Run jobs until nothing is left.
+def run_with_launcher(launcher: Launcher, scheduler: Scheduler) -> None:
+    """Run trials until none is left.
 
-    A launcher that raises has lost some jobs, and others have ended well: their folders say which.
+    A launcher that raises may have lost some trials while others ended well: their folders tell.
 
     Args:
         launcher: Set up by Hydra.
-        jobs: Where points come from and endings go to.
+        scheduler: Supplies trials and receives outcomes.
     """
-    while batch := _next_batch(jobs):
-        # Its folder is all a job needs: what a launcher would compose anew is not what was frozen.
-        here = str(jobs.books.folder).replace("'", "\\'")
-        overrides = [[f"hydra.sweep.dir='{here}'", f"hydra.sweep.subdir={point.job}"] for point in batch]
-        for point in batch:
-            print(f"job {point.job} | handed over | {point.label}", flush=True)
-            (jobs.books.folder_of(point) / "result.json").unlink(missing_ok=True)
-        reason = "the launcher came back without it"
+    while batch := _next_batch(scheduler):
+        # A trial needs its folder only: what a launcher would compose anew is not what was frozen.
+        here = str(scheduler.study.folder).replace("'", "\\'")
+        overrides = [[f"hydra.sweep.dir='{here}'", f"hydra.sweep.subdir={trial.job}"] for trial in batch]
+        for trial in batch:
+            print(f"job {trial.job} | launched | {trial.label}", flush=True)
+            (scheduler.study.folder_of(trial) / "result.json").unlink(missing_ok=True)
+        reason = "the launcher returned without a result"
         try:
             launcher.launch(overrides, initial_job_idx=batch[0].job)
         except Exception as error:
             reason = f"the launcher failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             log.warning(reason)
-        for point in batch:
-            ending = read_outcome(jobs.books.result(point))
-            if ending.cause is FailureReason.lost:
-                ending = Outcome(FailureReason.lost, reason)
-                write_outcome(jobs.books.folder_of(point), ending, 0.0)
-            jobs.ended(point, ending)
+        for trial in batch:
+            outcome = read_outcome(scheduler.study.result(trial))
+            if outcome.cause is FailureReason.lost:
+                outcome = Outcome(FailureReason.lost, reason)
+                write_outcome(scheduler.study.folder_of(trial), outcome, 0.0)
+            scheduler.complete(trial, outcome)
 
 
-def _next_batch(jobs: Scheduler) -> list[Trial]:
+def _next_batch(scheduler: Scheduler) -> list[Trial]:
     batch = []
-    while (point := jobs.take()) is not None:
-        batch.append(point)
+    while (trial := scheduler.next_trial()) is not None:
+        batch.append(trial)
     return batch
 
 
 def run_job(cfg: DictConfig) -> None:
-    """The task that Hydra hands to its launcher.
+    """The task function that Hydra hands to its launcher: run one trial as a fresh process.
 
-    What was composed is not looked at: the job's folder holds what was frozen when the sweep began.
+    The composed configuration is ignored: the trial's folder holds the one that was frozen when the sweep began.
     """
     process = JobProcess(Path(HydraConfig.get().runtime.output_dir))
     try:
         while process.poll() is None:
             time.sleep(0.1)
-    except BaseException:  # stopped: the job gets the time to write a checkpoint
+    except BaseException:  # give the trial the time to write a checkpoint
         process.stop(Outcome(FailureReason.stopped, "stopped with the sweep"))
         while process.poll() is None:
             time.sleep(0.1)

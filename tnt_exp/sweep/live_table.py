@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere."""
+"""The terminal while a sweep runs: a live table, or plain lines if the output is not a terminal."""
 
 import sys
 import time
@@ -22,15 +22,15 @@ _REFRESH = 1.0  # seconds
 
 
 class LiveTable:
-    """Shows jobs.
+    """Shows the trials of a sweep.
 
     Args:
-        jobs: What is shown.
-        slots: Jobs that run at once.
+        scheduler: What is shown.
+        slots: The number of trials that run at once.
     """
 
-    def __init__(self, jobs: Scheduler, slots: int) -> None:
-        self._jobs = jobs
+    def __init__(self, scheduler: Scheduler, slots: int) -> None:
+        self._scheduler = scheduler
         self._slots = slots
         self._live: Live | None = None
         self._next = 0.0
@@ -50,59 +50,61 @@ class LiveTable:
         if self._live:
             self._live.stop()
 
-    def look(self, running: dict[int, tuple[Trial, JobProcess]]) -> None:
-        """Show the running jobs, once a second."""
+    def poll(self, running: dict[int, tuple[Trial, JobProcess]]) -> None:
+        """Refresh the table of running trials, once per second."""
         now = time.monotonic()
         if self._live and now >= self._next:
             self._next = now + _REFRESH
             self._live.update(self._table(running), refresh=True)
 
-    def ended(self, point: Trial, ending: Outcome) -> None:
-        """A line for a job that ended."""
-        if ending.cause is FailureReason.stopped:
+    def on_trial_end(self, trial: Trial, outcome: Outcome) -> None:
+        """Print a line for a trial that ended."""
+        if outcome.cause is FailureReason.stopped:
             return
-        jobs = self._jobs
-        state = jobs.states[point.job]
-        parts = [f"job {point.job}", state.value, point.label]
-        result = jobs.books.result(point) or {}
-        value = objective_value(result, jobs.books.data["objective"])
+        scheduler = self._scheduler
+        state = scheduler.states[trial.job]
+        parts = [f"job {trial.job}", state.value, trial.label]
+        result = scheduler.study.result(trial) or {}
+        value = objective_value(result, scheduler.study.data["objective"])
         if value is not None and state is not TrialState.failed:
             parts.append(f"{value:.4f}")
-        parts.append(format_duration(jobs.last_seconds))
-        if state is TrialState.failed and ending.cause:
-            parts += [f"{ending.cause.value}: {ending.error}", f"log {jobs.books.folder_of(point) / LOG}"]
-        self._say(" | ".join([*parts, self.summary()]))
+        parts.append(format_duration(scheduler.last_seconds))
+        if state is TrialState.failed and outcome.cause:
+            parts += [f"{outcome.cause.value}: {outcome.error}", f"log {scheduler.study.folder_of(trial) / LOG}"]
+        self._print(" | ".join([*parts, self.summary()]))
 
-    def again(self, point: Trial, ending: Outcome) -> None:
-        """A line for a job that is started again."""
-        if ending.cause:
-            self._say(f"job {point.job} | again | {point.label} | {ending.cause.value}: {ending.error}")
+    def on_retry(self, trial: Trial, outcome: Outcome) -> None:
+        """Print a line for a trial that is retried."""
+        if outcome.cause:
+            self._print(f"job {trial.job} | retry | {trial.label} | {outcome.cause.value}: {outcome.error}")
 
     def summary(self) -> str:
-        """`4 of 9, 1 failed, best 0.97 (job 2), left 1:20`."""
-        jobs = self._jobs
-        done = sum(1 for state in jobs.states.values() if state is not TrialState.waiting)
-        parts = [f"{done} of {jobs.source.total}"]
-        parts += [f"{count} failed"] if (count := jobs.count(TrialState.failed)) else []
-        parts += [f"{count} pruned"] if (count := jobs.count(TrialState.pruned)) else []
-        if jobs.best:
-            parts.append(f"best {jobs.best.value:.4f} (job {jobs.best.point.job})")
+        """Return `4 of 9, 1 failed, best 0.97 (job 2), left 1:20`."""
+        scheduler = self._scheduler
+        done = sum(1 for state in scheduler.states.values() if state is not TrialState.waiting)
+        parts = [f"{done} of {scheduler.source.total}"]
+        parts += [f"{count} failed"] if (count := scheduler.count(TrialState.failed)) else []
+        parts += [f"{count} pruned"] if (count := scheduler.count(TrialState.pruned)) else []
+        if scheduler.best:
+            parts.append(f"best {scheduler.best.value:.4f} (job {scheduler.best.trial.job})")
         left = self.left()
         parts += [f"left {format_duration(left)}"] if left else []
         return ", ".join(parts)
 
     def left(self) -> float | None:
-        """Seconds left, from the mean of the jobs that finished; None before the first."""
-        jobs = self._jobs
-        if not jobs.seconds:
+        """Return the estimated seconds left, from the mean of the trials that finished; None before the first."""
+        scheduler = self._scheduler
+        if not scheduler.seconds:
             return None
-        mean = sum(jobs.seconds) / len(jobs.seconds)
+        mean = sum(scheduler.seconds) / len(scheduler.seconds)
         now = time.monotonic()
-        open_ = jobs.source.total - sum(1 for state in jobs.states.values() if state is not TrialState.waiting)
-        spent = sum(min(mean, now - begin) for begin in jobs.running.values())
+        open_ = scheduler.source.total - sum(
+            1 for state in scheduler.states.values() if state is not TrialState.waiting
+        )
+        spent = sum(min(mean, now - begin) for begin in scheduler.running.values())
         return max(0.0, mean * open_ - spent) / self._slots
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self._live:
             self._live.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
@@ -111,19 +113,19 @@ class LiveTable:
     def _table(self, running: dict[int, tuple[Trial, JobProcess]]) -> "Table":
         from rich.table import Table
 
-        table = Table("job", "point", "epoch", "objective", "time", caption=self.summary(), box=None)
-        for point, process in running.values():
+        table = Table("job", "trial", "epoch", "objective", "time", caption=self.summary(), box=None)
+        for trial, process in running.values():
             there = run_folder.read_metrics(process.folder)
-            name = self._jobs.books.data["objective"]
+            name = self._scheduler.study.data["objective"]
             values = [there.value(key) for key in ([name] if name else ["val/accuracy", "test/accuracy"])]
             value = next((value for value in values if value is not None), None)
             shown = "" if value is None else f"{value:.4f}"
-            epochs = f"{there.epoch}/{self._of(point)}"
-            table.add_row(str(point.job), point.label, epochs, shown, format_duration(process.seconds))
+            epochs = f"{there.epoch}/{self._total_epochs(trial)}"
+            table.add_row(str(trial.job), trial.label, epochs, shown, format_duration(process.seconds))
         return table
 
-    def _of(self, point: Trial) -> int:
-        if point.job not in self._epochs:
-            config: Config = self._jobs.books.config(point)
-            self._epochs[point.job] = config.trainer.epochs
-        return self._epochs[point.job]
+    def _total_epochs(self, trial: Trial) -> int:
+        if trial.job not in self._epochs:
+            config: Config = self._scheduler.study.config(trial)
+            self._epochs[trial.job] = config.trainer.epochs
+        return self._epochs[trial.job]

@@ -1,8 +1,4 @@
-"""What of this machine each job gets."""
-
-# MERGED DOCS:
-# """The loop over slots: start, watch, take in."""
-# """The local launcher: processes of this machine."""
+"""The default executor and launcher: trials as processes of this machine, over slots of GPUs and cores."""
 
 import os
 import time
@@ -24,17 +20,19 @@ from tnt_exp.sweep.scheduler import Scheduler
 from tnt_exp.sweep.trial import Trial
 from tnt_exp.sweep.worker import JobProcess, ResourceLimits
 
-# TensorFlow; OpenMP (PyTorch, OpenBLAS, MKL); XLA on the CPU (JAX).
+_POLL_INTERVAL = 0.05  # seconds
+
+# Thread settings of TensorFlow; OpenMP (PyTorch, OpenBLAS, MKL); XLA on the CPU (JAX).
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
 
 
 @dataclass(frozen=True)
 class DeviceSlot:
-    """A place for one job at a time.
+    """A place for one trial at a time.
 
     Attributes:
         number: From 0.
-        environment: Variables of the jobs that run here.
+        environment: Environment variables of the trials that run here.
     """
 
     number: int
@@ -42,14 +40,16 @@ class DeviceSlot:
 
 
 def device_slots(config: LauncherConfig) -> list[DeviceSlot]:
-    """Share the machine out.
+    """Divide the machine's GPUs and cores into slots.
 
     Raises:
         UserError: More GPUs are asked for than there are.
     """
     there = visible_gpus()
     if config.gpus is not None and config.gpus > len(there):
-        raise UserError(f"launcher.gpus: expected at most the {len(there)} that are there, received {config.gpus}.")
+        raise UserError(
+            f"launcher.gpus: expected at most {len(there)}, the GPUs of this machine, received {config.gpus}."
+        )
     devices = there[: config.gpus] if config.gpus is not None else there
     count = config.slots or max(1, len(devices))
     threads = config.threads or max(1, cpu_count() // count)
@@ -68,7 +68,7 @@ def device_slots(config: LauncherConfig) -> list[DeviceSlot]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA names them. Found without CUDA, which would take memory of each."""
+    """Return the GPUs this process may use, as CUDA numbers them, without loading CUDA (which takes memory on each)."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -76,97 +76,94 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(len(list(nvidia.iterdir())))] if nvidia.is_dir() else []
 
 
-_TICK = 0.05  # seconds between two looks
-
-
 class ProcessMonitor(Protocol):
-    """Someone who looks at the running jobs, ten times a second."""
+    """Watches the running trials."""
 
-    def look(self, running: dict[int, tuple[Trial, JobProcess]]) -> None:
-        """Slot: what runs there."""
+    def poll(self, running: dict[int, tuple[Trial, JobProcess]]) -> None:
+        """Called about ten times per second with the running trials by slot."""
 
 
 class JobSupervisor:
-    """Runs jobs as processes of this machine, one a slot.
+    """Runs trials as processes of this machine, one per slot.
 
     Args:
-        jobs: Where points come from and endings go to.
-        slots: Places for one job at a time.
-        limits: What a job may take.
-        command: What runs a job; None: `tnt-exp run`.
-        cwd: Where jobs run.
-        watchers: Who else looks at them.
+        scheduler: Supplies trials and receives outcomes.
+        slots: Places for one trial at a time.
+        limits: The limits of each trial.
+        command: The command that runs a trial; None: `tnt-exp run`.
+        cwd: The working folder of the trials.
+        monitors: Watch the running trials.
     """
 
     def __init__(
         self,
-        jobs: Scheduler,
+        scheduler: Scheduler,
         slots: Sequence[DeviceSlot],
         limits: ResourceLimits,
         command: Sequence[str] | None,
         cwd: Path,
-        watchers: Sequence[ProcessMonitor] = (),
+        monitors: Sequence[ProcessMonitor] = (),
     ) -> None:
-        self._jobs = jobs
+        self._scheduler = scheduler
         self._slots = {slot.number: slot for slot in slots}
         self._limits = limits
         self._command = command
         self._cwd = cwd
-        self._watchers = watchers
+        self._monitors = monitors
         self._running: dict[int, tuple[Trial, JobProcess]] = {}
 
     def run(self) -> None:
-        """Until nothing is left. Whatever ends it early stops the jobs first."""
+        """Run until no trial is left; if it is interrupted, the running trials are stopped first."""
         try:
-            while self._fill() or self._running:
-                self._look()
-                time.sleep(_TICK)
+            while self._start_trials() or self._running:
+                self._poll()
+                time.sleep(_POLL_INTERVAL)
         finally:
             self._stop()
 
-    def _fill(self) -> bool:
-        """Start what can start; whether anything was started."""
+    def _start_trials(self) -> bool:
+        """Start trials on free slots; return True if any was started."""
         started = False
         for number, slot in self._slots.items():
             if number in self._running:
                 continue
-            point = self._jobs.take()
-            if point is None:
+            trial = self._scheduler.next_trial()
+            if trial is None:
                 break
-            folder = self._jobs.books.folder_of(point)
+            folder = self._scheduler.study.folder_of(trial)
             process = JobProcess(folder, self._command, slot.environment, self._limits, self._cwd)
-            self._running[number] = (point, process)
+            self._running[number] = (trial, process)
             started = True
         return started
 
-    def _look(self) -> None:
-        for number, (point, process) in list(self._running.items()):
-            ending = process.poll()
-            if ending is not None:
+    def _poll(self) -> None:
+        for number, (trial, process) in list(self._running.items()):
+            outcome = process.poll()
+            if outcome is not None:
                 del self._running[number]
-                self._jobs.ended(point, ending)
-        if self._jobs.halted:
-            self._order()
-        for watcher in self._watchers:
-            watcher.look(self._running)
+                self._scheduler.complete(trial, outcome)
+        if self._scheduler.halted:
+            self._stop_processes()
+        for monitor in self._monitors:
+            monitor.poll(self._running)
 
-    def _order(self) -> None:
+    def _stop_processes(self) -> None:
         for _, process in self._running.values():
             process.stop(Outcome(FailureReason.stopped, "stopped with the sweep"))
 
     def _stop(self) -> None:
-        self._order()
+        self._stop_processes()
         while self._running:
-            for number, (point, process) in list(self._running.items()):
-                ending = process.poll()
-                if ending is not None:
+            for number, (trial, process) in list(self._running.items()):
+                outcome = process.poll()
+                if outcome is not None:
                     del self._running[number]
-                    self._jobs.ended(point, ending)
-            time.sleep(_TICK)
+                    self._scheduler.complete(trial, outcome)
+            time.sleep(_POLL_INTERVAL)
 
 
 class LocalLauncher(Launcher):
-    """One fresh process a job, over slots.
+    """Hydra launcher: one fresh process per trial, over slots.
 
     Args:
         settings: Fields of `tnt_exp.config.sweep.LauncherConfig`.
@@ -179,29 +176,29 @@ class LocalLauncher(Launcher):
         self._slots: list[DeviceSlot] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's; a job is a process here, not a function."""
+        """Hydra's; nothing to do, because a trial is a process here and not a function."""
 
     @property
     def slots(self) -> list[DeviceSlot]:
-        """Places for one job at a time."""
+        """Places for one trial at a time."""
         self._slots = self._slots or device_slots(self._config)
         return self._slots
 
-    def serve(self, jobs: Scheduler, cwd: Path, watchers: Sequence[ProcessMonitor] = ()) -> None:
-        """Run jobs until nothing is left.
+    def run(self, scheduler: Scheduler, cwd: Path, monitors: Sequence[ProcessMonitor] = ()) -> None:
+        """Run trials until none is left.
 
         Args:
-            jobs: Where points come from and endings go to.
-            cwd: Where jobs run.
-            watchers: Who else looks at the running jobs.
+            scheduler: Supplies trials and receives outcomes.
+            cwd: The working folder of the trials.
+            monitors: Watch the running trials.
         """
         limits = ResourceLimits(self._config.timeout, self._config.memory)
-        JobSupervisor(jobs, self.slots, limits, self._config.command, cwd, watchers).run()
+        JobSupervisor(scheduler, self.slots, limits, self._config.command, cwd, monitors).run()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Hydra's way to run a list of jobs, which another sweeper would take.
+        """Hydra's way to run a list of jobs; used by other sweepers only.
 
         Raises:
-            UserError: Always: a job here needs the folder that our sweeper has prepared.
+            UserError: Always: a trial needs the folder that the sweeper of tnt-exp has prepared.
         """
         raise UserError("hydra/launcher=local: expected the sweeper of tnt-exp, received another. Leave hydra/sweeper.")

@@ -1,4 +1,4 @@
-"""What MLflow is told of a sweep, from its books."""
+"""Logs a sweep to MLflow: the parent run, the states of the children, leaderboard and figures."""
 
 import os
 import tempfile
@@ -24,123 +24,123 @@ _REPORT_INTERVAL = 60.0  # seconds between two leaderboards of a sweep that runs
 
 
 class MlflowObserver:
-    """Tells MLflow of a sweep; of nothing where tracking is off.
+    """Logs a sweep to MLflow; does nothing if tracking is off.
 
     Args:
-        books: The sweep.
+        study: The sweep.
         tracker: None: tracking is off.
     """
 
-    def __init__(self, books: SweepStudy, tracker: "SweepTracker | None") -> None:
-        self._books = books
+    def __init__(self, study: SweepStudy, tracker: "SweepTracker | None") -> None:
+        self._study = study
         self._tracker = tracker
         self._last = time.monotonic()
 
     @classmethod
-    def of(cls, books: SweepStudy) -> "MlflowObserver":
-        """Open the parent run, and set right what an interruption left behind.
+    def of(cls, study: SweepStudy) -> "MlflowObserver":
+        """Create or resume the parent run, and correct the states that an interruption left behind.
 
         Raises:
             UserError: The store cannot be reached.
         """
-        if not books.points:
-            return cls(books, None)
-        tracking = books.config(books.points[0]).tracking
+        if not study.trials:
+            return cls(study, None)
+        tracking = study.config(study.trials[0]).tracking
         if not tracking.enabled:
-            return cls(books, None)
+            return cls(study, None)
         from tnt_exp.tracking import resolve_tracking_uri
         from tnt_exp.tracking.sweep_tracker import SweepTracker
 
-        # The store of a relative place is beside the folder where the sweep was started first.
-        os.chdir(books.data["cwd"])
+        # A relative tracking.uri counts from the folder in which the sweep was started first.
+        os.chdir(study.data["cwd"])
         uri = resolve_tracking_uri(tracking.uri)
-        tracker = SweepTracker.open(books.folder, uri, tracking.experiment, books.id)
-        books.data["mlflow"] = {"uri": uri, "experiment": tracking.experiment, "run_id": tracker.run_id}
-        books.save()
-        telling = cls(books, tracker)
-        tracker.settle({books.folder_of(point): telling._left(point) for point in books.points})
+        tracker = SweepTracker.open(study.folder, uri, tracking.experiment, study.id)
+        study.data["mlflow"] = {"uri": uri, "experiment": tracking.experiment, "run_id": tracker.run_id}
+        study.save()
+        observer = cls(study, tracker)
+        tracker.settle({study.folder_of(trial): observer._status_on_resume(trial) for trial in study.trials})
         tracker.tags(
             {
-                "run_folder": str(books.folder),
-                "direction": str(books.data["direction"]),
-                "swept": " ".join(dict.fromkeys(key for point in books.points for key in point.params)),
-                "command": " ".join(["tnt-exp train -m", *books.data["command"]]),
+                "run_folder": str(study.folder),
+                "direction": str(study.data["direction"]),
+                "swept": " ".join(dict.fromkeys(key for trial in study.trials for key in trial.params)),
+                "command": " ".join(["tnt-exp train -m", *study.data["command"]]),
             }
         )
-        return telling
+        return observer
 
-    def ended(self, point: Trial, ending: Outcome) -> None:
-        """A point has ended: its run says so too, even where the point could not."""
+    def on_trial_end(self, trial: Trial, outcome: Outcome) -> None:
+        """Give the trial's run its final status, even if the trial could not."""
         if not self._tracker:
             return
-        self._tracker.settle({self._books.folder_of(point): (ending.status, self._run_of(point), _tags(ending))})
+        self._tracker.settle({self._study.folder_of(trial): (outcome.status, self._run_id(trial), _tags(outcome))})
         if time.monotonic() - self._last > _REPORT_INTERVAL:
-            self._show()
+            self._log_report()
 
-    def again(self, point: Trial, ending: Outcome) -> None:
-        """A point will be started again: in the run that its folder names, others are tries that left nothing."""
+    def on_retry(self, trial: Trial, outcome: Outcome) -> None:
+        """Mark the runs of the trial KILLED, except the one that its folder names, which is continued."""
         if self._tracker:
-            self._tracker.settle({self._books.folder_of(point): ("KILLED", self._run_of(point), {})})
+            self._tracker.settle({self._study.folder_of(trial): ("KILLED", self._run_id(trial), {})})
 
     def finish(self, status: str) -> None:
-        """The sweep has ended."""
+        """Log the report, and end the parent run."""
         if self._tracker:
-            self._show()
+            self._log_report()
             self._tracker.finish(status)
 
-    def _left(self, point: Trial) -> tuple[str, str | None, dict[str, str]]:
-        """The status of a point, KILLED where it will be started again, and the run that tells of it."""
-        result = self._books.result(point)
-        waiting = result is None or self._books.state(point) is TrialState.waiting
-        return "KILLED" if waiting or result is None else result["status"], self._run_of(point), {}
+    def _status_on_resume(self, trial: Trial) -> tuple[str, str | None, dict[str, str]]:
+        """Return the status of a trial (KILLED if it will be started again), its run id, and further tags."""
+        result = self._study.result(trial)
+        waiting = result is None or self._study.state(trial) is TrialState.waiting
+        return "KILLED" if waiting or result is None else result["status"], self._run_id(trial), {}
 
-    def _run_of(self, point: Trial) -> str | None:
-        """The MLflow run that the point's folder names."""
-        told = read_json(self._books.folder_of(point) / "mlflow.json")
-        return told["run_id"] if told else None
+    def _run_id(self, trial: Trial) -> str | None:
+        """Return the MLflow run that the trial's folder names."""
+        reference = read_json(self._study.folder_of(trial) / "mlflow.json")
+        return reference["run_id"] if reference else None
 
-    def _show(self) -> None:
-        """The leaderboard, the pictures and the best child, with the parent run."""
+    def _log_report(self) -> None:
+        """Log the leaderboard, the figures and the best child with the parent run."""
         if self._tracker is None:
             return
-        told = results.load_results(self._books)
-        places = results.ranked(list(told.rows), self._books)
-        worth = main_effects(places)
+        found = results.load_results(self._study)
+        ranking = results.ranked(list(found.rows), self._study)
+        effects = main_effects(ranking)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            write_leaderboard(folder / "leaderboard.csv", places, told.objective)
-            write_points(folder / "points.csv", told.rows)
-            if worth:
-                write_main_effects(folder / "effects.csv", worth)
-            (folder / "report.html").write_text(render_page(told))
+            write_leaderboard(folder / "leaderboard.csv", ranking, found.objective)
+            write_points(folder / "points.csv", found.rows)
+            if effects:
+                write_main_effects(folder / "effects.csv", effects)
+            (folder / "report.html").write_text(render_page(found))
             self._tracker.artifacts(sorted(folder.iterdir()))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            _draw(told, worth, folder)
+            _draw(found, effects, folder)
             self._tracker.artifacts(sorted(folder.iterdir()), "plots")
-        self._tracker.table(leaderboard_columns(places, told.objective), "leaderboard.json")
-        self._tracker.tags({"objective": told.objective})
-        if places and places[0].mean is not None:
-            row = places[0].best
-            self._tracker.best(row.run_id, row.job, row.params, told.objective, places[0].mean)
+        self._tracker.table(leaderboard_columns(ranking, found.objective), "leaderboard.json")
+        self._tracker.tags({"objective": found.objective})
+        if ranking and ranking[0].mean is not None:
+            row = ranking[0].best
+            self._tracker.best(row.run_id, row.job, row.params, found.objective, ranking[0].mean)
         self._last = time.monotonic()
 
 
-def _draw(told: SweepResults, worth: list[MainEffect], folder: Path) -> None:
-    if not any(row.objective is not None for row in told.rows):
+def _draw(found: SweepResults, effects: list[MainEffect], folder: Path) -> None:
+    if not any(row.objective is not None for row in found.rows):
         return
-    parallel = sweep_figures.parallel_coordinates(told.rows, told.objective, maximize=told.maximize)
+    parallel = sweep_figures.parallel_coordinates(found.rows, found.objective, maximize=found.maximize)
     (folder / "parallel_coordinates.svg").write_text(parallel)
-    for key in dict.fromkeys(key for row in told.rows for key in row.params):
+    for key in dict.fromkeys(key for row in found.rows for key in row.params):
         file = f"objective_against_{key.replace('/', '_')}.svg"
-        (folder / file).write_text(sweep_figures.objective_scatter(told.rows, key, told.objective))
-    if worth:
-        (folder / "what_each_value_is_worth.svg").write_text(sweep_figures.effects_chart(worth, told.objective))
-    if told.curves:
-        (folder / "curves_of_the_best.svg").write_text(sweep_figures.best_curves(told.curves, told.objective))
+        (folder / file).write_text(sweep_figures.objective_scatter(found.rows, key, found.objective))
+    if effects:
+        (folder / "what_each_value_is_effects.svg").write_text(sweep_figures.effects_chart(effects, found.objective))
+    if found.curves:
+        (folder / "curves_of_the_best.svg").write_text(sweep_figures.best_curves(found.curves, found.objective))
 
 
-def _tags(ending: Outcome) -> dict[str, str]:
-    if ending.cause is None:
+def _tags(outcome: Outcome) -> dict[str, str]:
+    if outcome.cause is None:
         return {}
-    return {"cause": ending.cause.value, "error": f"{ending.cause.value}: {ending.error}"}
+    return {"cause": outcome.cause.value, "error": f"{outcome.cause.value}: {outcome.error}"}

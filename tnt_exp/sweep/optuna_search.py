@@ -1,13 +1,11 @@
-"""Random and Bayesian search, on Optuna.
+"""Random and Bayesian search with Optuna, and pruning.
 
-What is asked next is a function of the settings and of the trials before it, so a search that was interrupted goes on
-as if it had not been: trial n is asked when all trials up to n - parallel have ended, and knows of exactly those,
-whatever others have ended meanwhile; the sampler's seed is made from the search's seed and n. The books hold every
-trial; Optuna's own file in the sweep folder (`optuna.log`, for its dashboard) is written anew from them at each start.
+What is asked next depends only on the settings and on the results of earlier trials, so that an interrupted search
+continues as if it had not been interrupted: trial n is asked for when all trials up to n - parallel have ended, and the
+sampler knows exactly those, even if more have ended; its seed is derived from the search's seed and n. `sweep.json`
+holds every trial; Optuna's own file in the sweep folder (`optuna.log`, for its dashboard) is rebuilt from it at each
+start.
 """
-
-# MERGED DOCS:
-# """Stop the jobs that a search has given up."""
 
 import math
 import time
@@ -37,27 +35,28 @@ from tnt_exp.sweep.worker import JobProcess
 OPTUNA_STUDY = "optuna.log"
 
 _SEED = "seed"
+_CHECK_INTERVAL = 1.0  # seconds between two looks at running trials, for pruning
 
 
 class OptunaSearch:
-    """A source of points (see `tnt_exp.sweep.scheduler.TrialSource`).
+    """Supplies the trials of a search (see `tnt_exp.sweep.scheduler.TrialSource`).
 
     Args:
-        books: The sweep; `trials` in its data are this search's.
-        space: What is searched. A list of seeds is not: each trial is run with each.
-        settings: How.
-        compose: Composes points.
-        parallel: Trials under way at once.
+        sweep_study: The sweep; `trials` in its data are the trials of this search.
+        space: The search space. A list of seeds is not searched: each Optuna trial runs once per seed.
+        settings: Method, number of trials, seed, pruning.
+        compose: Composes configurations.
+        parallel: The number of Optuna trials that run at once.
 
     Attributes:
-        told: Trials whose ending the sampler knows.
-        study: Optuna's.
+        n_told: The number of trials whose results the sampler knows.
+        study: Optuna's study.
     """
 
     def __init__(
-        self, books: SweepStudy, space: SearchSpace, settings: SweepConfig, compose: TrialComposer, parallel: int
+        self, sweep_study: SweepStudy, space: SearchSpace, settings: SweepConfig, compose: TrialComposer, parallel: int
     ) -> None:
-        self._books, self._space, self._settings = books, space, settings
+        self._sweep_study, self._space, self._settings = sweep_study, space, settings
         self._compose, self._parallel = compose, parallel
         self._keys = [key for key in space.swept if not (key == _SEED and space.swept[key].is_discrete_sweep())]
         self._seeds = space.values(_SEED) if _SEED in space.swept and _SEED not in self._keys else [None]
@@ -68,57 +67,57 @@ class OptunaSearch:
             raise UserError(
                 f"sweep={settings.method.name}: expected at least one key with more than one value, received none."
             )
-        self._trials: list[dict[str, Any]] = books.data.setdefault("trials", [])
+        self._trials: list[dict[str, Any]] = sweep_study.data.setdefault("trials", [])
         self._ready: deque[Trial] = deque()
         self._asked: set[int] = set()
-        self.told = 0
+        self.n_told = 0
         self.study = self._restore()
 
     @property
     def total(self) -> int:
-        """Points in all, those that ended too."""
+        """The number of runs, including those that have ended."""
         open_ = max(0, self._settings.trials - len(self._trials))
-        return len(self._books.points) + open_ * len(self._seeds)
+        return len(self._sweep_study.trials) + open_ * len(self._seeds)
 
     def next(self) -> Trial | None:
-        """The next point that can start now."""
+        """Return the next run that can start now, or None."""
         while not self._ready:
             number = len(self._trials)
             if number >= self._settings.trials:
                 return None
             due = number - self._parallel + 1
             self._tell(due)
-            if self.told < due:
+            if self.n_told < due:
                 return None
             self._ask()
-        point = self._ready.popleft()
-        self._asked.add(point.job)
-        return point
+        sweep_trial = self._ready.popleft()
+        self._asked.add(sweep_trial.job)
+        return sweep_trial
 
-    def trial_of(self, point: Trial) -> FrozenTrial | None:
-        """The trial of a point that runs alone for it; None where other seeds run too."""
-        number = next((n for n, trial in enumerate(self._trials) if point.job in trial["jobs"]), None)
+    def optuna_trial(self, sweep_trial: Trial) -> FrozenTrial | None:
+        """Return the Optuna trial of a run, or None if it runs with several seeds."""
+        number = next((n for n, trial in enumerate(self._trials) if sweep_trial.job in trial["jobs"]), None)
         if number is None or len(self._trials[number]["jobs"]) > 1:
             return None
         return self.study.trials[number]
 
     def _tell(self, due: int) -> None:
-        """Tell the sampler of the first `due` trials, in their order, as far as they have ended."""
-        while self.told < due:
-            ending = self._ending(self.told)
-            if ending is None:
+        """Tell the sampler about the first `due` trials, in order, as far as they have ended."""
+        while self.n_told < due:
+            outcome = self._trial_outcome(self.n_told)
+            if outcome is None:
                 return
-            state, value = ending
-            frozen = self.study.trials[self.told]
-            trial = optuna.trial.Trial(self.study, frozen._trial_id)
-            for epoch, reached in self._told_curve(self.told).items():
+            state, value = outcome
+            frozen = self.study.trials[self.n_told]
+            trial = optuna.trial.Trial(self.study, frozen._trial_id)  # Optuna 5: no public way to a trial by number
+            for epoch, reached in self._reported_curve(self.n_told).items():
                 if epoch not in frozen.intermediate_values:
                     trial.report(reached, epoch)
             self.study.tell(trial, value if state is OptunaState.COMPLETE else None, state=state)
-            self.told += 1
+            self.n_told += 1
 
-    def ended(self, point: Trial) -> None:
-        """A point has ended for good."""
+    def on_trial_end(self, sweep_trial: Trial) -> None:
+        """Tell the sampler, if all trials were asked for."""
         if len(self._trials) >= self._settings.trials:
             self._tell(len(self._trials))
 
@@ -129,21 +128,21 @@ class OptunaSearch:
         values = {key: format_override_value(asked.params[key]) for key in self._keys}
         trial: dict[str, Any] = {"values": dict(asked.params), "jobs": []}
         self._trials.append(trial)
-        hashes = {point.hash: point for point in self._books.points}
+        hashes = {sweep_trial.hash: sweep_trial for sweep_trial in self._sweep_study.trials}
         for seed in self._seeds:
-            candidate = self._space.candidate(values | ({_SEED: seed} if seed is not None else {}))
+            spec = self._space.spec(values | ({_SEED: seed} if seed is not None else {}))
             try:
-                config = self._compose(candidate.overrides)
+                config = self._compose(spec.overrides)
                 preflight(config)
             except UserError as error:
                 trial["invalid"] = str(error)
                 break
             known = hashes.get(config_hash(config))
-            point = known or self._books.add(TrialSpec(candidate.overrides, candidate.params), config, number)
-            trial["jobs"].append(point.job)
+            sweep_trial = known or self._sweep_study.add_trial(TrialSpec(spec.overrides, spec.params), config, number)
+            trial["jobs"].append(sweep_trial.job)
             if known is None:
-                self._ready.append(point)
-        self._books.save()
+                self._ready.append(sweep_trial)
+        self._sweep_study.save()
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = (self._settings.seed * 1_000_003 + number) % 2**32
@@ -151,27 +150,27 @@ class OptunaSearch:
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(seed=seed)
 
-    def _ending(self, number: int) -> tuple[OptunaState, float | None] | None:
-        """How a trial ended: its state and value; None: it has not."""
+    def _trial_outcome(self, number: int) -> tuple[OptunaState, float | None] | None:
+        """Return the state and value of a trial, or None if it has not ended."""
         trial = self._trials[number]
         if "invalid" in trial:
             return OptunaState.FAIL, None
-        points = [self._books.points[job] for job in trial["jobs"]]
-        states = [self._books.state(point) for point in points]
+        sweep_trials = [self._sweep_study.trials[job] for job in trial["jobs"]]
+        states = [self._sweep_study.state(sweep_trial) for sweep_trial in sweep_trials]
         to_come = self._rerun and TrialState.failed in states and not self._asked.issuperset(trial["jobs"])
         if TrialState.waiting in states or to_come:
             return None
         values = [
             value
-            for point, state in zip(points, states, strict=True)
+            for sweep_trial, state in zip(sweep_trials, states, strict=True)
             if state is TrialState.finished
-            and (value := objective_value(self._books.result(point), self._settings.objective)) is not None
+            and (value := objective_value(self._sweep_study.result(sweep_trial), self._settings.objective)) is not None
             and math.isfinite(value)
         ]
         if values:
             return OptunaState.COMPLETE, sum(values) / len(values)
         if TrialState.pruned in states:
-            last = max(self._curve(points[0]).items(), default=None)
+            last = max(self._curve(sweep_trials[0]).items(), default=None)
             return (OptunaState.PRUNED, last[1]) if last else (OptunaState.FAIL, None)
         return OptunaState.FAIL, None
 
@@ -179,56 +178,58 @@ class OptunaSearch:
     def _rerun(self) -> bool:
         return self._settings.rerun is Rerun.failed
 
-    def _curve(self, point: Trial) -> dict[int, float]:
-        """Epoch: the objective after it."""
-        name = objective_name(self._books)
-        rows = run_folder.read_metrics(self._books.folder_of(point)).rows
+    def _curve(self, sweep_trial: Trial) -> dict[int, float]:
+        """Return the objective after each epoch."""
+        name = objective_name(self._sweep_study)
+        rows = run_folder.read_metrics(self._sweep_study.folder_of(sweep_trial)).rows
         found = ((int(float(row["epoch"])), run_folder.parse_number(row.get(name))) for row in rows)
         return {epoch: value for epoch, value in found if value is not None and math.isfinite(value)}
 
-    def _told_curve(self, number: int) -> dict[int, float]:
-        """What a trial's only run has reached after each epoch; nothing where it has several."""
-        jobs = self._trials[number]["jobs"]
-        return self._curve(self._books.points[jobs[0]]) if len(jobs) == 1 else {}
+    def _reported_curve(self, number: int) -> dict[int, float]:
+        """Return the curve of a trial with one run; empty if it has several."""
+        scheduler = self._trials[number]["jobs"]
+        return self._curve(self._sweep_study.trials[scheduler[0]]) if len(scheduler) == 1 else {}
 
     def _restore(self) -> optuna.Study:
-        """The study that the books tell of, and what of it is still to be run."""
+        """Rebuild Optuna's study from `sweep.json`, and find the runs that are still to be made."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        file = self._books.folder / OPTUNA_STUDY
-        for left in file.parent.glob(f"{OPTUNA_STUDY}*"):  # a lock of a process that was killed, too
+        file = self._sweep_study.folder / OPTUNA_STUDY
+        for left in file.parent.glob(f"{OPTUNA_STUDY}*"):  # also the lock of a killed process
             left.unlink()
         study = optuna.create_study(
             storage=_storage(file),
-            study_name=self._books.id,
-            direction="maximize" if self._books.maximize else "minimize",
+            study_name=self._sweep_study.id,
+            direction="maximize" if self._sweep_study.maximize else "minimize",
             sampler=self._sampler(0),
             pruner=optuna.pruners.MedianPruner(n_warmup_steps=self._settings.pruning_epochs),
         )
         known = len(self._trials) - self._parallel
         for number, trial in enumerate(self._trials):
-            ending = self._ending(number) if number < known and self.told == number else None
-            state, value = ending or (OptunaState.RUNNING, None)
-            points = [self._books.points[job] for job in trial["jobs"]]
+            outcome = self._trial_outcome(number) if number < known and self.n_told == number else None
+            state, value = outcome or (OptunaState.RUNNING, None)
+            sweep_trials = [self._sweep_study.trials[job] for job in trial["jobs"]]
             study.add_trial(
                 optuna.create_trial(
                     state=state,
                     value=value if state is not OptunaState.FAIL else None,
                     params=trial["values"],
                     distributions=self._distributions,
-                    intermediate_values=self._told_curve(number) if ending else {},
+                    intermediate_values=self._reported_curve(number) if outcome else {},
                 )
             )
-            self.told += ending is not None
-            self._ready.extend(point for point in points if self._to_run(point) and point.trial == number)
+            self.n_told += outcome is not None
+            self._ready.extend(
+                sweep_trial for sweep_trial in sweep_trials if self._to_run(sweep_trial) and sweep_trial.trial == number
+            )
         return study
 
-    def _to_run(self, point: Trial) -> bool:
-        state = self._books.state(point)
+    def _to_run(self, sweep_trial: Trial) -> bool:
+        state = self._sweep_study.state(sweep_trial)
         return state is TrialState.waiting or (self._rerun and state is TrialState.failed)
 
 
 def search_fingerprint(space: SearchSpace, settings: SweepConfig, parallel: int) -> dict[str, Any]:
-    """What makes it this search and no other: a command with the same goes on with it."""
+    """Return what identifies a search: a command with the same fingerprint resumes it."""
     return {
         "method": settings.method.name,
         "seed": settings.seed,
@@ -247,15 +248,12 @@ def _storage(file: Path) -> optuna.storages.BaseStorage:
         return optuna.storages.JournalStorage(JournalFileBackend(str(file)))
 
 
-_CHECK_INTERVAL = 1.0  # seconds
-
-
 class PruningMonitor:
-    """Reports the epochs of running jobs to Optuna and stops those that it would prune.
+    """Reports the epochs of running trials to Optuna and stops those that Optuna prunes.
 
     Args:
         search: The search.
-        metric: What is compared, a column of `metrics.csv`.
+        metric: The compared column of `metrics.csv`.
     """
 
     def __init__(self, search: OptunaSearch, metric: str) -> None:
@@ -264,18 +262,18 @@ class PruningMonitor:
         self._next = 0.0
         self._reported: dict[int, int] = {}
 
-    def look(self, running: dict[int, tuple[Trial, JobProcess]]) -> None:
-        """Once a second."""
+    def poll(self, running: dict[int, tuple[Trial, JobProcess]]) -> None:
+        """Report new epochs, at most once per second."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _CHECK_INTERVAL
-        for point, process in running.values():
-            frozen = self._search.trial_of(point)
+        for sweep_trial, process in running.values():
+            frozen = self._search.optuna_trial(sweep_trial)
             if frozen is not None:
-                self._compare(point, process, optuna.trial.Trial(self._search.study, frozen._trial_id))
+                self._compare(sweep_trial, process, optuna.trial.Trial(self._search.study, frozen._trial_id))
 
-    def _compare(self, point: Trial, process: JobProcess, trial: optuna.trial.Trial) -> None:
-        done = self._reported.get(point.job, 0)
+    def _compare(self, sweep_trial: Trial, process: JobProcess, trial: optuna.trial.Trial) -> None:
+        done = self._reported.get(sweep_trial.job, 0)
         for row in run_folder.read_metrics(process.folder).rows[done:]:
             done += 1
             value = run_folder.parse_number(row.get(self._metric))
@@ -288,4 +286,4 @@ class PruningMonitor:
                     Outcome(FailureReason.pruned, f"{self._metric} {value:.4f} after epoch {epoch}: below the median")
                 )
                 break
-        self._reported[point.job] = done
+        self._reported[sweep_trial.job] = done

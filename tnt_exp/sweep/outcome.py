@@ -1,4 +1,4 @@
-"""How a job ended, and why."""
+"""The outcome of a trial: finished, or the reason why not."""
 
 import signal
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from tnt_exp.errors import is_out_of_memory
 
 
 class FailureReason(Enum):
-    """Why a job did not finish."""
+    """Why a trial did not finish."""
 
     error = "error"  # an exception, or input that cannot be used
     exit = "exit"  # the process ended without a result
@@ -20,16 +20,16 @@ class FailureReason(Enum):
     memory = "memory"  # out of memory
     timeout = "timeout"  # launcher.timeout
     pruned = "pruned"  # stopped by the search
-    stopped = "stopped"  # the sweep was stopped
-    lost = "lost"  # a launcher came back without it
+    stopped = "stopped"  # stopped together with the sweep
+    lost = "lost"  # the launcher returned without a result
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
+    """How a trial ended.
 
     Attributes:
-        cause: None: it finished.
+        cause: The reason of a failure; None: the trial finished.
         error: One line.
     """
 
@@ -38,20 +38,20 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """MLflow's word for it."""
+        """The status of its MLflow run."""
         if self.cause is None:
             return "FINISHED"
         return "FAILED" if self.cause in (FailureReason.error, FailureReason.exit) else "KILLED"
 
 
 def from_exit_code(code: int, result: Mapping[str, Any] | None, order: Outcome | None, kernel_ran_out: bool) -> Outcome:
-    """How a process ended.
+    """Return the outcome of a process that has ended.
 
     Args:
         code: Its return code; negative: the signal that killed it.
-        result: The `result.json` it left; None: it left none.
-        order: Why the supervisor stopped it; None: it did not.
-        kernel_ran_out: Whether the kernel killed some process for memory meanwhile.
+        result: The `result.json` that it left; None: it left none.
+        order: The outcome with which the executor stopped it; None: the executor did not stop it.
+        kernel_ran_out: Whether the kernel has killed any process for lack of memory meanwhile.
     """
     if result is not None and result["status"] == "FINISHED":
         return Outcome(None)
@@ -63,33 +63,33 @@ def from_exit_code(code: int, result: Mapping[str, Any] | None, order: Outcome |
     if code < 0:
         name = signal.Signals(-code).name
         if -code == signal.SIGKILL and kernel_ran_out:
-            return Outcome(FailureReason.memory, "killed by the kernel, which ran out of memory")
+            return Outcome(FailureReason.memory, "killed by the kernel: out of memory")
         return Outcome(FailureReason.signal, f"killed by {name}")
     if result is not None:
         return Outcome(FailureReason.signal, str(result.get("error", "killed")))
     return Outcome(FailureReason.exit, f"the process ended with code {code} and left no result (sys.exit or os._exit)")
 
 
-def write_outcome(folder: Path, ending: Outcome, seconds: float) -> None:
-    """Write into `result.json` what only the supervisor knows."""
-    if ending.cause is None:
+def write_outcome(folder: Path, outcome: Outcome, seconds: float) -> None:
+    """Add to `result.json` what only the executor knows: the reason of a failure."""
+    if outcome.cause is None:
         return
     file = folder / "result.json"
     result = read_json(file) or {"metrics": {}, "total_seconds": round(seconds, 3)}
-    atomic_write_json(file, {**result, "status": ending.status, "cause": ending.cause.value, "error": ending.error})
+    atomic_write_json(file, {**result, "status": outcome.status, "cause": outcome.cause.value, "error": outcome.error})
 
 
 def read_outcome(result: Mapping[str, Any] | None) -> Outcome:
-    """The ending that a `result.json` tells; None: it was lost."""
+    """Return the outcome that a `result.json` records (None: the result was lost)."""
     if result is None:
-        return Outcome(FailureReason.lost, "the launcher came back without it")
+        return Outcome(FailureReason.lost, "the launcher returned without a result")
     if result["status"] == "FINISHED":
         return Outcome(None)
     return Outcome(FailureReason(result.get("cause", "error")), result.get("error"))
 
 
 def oom_kill_count() -> int:
-    """How many processes the kernel has killed for memory since it started; 0 where it does not say."""
+    """Return how many processes the kernel has killed for lack of memory since boot; 0 if it does not report it."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

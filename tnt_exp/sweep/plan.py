@@ -1,7 +1,4 @@
-"""Compose many points quickly."""
-
-# MERGED DOCS:
-# """Compose and check every point before the first one runs."""
+"""Compose and validate every trial of a sweep before the first one runs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +16,13 @@ from tnt_exp.sweep.trial import TrialSpec, config_hash
 
 
 class TrialComposer:
-    """The same as `tnt_exp.config.compose.compose`, for points that mostly choose the same options of the groups.
+    """Composes the configurations of trials, like `tnt_exp.config.compose.compose`.
 
-    Hydra reads and merges the groups first, then sets single values. The first part is kept for each choice of
-    groups; it takes nearly all of the time (0.2 s on one core).
+    Hydra reads and merges the config groups first, then sets single values. The first part takes nearly all of the time
+    (0.2 s on one core), so it is cached for each choice of groups.
 
     Args:
-        config_dir: A folder of the user's own groups.
+        config_dir: The folder of the user's own config groups.
     """
 
     def __init__(self, config_dir: str | None = None) -> None:
@@ -33,7 +30,7 @@ class TrialComposer:
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def __call__(self, overrides: Sequence[str]) -> Config:
-        """Compose one point.
+        """Compose one trial.
 
         Raises:
             UserError: A key, a group, an option or a value is wrong.
@@ -51,6 +48,7 @@ class TrialComposer:
             self._composed[key] = compose_cfg(groups, self._config_dir)
         cfg = self._composed[key].copy()
         try:
+            # Hydra 1.3.8 has no public function for this.
             ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         except (HydraException, OmegaConfBaseException) as error:
             raise to_user_error(error) from error
@@ -59,48 +57,48 @@ class TrialComposer:
 
 @dataclass
 class Plan:
-    """Points that are to be added to a sweep.
+    """The trials that will be added to a sweep.
 
     Attributes:
-        points: Composed and checked, each once.
-        duplicates: Points that came to the same configuration as an earlier one.
-        invalid: Points that cannot run, and why.
+        trials: Composed and validated, without duplicates.
+        duplicates: Trials with the configuration of an earlier one.
+        invalid: Trials that cannot run, and why.
     """
 
-    points: list[tuple[TrialSpec, Config]] = field(default_factory=list)
+    trials: list[tuple[TrialSpec, Config]] = field(default_factory=list)
     duplicates: list[TrialSpec] = field(default_factory=list)
     invalid: list[tuple[TrialSpec, str]] = field(default_factory=list)
 
-    def complaint(self) -> str:
-        """A line for each thing that is wrong with each point that cannot run."""
+    def error_message(self) -> str:
+        """Return one line for each fault of each trial that cannot run."""
         lines: dict[str, None] = {}
-        for candidate, reason in self.invalid:
-            point = " ".join(f"{key}={value}" for key, value in candidate.params.items())
+        for spec, reason in self.invalid:
+            label = " ".join(f"{key}={value}" for key, value in spec.params.items())
             for line in reason.splitlines():
-                lines[f"{line} (point {point})" if point else line] = None
+                lines[f"{line} (trial {label})" if label else line] = None
         return "\n".join(lines)
 
 
-def plan_trials(candidates: Iterable[TrialSpec], compose: TrialComposer, known: Iterable[str] = ()) -> Plan:
-    """Compose and check points.
+def plan_trials(specs: Iterable[TrialSpec], compose: TrialComposer, known: Iterable[str] = ()) -> Plan:
+    """Compose and validate trials.
 
     Args:
-        candidates: The points.
+        specs: The trials.
         compose: Composes them.
-        known: Hashes of configurations that the sweep has already.
+        known: Hashes of the configurations that the sweep already has.
     """
     result, hashes = Plan(), set(known)
-    for candidate in candidates:
+    for spec in specs:
         try:
-            config = compose(candidate.overrides)
+            config = compose(spec.overrides)
             preflight(config)
         except UserError as error:
-            result.invalid.append((candidate, str(error)))
+            result.invalid.append((spec, str(error)))
             continue
         digest = config_hash(config)
         if digest in hashes:
-            result.duplicates.append(candidate)
+            result.duplicates.append(spec)
             continue
         hashes.add(digest)
-        result.points.append((candidate, config))
+        result.trials.append((spec, config))
     return result

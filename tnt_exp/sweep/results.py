@@ -1,4 +1,4 @@
-"""A sweep as the reports read it, from its folder or from MLflow."""
+"""The results of a sweep as the reports need them, read from its folder or from MLflow."""
 
 import shlex
 from collections.abc import Mapping
@@ -20,18 +20,18 @@ _TAIL = 4096  # bytes of a failed run's log
 _FACTS = ("parameters", "macs", "train_seconds", "total_seconds", "images_per_second")
 
 
-def rerun_command(point: Trial) -> str:
-    """What to type to run the point alone."""
-    return shlex.join(["tnt-exp", "train", *point.overrides])
+def rerun_command(trial: Trial) -> str:
+    """Return the command that runs a trial alone."""
+    return shlex.join(["tnt-exp", "train", *trial.overrides])
 
 
-def objective_name(books: SweepStudy) -> str:
-    """The objective's name, as it is shown."""
-    name = books.data["objective"]
+def objective_name(study: SweepStudy) -> str:
+    """Return the name of the objective, for display."""
+    name = study.data["objective"]
     if name:
         return str(name)
     return next(
-        (_default_objective(result) for point in books.points if (result := books.result(point))), "val/accuracy"
+        (_default_objective(result) for trial in study.trials if (result := study.result(trial))), "val/accuracy"
     )
 
 
@@ -41,30 +41,30 @@ def _default_objective(result: Mapping[str, Any]) -> str:
     )
 
 
-def rows(books: SweepStudy) -> list[TrialRow]:
-    """A row for each point."""
-    return [_row(books, point) for point in books.points]
+def rows(study: SweepStudy) -> list[TrialRow]:
+    """Return one row per trial."""
+    return [_row(study, trial) for trial in study.trials]
 
 
-def _row(books: SweepStudy, point: Trial) -> TrialRow:
-    result = books.result(point)
+def _row(study: SweepStudy, trial: Trial) -> TrialRow:
+    result = study.result(trial)
     state = trial_state(result)
-    folder = books.folder_of(point)
+    folder = study.folder_of(trial)
     failed = state is TrialState.failed
     known = result or {}
     why = read_outcome(result) if failed else None
-    value = objective_value(known, books.data["objective"])
+    value = objective_value(known, study.data["objective"])
     if state is TrialState.pruned:
-        value = run_folder.read_metrics(folder).value(objective_name(books))
+        value = run_folder.read_metrics(folder).value(objective_name(study))
     return TrialRow(
-        job=point.job,
-        params=point.params,
+        job=trial.job,
+        params=trial.params,
         state=state.value,
         objective=None if failed or state is TrialState.waiting else value,
         metrics=known.get("metrics", {}),
         facts={name: known[name] for name in _FACTS if name in known},
         error=f"{why.cause.value}: {why.error}" if why and why.cause else None,
-        command=rerun_command(point),
+        command=rerun_command(trial),
         place=str(folder),
         log=_tail(folder / LOG) if failed else "",
         run_id=known.get("mlflow_run_id"),
@@ -81,27 +81,27 @@ def _tail(file: Path) -> str:
     return "\n".join(text.splitlines()[-12:])
 
 
-def ranked(found: list[TrialRow], books: SweepStudy) -> list[RankedPoint]:
-    """Best first."""
-    return rank_points(found, maximize=books.maximize)
+def ranked(found: list[TrialRow], study: SweepStudy) -> list[RankedPoint]:
+    """Return the ranking of trials, best first."""
+    return rank_points(found, maximize=study.maximize)
 
 
-def load_results(books: SweepStudy) -> SweepResults:
-    """Everything the page shows."""
-    found = rows(books)
-    objective = objective_name(books)
+def load_results(study: SweepStudy) -> SweepResults:
+    """Read everything that the report shows from the sweep folder."""
+    found = rows(study)
+    objective = objective_name(study)
     curves = {}
-    for standing in ranked(found, books)[:CURVES]:
-        if standing.mean is None:
+    for ranked_trial in ranked(found, study)[:CURVES]:
+        if ranked_trial.mean is None:
             break
         history = [
             (float(row["epoch"]), value)
-            for row in run_folder.read_metrics(Path(standing.best.place)).rows
+            for row in run_folder.read_metrics(Path(ranked_trial.best.place)).rows
             if (value := run_folder.parse_number(row.get(objective))) is not None
         ]
         if history:
-            curves[f"job {standing.best.job}: {_params(standing.best)}"] = history
-    return SweepResults(books.id, found, objective, books.maximize, curves, str(books.folder))
+            curves[f"job {ranked_trial.best.job}: {_params(ranked_trial.best)}"] = history
+    return SweepResults(study.id, found, objective, study.maximize, curves, str(study.folder))
 
 
 def _params(row: TrialRow) -> str:
@@ -109,11 +109,11 @@ def _params(row: TrialRow) -> str:
 
 
 def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
-    """The same from MLflow alone, where the folder is on another machine.
+    """Read the same from MLflow alone, if the sweep folder is on another machine.
 
     Args:
         uri: Tracking store.
-        sweep_id: The sweep's id.
+        sweep_id: Id of the sweep.
 
     Raises:
         UserError: The store has no such sweep.
@@ -140,8 +140,8 @@ def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
         for child in sorted(children, key=lambda child: int(child.tags["sweep_job"]))
     ]
     curves = {}
-    for standing in rank_points(found, maximize=maximize)[:CURVES]:
-        if standing.mean is not None and standing.best.run_id:
-            label = f"job {standing.best.job}: {_params(standing.best)}"
-            curves[label] = parent.history(standing.best.run_id, objective)
+    for ranked_trial in rank_points(found, maximize=maximize)[:CURVES]:
+        if ranked_trial.mean is not None and ranked_trial.best.run_id:
+            label = f"job {ranked_trial.best.job}: {_params(ranked_trial.best)}"
+            curves[label] = parent.history(ranked_trial.best.run_id, objective)
     return SweepResults(sweep_id, found, objective, maximize, curves, uri)

@@ -1,4 +1,4 @@
-"""The jobs of a sweep under way: which is next, what became of each, what is left."""
+"""The scheduler of a sweep: which trial is next, what became of each, what is left."""
 
 import time
 from collections import deque
@@ -11,84 +11,86 @@ from tnt_exp.sweep.outcome import FailureReason, Outcome
 from tnt_exp.sweep.study import SweepStudy
 from tnt_exp.sweep.trial import Trial, TrialState, objective_value
 
-_PERMANENT = (None, FailureReason.pruned, FailureReason.stopped)  # endings that no new try can better
+_PERMANENT = (None, FailureReason.pruned, FailureReason.stopped)  # outcomes that a retry cannot improve
 
 
 class TrialSource(Protocol):
-    """What is to be run."""
+    """Supplies the trials of a sweep."""
 
     @property
     def total(self) -> int:
-        """Points in all, those that ended too."""
+        """The number of trials, including those that have ended."""
 
     def next(self) -> Trial | None:
-        """The next point that can start now; None: none can (before another ends)."""
+        """Return the next trial that can start now, or None (until another trial ends)."""
 
-    def ended(self, point: Trial) -> None:
-        """The point has ended for good."""
+    def on_trial_end(self, trial: Trial) -> None:
+        """The trial has ended and will not be retried."""
 
 
 class SweepCallback(Protocol):
-    """Someone who is told what becomes of jobs."""
+    """Receives the outcomes of trials."""
 
-    def ended(self, point: Trial, ending: Outcome) -> None:
-        """The point has ended, for good or stopped with the sweep."""
+    def on_trial_end(self, trial: Trial, outcome: Outcome) -> None:
+        """The trial has ended and will not be retried, or was stopped together with the sweep."""
 
-    def again(self, point: Trial, ending: Outcome) -> None:
-        """The point has ended so and will be started again."""
+    def on_retry(self, trial: Trial, outcome: Outcome) -> None:
+        """The trial has ended with this outcome and will be retried."""
 
 
 class GridSource:
-    """A list of points: a grid.
+    """Supplies a list of trials: a grid.
 
     Args:
-        waiting: Those that are to be run.
-        total: Points of the sweep.
+        waiting: The trials to run.
+        total: The number of trials of the sweep.
     """
 
     def __init__(self, waiting: Sequence[Trial], total: int) -> None:
-        self._waiting = deque(waiting)
+        self._pending_trials = deque(waiting)
         self.total = total
 
     def next(self) -> Trial | None:
-        """The next in order."""
-        return self._waiting.popleft() if self._waiting else None
+        """Return the next trial of the list."""
+        return self._pending_trials.popleft() if self._pending_trials else None
 
-    def ended(self, point: Trial) -> None:
-        """Nothing that comes depends on it."""
+    def on_trial_end(self, trial: Trial) -> None:
+        """Do nothing: a grid does not depend on results."""
 
 
 @dataclass
 class BestTrial:
-    """The best point so far."""
+    """The best trial so far, and its objective."""
 
-    point: Trial
+    trial: Trial
     value: float
 
 
 @dataclass
 class Scheduler:
-    """Hands out points and takes in endings. Used by every launcher's loop.
+    """Hands out trials and receives their outcomes; every executor loops over it.
 
     Args:
-        books: The sweep.
-        source: What is to be run.
-        retries: Times a point that failed is started again.
-        fail_fast: Hand out nothing after the first failure.
-        observers: Told of every ending.
+        study: The sweep.
+        source: Supplies the trials.
+        retries: How often a failed trial is retried.
+        fail_fast: Hand out no trial after the first failure.
+        callbacks: Receive every outcome.
 
     Attributes:
-        running: Point number: when it was handed out, monotonic seconds.
-        seconds: Of the points that finished now, start of the process to its end.
-        last_seconds: Of the point that ended last.
-        failures: Points that failed now, in the order of their ends.
+        running: For each running trial (by number), when it was handed out, monotonic seconds.
+        states: The state of each trial.
+        best: The best trial so far.
+        failures: Trials that failed in this process, in order.
+        seconds: Durations of the trials that finished in this process.
+        last_seconds: Duration of the trial that ended last.
     """
 
-    books: SweepStudy
+    study: SweepStudy
     source: TrialSource
     retries: int = 0
     fail_fast: bool = False
-    observers: list[SweepCallback] = field(default_factory=list)
+    callbacks: list[SweepCallback] = field(default_factory=list)
     running: dict[int, float] = field(default_factory=dict)
     states: dict[int, TrialState] = field(default_factory=dict)
     best: BestTrial | None = None
@@ -99,70 +101,70 @@ class Scheduler:
     _tries: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for point in self.books.points:
-            result = self.books.result(point)
-            self.states[point.job] = self.books.state(point)
-            self._compare(point, result)
+        for trial in self.study.trials:
+            result = self.study.result(trial)
+            self.states[trial.job] = self.study.state(trial)
+            self._compare(trial, result)
 
     @property
     def halted(self) -> bool:
-        """Whether a failure stops the sweep."""
+        """True if a failure stops the sweep."""
         return self.fail_fast and bool(self.failures)
 
-    def take(self) -> Trial | None:
-        """A point to start now; None: there is none now, and none at all when nothing is running."""
+    def next_trial(self) -> Trial | None:
+        """Return a trial to start now, or None if there is none now (and none at all if nothing is running)."""
         if self.halted:
             return None
-        point = self._again.popleft() if self._again else self.source.next()
-        if point is not None:
-            self.running[point.job] = time.monotonic()
-            self.states.setdefault(point.job, TrialState.waiting)
-        return point
+        trial = self._again.popleft() if self._again else self.source.next()
+        if trial is not None:
+            self.running[trial.job] = time.monotonic()
+            self.states.setdefault(trial.job, TrialState.waiting)
+        return trial
 
-    def ended(self, point: Trial, ending: Outcome) -> None:
-        """A point that was handed out has ended.
+    def complete(self, trial: Trial, outcome: Outcome) -> None:
+        """Receive the outcome of a trial that was handed out.
 
         Raises:
-            UserError: It finished without the objective that the sweep compares.
+            UserError: The trial finished without the objective by which the sweep compares.
         """
-        seconds = self.last_seconds = time.monotonic() - self.running.pop(point.job)
-        tries = self._tries[point.job] = self._tries.get(point.job, 0) + 1
-        if ending.cause not in _PERMANENT and tries <= self.retries:
-            for observer in self.observers:
-                observer.again(point, ending)
-            self._again.append(point)
+        seconds = self.last_seconds = time.monotonic() - self.running.pop(trial.job)
+        tries = self._tries[trial.job] = self._tries.get(trial.job, 0) + 1
+        if outcome.cause not in _PERMANENT and tries <= self.retries:
+            for callback in self.callbacks:
+                callback.on_retry(trial, outcome)
+            self._again.append(trial)
             return
-        result = self.books.result(point)
-        self.states[point.job] = self.books.state(point)
-        if ending.cause is None:
+        result = self.study.result(trial)
+        self.states[trial.job] = self.study.state(trial)
+        if outcome.cause is None:
             self.seconds.append(seconds)
-            self._compare(point, result)
-            self._check_objective(point, result)
-        elif self.states[point.job] is TrialState.failed:
-            self.failures.append((point, ending))
-        for observer in self.observers:
-            observer.ended(point, ending)
-        if ending.cause is not FailureReason.stopped:
-            self.source.ended(point)
+            self._compare(trial, result)
+            self._check_objective(trial, result)
+        elif self.states[trial.job] is TrialState.failed:
+            self.failures.append((trial, outcome))
+        for callback in self.callbacks:
+            callback.on_trial_end(trial, outcome)
+        if outcome.cause is not FailureReason.stopped:
+            self.source.on_trial_end(trial)
 
     def count(self, state: TrialState) -> int:
-        """Points in this state."""
+        """Return the number of trials in this state."""
         return sum(1 for found in self.states.values() if found is state)
 
-    def _compare(self, point: Trial, result: dict[str, Any] | None) -> None:
-        value = objective_value(result, self.books.data["objective"])
-        if value is None or self.states[point.job] is not TrialState.finished or value != value:
+    def _compare(self, trial: Trial, result: dict[str, Any] | None) -> None:
+        value = objective_value(result, self.study.data["objective"])
+        if value is None or self.states[trial.job] is not TrialState.finished or value != value:
             return
-        sign = 1 if self.books.maximize else -1
-        # Of equals the first counts, as in the leaderboard.
-        if self.best is None or (sign * value, -point.job) > (sign * self.best.value, -self.best.point.job):
-            self.best = BestTrial(point, value)
+        sign = 1 if self.study.maximize else -1
+        # Among equal values the first trial is the best, as in the leaderboard.
+        if self.best is None or (sign * value, -trial.job) > (sign * self.best.value, -self.best.trial.job):
+            self.best = BestTrial(trial, value)
 
-    def _check_objective(self, point: Trial, result: dict[str, Any] | None) -> None:
-        name = self.books.data["objective"]
+    def _check_objective(self, trial: Trial, result: dict[str, Any] | None) -> None:
+        name = self.study.data["objective"]
         if result is not None and name and objective_value(result, name) is None:
             offered = sorted(result.get("metrics", {}))
             raise UserError(
                 f"sweep.objective: expected one of {', '.join(offered)} (or a number of result.json), received {name}, "
-                f"which job {point.job} does not have."
+                f"which job {trial.job} does not have."
             )

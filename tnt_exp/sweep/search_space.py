@@ -1,9 +1,8 @@
-"""How a sweep is spelled on the command line: `sweep.KEY` and `launcher.KEY` are Hydra's `hydra.sweeper.KEY` and
-`hydra.launcher.KEY`, so that neither is part of a run's configuration."""
+"""What is swept: from overrides on the command line to trials of a grid and to Optuna's distributions.
 
-# MERGED DOCS:
-# """From Hydra's sweep values to Optuna's distributions."""
-# """What is swept: from overrides to points."""
+On the command line `sweep.KEY` and `launcher.KEY` stand for Hydra's `hydra.sweeper.KEY` and `hydra.launcher.KEY`, so
+that neither is part of a run's configuration.
+"""
 
 import dataclasses
 import itertools
@@ -29,19 +28,19 @@ _SECTIONS = {"sweep": ("hydra.sweeper", SweepConfig), "launcher": ("hydra.launch
 
 
 def is_sweep_override(override: Override) -> bool:
-    """Whether it says how a sweep is run, not what is run."""
+    """Return True if the override configures the sweep or the launcher, not the run."""
     return override.key_or_group.partition(".")[0] in _SECTIONS
 
 
 def to_hydra_overrides(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
-    """The overrides as Hydra reads them.
+    """Translate `sweep.KEY` and `launcher.KEY` for Hydra.
 
     Args:
         overrides: As typed.
-        config_dir: A folder of the user's own groups.
+        config_dir: The folder of the user's own config groups.
 
     Raises:
-        UserError: A key or an option does not exist, or more than one value was given.
+        UserError: A key or an option does not exist, or has more than one value.
     """
     own = any(text.startswith(("launcher=", "hydra/launcher=")) for text in overrides)
     return [_translated(text, config_dir, foreign_launcher=own) for text in overrides]
@@ -76,13 +75,13 @@ def _translated(text: str, config_dir: str | None, *, foreign_launcher: bool) ->
 
 
 def make_distribution(key: str, override: Override) -> BaseDistribution:
-    """What a key is drawn from.
+    """Return the Optuna distribution of a key.
 
-    `a,b,c` is drawn as names without an order, `range(...)` as numbers with one, `interval(...)` as real numbers
-    (`int(interval(...))`: whole ones), `tag(log,...)` on a logarithmic scale.
+    `a,b,c` is a categorical distribution, `range(...)` one of ordered numbers, `interval(...)` one of real numbers
+    (`int(interval(...))`: integers); `tag(log,...)` makes it logarithmic.
 
     Raises:
-        UserError: The values cannot be drawn from.
+        UserError: The values cannot be sampled.
     """
     values = override.value()
     if isinstance(values, IntervalSweep):
@@ -108,7 +107,7 @@ def make_distribution(key: str, override: Override) -> BaseDistribution:
 
 
 def format_override_value(value: object) -> str:
-    """A drawn value as it is written in an override; real numbers with every digit."""
+    """Return a sampled value as an override is written; floats with all digits."""
     return repr(value) if isinstance(value, float) else str(value)
 
 
@@ -116,12 +115,12 @@ class SearchSpace:
     """Overrides, some of them with more than one value.
 
     Args:
-        overrides: As on the command line; of two for one key the last counts.
-        declared: Swept keys of `conf/sweep/*.yaml` and their values; the command line takes their place.
-        loader: Knows the options that `model=glob(*)` means.
+        overrides: As on the command line; of two for one key the last one counts.
+        declared: Swept keys and their values in `conf/sweep/*.yaml`; the command line overrides them.
+        loader: Resolves `model=glob(*)`.
 
     Attributes:
-        fixed: Key: the override that every point has.
+        fixed: Key: the override that every trial has.
         swept: Key: the override with more than one value.
     """
 
@@ -129,7 +128,7 @@ class SearchSpace:
         self.fixed: dict[str, str] = {}
         self.swept: dict[str, Override] = {}
         for text in [*(f"{key}={value}" for key, value in declared.items()), *overrides]:
-            parse_override(text)  # for its one clear line
+            parse_override(text)  # raises a clear error
             (override,) = OverridesParser.create(config_loader=loader).parse_overrides([text])
             if is_sweep_override(override):
                 continue
@@ -142,7 +141,7 @@ class SearchSpace:
                 self.fixed[key] = f"{key}={override.get_value_element_as_str()}"
 
     def grid(self) -> list[TrialSpec]:
-        """Every combination, the last key fastest.
+        """Return every combination; the last key varies fastest.
 
         Raises:
             UserError: A key has an interval, which has no list of values.
@@ -154,16 +153,16 @@ class SearchSpace:
                     "Intervals are for a search: sweep=random or sweep=bayes."
                 )
         values = [self.values(key) for key in self.swept]
-        return [self.candidate(dict(zip(self.swept, chosen, strict=True))) for chosen in itertools.product(*values)]
+        return [self.spec(dict(zip(self.swept, chosen, strict=True))) for chosen in itertools.product(*values)]
 
-    def candidate(self, chosen: Mapping[str, str]) -> TrialSpec:
-        """The point with these values of the swept keys."""
+    def spec(self, chosen: Mapping[str, str]) -> TrialSpec:
+        """Return the trial with these values of the swept keys."""
         return TrialSpec([*self.fixed.values(), *(f"{key}={value}" for key, value in chosen.items())], dict(chosen))
 
     def values(self, key: str) -> list[str]:
-        """The values of a discrete key, as they are written in an override."""
+        """Return the values of a discrete key, as they are written in an override."""
         return [str(value) for value in self.swept[key].sweep_string_iterator()]
 
     def text(self, key: str) -> str:
-        """The values of a key, as they were typed."""
+        """Return the values of a key, as typed."""
         return (self.swept[key].input_line or "").partition("=")[2]

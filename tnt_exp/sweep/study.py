@@ -1,15 +1,12 @@
-"""The books of a sweep: one small file in its folder, replaced as a whole.
+"""The study of a sweep: `sweep.json` in the sweep folder lists its trials; which sweep a command resumes.
 
-They hold what is to be run. What became of a point is in its own `result.json`, so nothing here can disagree with it.
+The file says what is to be run and is always replaced as a whole. What became of a trial is in the trial's own
+`result.json`, so the two can never contradict each other.
+
+A command resumes the newest sweep beside the new folder that is not complete and whose trials are all trials of this
+command; further trials of the command are added to it. A complete sweep is not touched, unless `sweep.rerun=failed`
+asks for its failed trials or `hydra.sweep.dir=FOLDER` names it.
 """
-
-# MERGED DOCS:
-# """Which sweep folder a command means: a new one, or one that was interrupted.
-#
-# The rule: the newest sweep beside the new folder that has not come to its end, and all of whose points are points of
-# this command, goes on. More points in the command are added to it. A sweep that has come to its end is not touched,
-# unless `sweep.rerun=failed` asks for its failures, or `hydra.sweep.dir=FOLDER` names it.
-# """
 
 import os
 import time
@@ -38,17 +35,17 @@ class SweepStudy:
 
     Args:
         folder: The folder.
-        data: What `sweep.json` holds.
+        data: The content of `sweep.json`.
 
     Attributes:
         folder: The folder, absolute.
-        points: In the order of their numbers.
+        trials: In the order of their numbers.
     """
 
     def __init__(self, folder: Path, data: dict[str, Any]) -> None:
         self.folder = folder.resolve()
         self.data = data
-        self.points = [Trial(**point) for point in data.get("points", [])]
+        self.trials = [Trial(**trial) for trial in data.get("points", [])]
         self._lock: IO[str] | None = None
 
     @classmethod
@@ -62,14 +59,14 @@ class SweepStudy:
         objective: str | None,
         direction: str,
     ) -> "SweepStudy":
-        """Books of a sweep that begins.
+        """Create the study of a new sweep.
 
         Args:
-            folder: Made here.
-            command: What followed `tnt-exp train -m`.
-            config_dir: The user's own groups.
-            search: What defines a search; None for a grid.
-            objective: Metric that is compared; None: the default.
+            folder: Created here.
+            command: The arguments after `tnt-exp train -m`.
+            config_dir: The folder of the user's own config groups.
+            search: The fingerprint of a search; None for a grid.
+            objective: The metric that trials are compared by; None: the default.
             direction: `maximize` or `minimize`.
         """
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,10 +86,10 @@ class SweepStudy:
 
     @classmethod
     def open(cls, folder: Path) -> "SweepStudy":
-        """Books of a sweep there is.
+        """Read the study of an existing sweep.
 
         Raises:
-            UserError: The folder holds none.
+            UserError: The folder holds no sweep.
         """
         data = read_json(folder / STUDY_FILE)
         if data is None:
@@ -101,90 +98,90 @@ class SweepStudy:
 
     @property
     def id(self) -> str:
-        """The sweep's id, its folder's name."""
+        """The id of the sweep: the name of its folder."""
         return self.folder.name
 
     @property
     def maximize(self) -> bool:
-        """Whether a larger objective is better."""
+        """True if a larger objective is better."""
         return bool(self.data["direction"] == "maximize")
 
-    def hold(self) -> None:
-        """Be the only process that runs this sweep, until it ends.
+    def acquire_lock(self) -> None:
+        """Make this the only process that runs the sweep, until the process ends.
 
         Raises:
-            UserError: Another one does.
+            UserError: Another process runs it.
         """
         self._lock = acquire_lock(self.folder / ".lock")
         if self._lock is None:
             raise UserError(
-                f"{self.folder}: expected a sweep that nobody runs, received one that is running. "
+                f"{self.folder}: expected a sweep that no process runs, received one that is running. "
                 f"See it with: tnt-exp sweep status {self.folder}"
             )
 
-    def running(self) -> bool:
-        """Whether some process runs this sweep now."""
+    def is_running(self) -> bool:
+        """Return True if a process runs this sweep now."""
         found = acquire_lock(self.folder / ".lock")
         if found is not None:
             found.close()
         return found is None
 
-    def add(self, candidate: TrialSpec, config: Config, trial: int | None = None) -> Trial:
-        """A new point, its configuration frozen in its folder; `save` makes it part of the sweep."""
-        job = len(self.points)
+    def add_trial(self, spec: TrialSpec, config: Config, search_trial: int | None = None) -> Trial:
+        """Create a trial and freeze its configuration in its folder; `save` makes it part of the sweep."""
+        job = len(self.trials)
         cost = estimate_resources(config)
         work = cost.macs * config.trainer.epochs if cost else 0
-        point = Trial(job, list(candidate.overrides), dict(candidate.params), config_hash(config), trial, work)
-        folder = self.folder_of(point)
+        trial = Trial(job, list(spec.overrides), dict(spec.params), config_hash(config), search_trial, work)
+        folder = self.folder_of(trial)
         folder.mkdir(exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
-        (folder / "overrides.yaml").write_text(yaml.safe_dump(point.overrides))
-        self.points.append(point)
-        return point
+        (folder / "overrides.yaml").write_text(yaml.safe_dump(trial.overrides))
+        self.trials.append(trial)
+        return trial
 
     def save(self) -> None:
-        """Write the file."""
-        self.data["points"] = [asdict(point) for point in self.points]
+        """Write `sweep.json`."""
+        self.data["points"] = [asdict(trial) for trial in self.trials]
         atomic_write_json(self.folder / STUDY_FILE, self.data)
 
-    def end(self, *, ended: bool) -> None:
-        """Say that everything was done, or that there is more to do."""
-        self.data["ended"] = time.time() if ended else None
+    def mark_complete(self, *, complete: bool) -> None:
+        """Record whether every trial was run, and save."""
+        self.data["ended"] = time.time() if complete else None
         self.save()
 
-    def folder_of(self, point: Trial) -> Path:
-        """The point's run folder."""
-        return self.folder / str(point.job)
+    def folder_of(self, trial: Trial) -> Path:
+        """Return the trial's run folder."""
+        return self.folder / str(trial.job)
 
-    def config(self, point: Trial) -> Config:
-        """The point's frozen configuration."""
-        return load_config(self.folder_of(point) / "config.yaml")
+    def config(self, trial: Trial) -> Config:
+        """Return the trial's frozen configuration."""
+        return load_config(self.folder_of(trial) / "config.yaml")
 
-    def result(self, point: Trial) -> dict[str, Any] | None:
-        """The point's `result.json`, None where there is none."""
-        found: dict[str, Any] | None = read_json(self.folder_of(point) / "result.json")
+    def result(self, trial: Trial) -> dict[str, Any] | None:
+        """Return the trial's `result.json`, or None if there is none."""
+        found: dict[str, Any] | None = read_json(self.folder_of(trial) / "result.json")
         return found
 
-    def state(self, point: Trial) -> TrialState:
-        """What became of the point."""
-        return trial_state(self.result(point))
+    def state(self, trial: Trial) -> TrialState:
+        """Return the state of the trial."""
+        return trial_state(self.result(trial))
 
-    def keys(self) -> set[tuple[str, ...]]:
-        """What its points are recognised by."""
-        return {trial_key(point.overrides) for point in self.points}
+    def override_keys(self) -> set[tuple[str, ...]]:
+        """Return the keys (see `trial_key`) of all trials."""
+        return {trial_key(trial.overrides) for trial in self.trials}
 
 
 def list_studies(root: Path) -> list[SweepStudy]:
-    """The sweeps in a folder, newest first."""
+    """Return the sweeps in a folder, newest first."""
     if not root.is_dir():
         return []
     found = [
         SweepStudy.open(Path(entry.path)) for entry in os.scandir(root) if (Path(entry.path) / STUDY_FILE).is_file()
     ]
-    return sorted(found, key=lambda books: float(books.data["created"]), reverse=True)
+    return sorted(found, key=lambda study: float(study.data["created"]), reverse=True)
 
 
-# What is said anew each time, and does not make the sweep.
+# Overrides that belong to one start of a sweep, not to the sweep.
 _PER_START_KEYS = (
     "hydra.mode=",
     "hydra.sweep.dir=",
@@ -194,22 +191,22 @@ _PER_START_KEYS = (
 
 
 def sweep_dir(config: DictConfig) -> Path:
-    """The folder that Hydra's configuration names."""
+    """Return the sweep folder that Hydra's configuration names."""
     return Path(config.hydra.sweep.dir)
 
 
 def sweep_overrides(config: DictConfig) -> list[str]:
-    """What the command said about sweeps and launchers, to be said again when the sweep goes on."""
+    """Return the overrides of sweeper and launcher in the command, to be repeated when the sweep is resumed."""
     return [text for text in config.hydra.overrides.hydra if not text.startswith(_PER_START_KEYS)]
 
 
 def find_grid_to_resume(config: DictConfig, wanted: set[tuple[str, ...]], rerun: Rerun) -> SweepStudy | None:
-    """The sweep that goes on; None: a new one begins.
+    """Return the grid to resume, or None if a new one begins.
 
     Args:
-        config: Hydra's.
-        wanted: Keys of the command's points.
-        rerun: Whether a sweep that has come to its end goes on for its failures.
+        config: Hydra's configuration.
+        wanted: Keys of the command's trials.
+        rerun: Whether a complete sweep is resumed for its failed trials.
 
     Raises:
         UserError: The folder that the command names holds a search.
@@ -217,41 +214,41 @@ def find_grid_to_resume(config: DictConfig, wanted: set[tuple[str, ...]], rerun:
     named = _named_study(config)
     if named is not None:
         if named.data["search"] is not None:
-            raise UserError(f"hydra.sweep.dir: expected a grid to go on with, received a search, {named.folder}.")
+            raise UserError(f"hydra.sweep.dir: expected a grid to resume, received a search, {named.folder}.")
         return named
     return next(
         (
-            books
-            for books in _sibling_studies(config)
-            if books.data["search"] is None and books.keys() <= wanted and _is_unfinished(books, rerun)
+            study
+            for study in _sibling_studies(config)
+            if study.data["search"] is None and study.override_keys() <= wanted and _is_unfinished(study, rerun)
         ),
         None,
     )
 
 
-def find_search_to_resume(config: DictConfig, defined: dict[str, Any], settings: SweepConfig) -> SweepStudy | None:
-    """The search that goes on: the newest with the same definition that lacks trials; None: a new one begins.
+def find_search_to_resume(config: DictConfig, fingerprint: dict[str, Any], settings: SweepConfig) -> SweepStudy | None:
+    """Return the search to resume: the newest with the same fingerprint that lacks trials. None: a new one begins.
 
     Raises:
         UserError: The folder that the command names holds another search.
     """
     named = _named_study(config)
     if named is not None:
-        if named.data["search"] != defined:
+        if named.data["search"] != fingerprint:
             raise UserError(
                 f"hydra.sweep.dir: expected the search of {named.folder} (keys, values, seed, parallel, objective), "
                 "received another. Its command is in sweep.json."
             )
         return named
-    for books in _sibling_studies(config):
-        lacks = len(books.data.get("trials", [])) < settings.trials
-        if books.data["search"] == defined and (_is_unfinished(books, settings.rerun) or lacks):
-            return books
+    for study in _sibling_studies(config):
+        lacks = len(study.data.get("trials", [])) < settings.trials
+        if study.data["search"] == fingerprint and (_is_unfinished(study, settings.rerun) or lacks):
+            return study
     return None
 
 
 def _named_study(config: DictConfig) -> SweepStudy | None:
-    """The sweep in the folder that the command names, where it names one."""
+    """Return the sweep in the folder that the command names, if it names one."""
     if not any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra):
         return None
     return SweepStudy.open(sweep_dir(config)) if (sweep_dir(config) / STUDY_FILE).is_file() else None
@@ -263,8 +260,8 @@ def _sibling_studies(config: DictConfig) -> list[SweepStudy]:
     return list_studies(sweep_dir(config).parent)
 
 
-def _is_unfinished(books: SweepStudy, rerun: Rerun) -> bool:
-    """Whether there is anything left to do."""
-    if books.data["ended"] is None:
+def _is_unfinished(study: SweepStudy, rerun: Rerun) -> bool:
+    """Return True if there is anything left to run."""
+    if study.data["ended"] is None:
         return True
-    return rerun is Rerun.failed and any(books.state(point) is TrialState.failed for point in books.points)
+    return rerun is Rerun.failed and any(study.state(trial) is TrialState.failed for trial in study.trials)

@@ -1,4 +1,4 @@
-"""Tables of a sweep, as text: before it, while it runs, at its end."""
+"""Tables of a sweep as text: before it starts, while it runs, at its end."""
 
 from collections.abc import Sequence
 
@@ -15,79 +15,79 @@ from tnt_exp.sweep.study import SweepStudy
 from tnt_exp.sweep.trial import TrialSpec, TrialState, objective_value
 from tnt_exp.sweep.worker import LOG
 
-_MOST = 40  # rows
+_MAX_ROWS = 40  # rows
 
 
-def plan_summary(plan: Plan, books: SweepStudy | None) -> str:
-    """Points that are new: what they change and what they cost; and what was left out."""
+def plan_summary(plan: Plan, study: SweepStudy | None) -> str:
+    """Return the new trials with their cost, and what was left out."""
     lines = []
-    if plan.points:
-        first = len(books.points) if books else 0
-        lines.append(_costs(plan.points, first))
-    for candidate in plan.duplicates:
-        lines.append(f"left out, the same as another point: {' '.join(candidate.overrides)}")
-    for candidate, reason in plan.invalid:
-        lines.append(f"left out: {' '.join(candidate.overrides)}: {reason.replace(chr(10), ' ')}")
-    if books:
-        lines.append(f"goes on with {books.folder}: {state_counts(books)}")
-        if plan.points:
-            lines[-1] += f", {len(plan.points)} new"
-    elif plan.points:
-        lines.append(f"{len(plan.points)} points; how long they take is known after the first")
+    if plan.trials:
+        first = len(study.trials) if study else 0
+        lines.append(_costs(plan.trials, first))
+    for spec in plan.duplicates:
+        lines.append(f"left out, equal to another trial: {' '.join(spec.overrides)}")
+    for spec, reason in plan.invalid:
+        lines.append(f"left out: {' '.join(spec.overrides)}: {reason.replace(chr(10), ' ')}")
+    if study:
+        lines.append(f"resumes {study.folder}: {state_counts(study)}")
+        if plan.trials:
+            lines[-1] += f", {len(plan.trials)} new"
+    elif plan.trials:
+        lines.append(f"{len(plan.trials)} trials; how long they take is known after the first")
     return "\n".join(lines)
 
 
-def search_summary(space: SearchSpace, settings: SweepConfig, parallel: int, books: SweepStudy | None) -> str:
-    """What is searched, and where the search stands."""
+def search_summary(space: SearchSpace, settings: SweepConfig, parallel: int, study: SweepStudy | None) -> str:
+    """Return the search space, and how far the search is."""
     rows = [[key, space.text(key)] for key in space.swept]
     lines = [format_table(["key", "values"], rows)]
     how = f"{settings.trials} trials, {parallel} at once, {settings.method.name}, seed {settings.seed}"
     lines.append(f"{how}, {settings.direction.name} {settings.objective or 'the accuracy'}")
-    if books:
-        lines.append(f"goes on with {books.folder}: {state_counts(books)}")
+    if study:
+        lines.append(f"resumes {study.folder}: {state_counts(study)}")
     return "\n".join(lines)
 
 
-def _costs(points: Sequence[tuple[TrialSpec, Config]], first: int) -> str:
-    keys = list(dict.fromkeys(key for candidate, _ in points for key in candidate.params))
+def _costs(trials: Sequence[tuple[TrialSpec, Config]], first: int) -> str:
+    keys = list(dict.fromkeys(key for spec, _ in trials for key in spec.params))
     rows = []
-    for number, (candidate, config) in enumerate(points[:_MOST], first):
+    for number, (spec, config) in enumerate(trials[:_MAX_ROWS], first):
         cost = estimate_resources(config)
         known = (
             [f"{cost.parameters:,}", f"{cost.macs / 1e6:,.4g} M", format_bytes(cost.bytes)] if cost else ["?", "?", "?"]
         )
-        rows.append([str(number), *(candidate.params.get(key, "") for key in keys), *known])
+        rows.append([str(number), *(spec.params.get(key, "") for key in keys), *known])
     right = range(len(keys) + 4)
     text = format_table(["job", *keys, "parameters", "MACs", "memory (estimate)"], rows, list(right))
-    more = len(points) - len(rows)
+    more = len(trials) - len(rows)
     return text + (f"\n... and {more} more" if more else "")
 
 
-def state_counts(books: SweepStudy) -> str:
-    """`5 finished, 1 failed, 3 to run`."""
-    states = [books.state(point) for point in books.points]
+def state_counts(study: SweepStudy) -> str:
+    """Return `5 finished, 1 failed, 3 to run`."""
+    states = [study.state(trial) for trial in study.trials]
     words = {
         TrialState.finished: "finished",
         TrialState.failed: "failed",
         TrialState.pruned: "pruned",
         TrialState.waiting: "to run",
     }
-    return ", ".join(f"{states.count(state)} {word}" for state, word in words.items() if state in states) or "no points"
+    return ", ".join(f"{states.count(state)} {word}" for state, word in words.items() if state in states) or "no trials"
 
 
-def trials_summary(books: SweepStudy) -> str:
-    """Every point: what it changes, its state, its objective, its time, and why it failed."""
-    keys = list(dict.fromkeys(key for point in books.points for key in point.params))
+def trials_summary(study: SweepStudy) -> str:
+    """Return a table of all trials: swept values, state, objective, time, and why a trial failed."""
+    keys = list(dict.fromkeys(key for trial in study.trials for key in trial.params))
     rows = []
-    for point in books.points:
-        result = books.result(point) or {}
-        state = books.state(point)
-        value = objective_value(result, books.data["objective"]) if state is not TrialState.failed else None
+    for trial in study.trials:
+        result = study.result(trial) or {}
+        state = study.state(trial)
+        value = objective_value(result, study.data["objective"]) if state is not TrialState.failed else None
         why = read_outcome(result) if state is TrialState.failed else None
         rows.append(
             [
-                str(point.job),
-                *(point.params.get(key, "") for key in keys),
+                str(trial.job),
+                *(trial.params.get(key, "") for key in keys),
                 state.value,
                 "" if value is None else f"{value:.4f}",
                 format_duration(result["total_seconds"]) if "total_seconds" in result else "",
@@ -98,21 +98,21 @@ def trials_summary(books: SweepStudy) -> str:
     return format_table(["job", *keys, "state", "objective", "time", ""], rows, right)
 
 
-def end_summary(books: SweepStudy, jobs: Scheduler) -> str:
-    """What became of the sweep, and what to do about it."""
-    lines = [f"sweep {books.id}: {state_counts(books)}"]
-    if jobs.best:
-        best = jobs.best
-        lines.append(f"best       {best.value:.4f}, job {best.point.job}: {best.point.label}")
-        lines.append(f"alone      {rerun_command(best.point)}")
-    for point, ending in jobs.failures:
-        if ending.cause:
-            log = books.folder_of(point) / LOG
+def end_summary(study: SweepStudy, scheduler: Scheduler) -> str:
+    """Return what became of the sweep, and what to do next."""
+    lines = [f"sweep {study.id}: {state_counts(study)}"]
+    if scheduler.best:
+        best = scheduler.best
+        lines.append(f"best       {best.value:.4f}, job {best.trial.job}: {best.trial.label}")
+        lines.append(f"alone      {rerun_command(best.trial)}")
+    for trial, outcome in scheduler.failures:
+        if outcome.cause:
+            log = study.folder_of(trial) / LOG
             lines.append(
-                f"failed     job {point.job} ({point.label}): {ending.cause.value}: {ending.error} | log {log}"
+                f"failed     job {trial.job} ({trial.label}): {outcome.cause.value}: {outcome.error} | log {log}"
             )
-    if jobs.count(TrialState.failed):
-        lines.append(f"again      tnt-exp sweep resume {books.folder} sweep.rerun=failed")
-    elif jobs.count(TrialState.waiting):
-        lines.append(f"go on      tnt-exp sweep resume {books.folder}")
+    if scheduler.count(TrialState.failed):
+        lines.append(f"again      tnt-exp sweep resume {study.folder} sweep.rerun=failed")
+    elif scheduler.count(TrialState.waiting):
+        lines.append(f"resume     tnt-exp sweep resume {study.folder}")
     return "\n".join(lines)

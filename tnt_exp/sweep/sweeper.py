@@ -1,4 +1,4 @@
-"""The Hydra Sweeper: what is run. It keeps the books, so that it works with every launcher."""
+"""The Hydra sweeper: decides what runs and keeps the study, so that it works with every launcher."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 from tnt_exp.config.sweep import Method, OnInvalid, Rerun, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
-from tnt_exp.sweep import hydra_executor, study, summary
+from tnt_exp.sweep import hydra_executor, summary
 from tnt_exp.sweep.live_table import LiveTable
 from tnt_exp.sweep.local_executor import LocalLauncher, ProcessMonitor
 from tnt_exp.sweep.mlflow_observer import MlflowObserver
@@ -22,7 +22,7 @@ from tnt_exp.sweep.plan import Plan, TrialComposer, plan_trials
 from tnt_exp.sweep.results import objective_name
 from tnt_exp.sweep.scheduler import GridSource, Scheduler, TrialSource
 from tnt_exp.sweep.search_space import SearchSpace
-from tnt_exp.sweep.study import SweepStudy
+from tnt_exp.sweep.study import SweepStudy, find_grid_to_resume, find_search_to_resume, sweep_dir, sweep_overrides
 from tnt_exp.sweep.trial import Trial, TrialState
 
 
@@ -31,8 +31,8 @@ class Summary:
     """How a sweep ended.
 
     Attributes:
-        exit_code: 0 every point finished (or was pruned), 1 some failed or were left.
-        folder: The sweep's folder; None after a dry run.
+        exit_code: 0: every trial finished (or was pruned); 1: some failed or were not run.
+        folder: The sweep folder; None after a dry run.
     """
 
     exit_code: int
@@ -40,7 +40,7 @@ class Summary:
 
 
 class Sweeper(HydraSweeper):
-    """Expands, checks, freezes, skips what is finished, and hands the rest to a launcher.
+    """Hydra sweeper: expands and validates trials, freezes their configurations, skips what is finished, runs the rest.
 
     Args:
         settings: Fields of `tnt_exp.config.sweep.SweepConfig`.
@@ -50,7 +50,7 @@ class Sweeper(HydraSweeper):
         self._settings = SweepConfig(**settings)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's: take what the sweep needs of it."""
+        """Called by Hydra before `sweep`."""
         self._hydra_context = hydra_context
         self._task_function = task_function
         self._config = config
@@ -59,36 +59,34 @@ class Sweeper(HydraSweeper):
         """Run the sweep.
 
         Args:
-            arguments: Overrides of the task, as typed.
+            arguments: Overrides of the run, as typed.
 
         Raises:
-            UserError: A point cannot run, or nothing can.
+            UserError: A trial cannot run, or there is nothing to run.
         """
         settings = self._settings
-        self._command = [*arguments, *study.sweep_overrides(self._config)]
+        self._command = [*arguments, *sweep_overrides(self._config)]
         self._compose = TrialComposer(_config_dir(self._config))
         space = SearchSpace(arguments, settings.space, self._hydra_context.config_loader)
         return self._grid(space) if settings.method is Method.grid else self._search(space)
 
     def _grid(self, space: SearchSpace) -> Summary:
         settings = self._settings
-        candidates = space.grid()
-        books = study.find_grid_to_resume(self._config, {candidate.key for candidate in candidates}, settings.rerun)
-        known = books.keys() if books else set()
-        hashes = [point.hash for point in books.points] if books else []
-        planned = plan_trials(
-            [candidate for candidate in candidates if candidate.key not in known], self._compose, hashes
-        )
-        self._refuse(planned)
-        print(summary.plan_summary(planned, books))
+        specs = space.grid()
+        study = find_grid_to_resume(self._config, {spec.key for spec in specs}, settings.rerun)
+        known = study.override_keys() if study else set()
+        hashes = [trial.hash for trial in study.trials] if study else []
+        planned = plan_trials([spec for spec in specs if spec.key not in known], self._compose, hashes)
+        self._check_plan(planned)
+        print(summary.plan_summary(planned, study))
         if settings.dry_run:
             return Summary(0, None)
-        books = books or self._new(None)
-        books.hold()
-        for candidate, config in planned.points:
-            books.add(candidate, config)
-        books.end(ended=False)
-        return self._run(books, GridSource(self._waiting(books), len(books.points)), [])
+        study = study or self._new_study(None)
+        study.acquire_lock()
+        for spec, config in planned.trials:
+            study.add_trial(spec, config)
+        study.mark_complete(complete=False)
+        return self._run(study, GridSource(self._pending_trials(study), len(study.trials)), [])
 
     def _search(self, space: SearchSpace) -> Summary:
         from tnt_exp.sweep.optuna_search import OptunaSearch, PruningMonitor, search_fingerprint
@@ -98,34 +96,34 @@ class Sweeper(HydraSweeper):
         launcher = self._launcher()
         local = launcher if isinstance(launcher, LocalLauncher) else None
         parallel = settings.parallel or (len(local.slots) if local else 1)
-        defined = search_fingerprint(space, settings, parallel)
-        books = study.find_search_to_resume(self._config, defined, settings)
-        print(summary.search_summary(space, settings, parallel, books))
+        fingerprint = search_fingerprint(space, settings, parallel)
+        study = find_search_to_resume(self._config, fingerprint, settings)
+        print(summary.search_summary(space, settings, parallel, study))
         if settings.dry_run:
             return Summary(0, None)
-        books = books or self._new(defined)
-        books.hold()
-        search = OptunaSearch(books, space, settings, self._compose, parallel)
-        books.end(ended=False)
+        study = study or self._new_study(fingerprint)
+        study.acquire_lock()
+        search = OptunaSearch(study, space, settings, self._compose, parallel)
+        study.mark_complete(complete=False)
         if settings.pruning and not local:
-            print("sweep.pruning works with the local launcher: here every point runs to its end")
-        watchers = [PruningMonitor(search, objective_name(books))] if settings.pruning else []
-        return self._run(books, search, watchers)
+            print("sweep.pruning works with the local launcher only: every trial runs to its end")
+        monitors = [PruningMonitor(search, objective_name(study))] if settings.pruning else []
+        return self._run(study, search, monitors)
 
     def _launcher(self) -> Launcher:
-        """The launcher that Hydra's configuration names, set up for the sweep folder as it is now."""
+        """Return the configured launcher, set up for the sweep folder as it is now."""
         launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self._hydra_context, task_function=self._task_function, config=self._config
         )
         return launcher
 
-    def _refuse(self, planned: Plan) -> None:
-        if planned.invalid and (self._settings.on_invalid is OnInvalid.stop or not planned.points):
-            raise UserError(planned.complaint())
+    def _check_plan(self, planned: Plan) -> None:
+        if planned.invalid and (self._settings.on_invalid is OnInvalid.stop or not planned.trials):
+            raise UserError(planned.error_message())
 
-    def _new(self, search: dict[str, Any] | None) -> SweepStudy:
+    def _new_study(self, search: dict[str, Any] | None) -> SweepStudy:
         return SweepStudy.new(
-            study.sweep_dir(self._config),
+            sweep_dir(self._config),
             command=self._command,
             config_dir=_config_dir(self._config),
             search=search,
@@ -133,40 +131,40 @@ class Sweeper(HydraSweeper):
             direction=self._settings.direction.name,
         )
 
-    def _waiting(self, books: SweepStudy) -> list[Trial]:
+    def _pending_trials(self, study: SweepStudy) -> list[Trial]:
         wanted = {TrialState.waiting} | ({TrialState.failed} if self._settings.rerun is Rerun.failed else set())
-        waiting = [point for point in books.points if books.state(point) in wanted]
-        # The largest first: what does not fit is known early, and the slots come to their end together.
-        return sorted(waiting, key=lambda point: -point.work)
+        waiting = [trial for trial in study.trials if study.state(trial) in wanted]
+        # The most expensive first: what does not fit in memory fails early, and all slots end at about the same time.
+        return sorted(waiting, key=lambda trial: -trial.work)
 
-    def _run(self, books: SweepStudy, source: TrialSource, watchers: Sequence[ProcessMonitor]) -> Summary:
+    def _run(self, study: SweepStudy, source: TrialSource, monitors: Sequence[ProcessMonitor]) -> Summary:
         with open_dict(self._config):
-            self._config.hydra.sweep.dir = str(books.folder)
+            self._config.hydra.sweep.dir = str(study.folder)
         launcher = self._launcher()
         local = launcher if isinstance(launcher, LocalLauncher) else None
-        jobs = Scheduler(books, source, self._settings.retries, self._settings.fail_fast)
-        print(f"sweep folder {books.folder}", flush=True)
-        telling = MlflowObserver.of(books)
-        with LiveTable(jobs, len(local.slots) if local else 1) as view:
-            jobs.observers = [telling, view]
+        scheduler = Scheduler(study, source, self._settings.retries, self._settings.fail_fast)
+        print(f"sweep folder {study.folder}", flush=True)
+        observer = MlflowObserver.of(study)
+        with LiveTable(scheduler, len(local.slots) if local else 1) as view:
+            scheduler.callbacks = [observer, view]
             try:
                 if local:
-                    local.serve(jobs, Path(books.data["cwd"]), [view, *watchers])
+                    local.run(scheduler, Path(study.data["cwd"]), [view, *monitors])
                 else:
-                    hydra_executor.run_with_launcher(launcher, jobs)
+                    hydra_executor.run_with_launcher(launcher, scheduler)
             except BaseException:
-                telling.finish("KILLED")
+                observer.finish("KILLED")
                 raise
-        left = jobs.count(TrialState.waiting)
-        failed = jobs.count(TrialState.failed)
-        telling.finish("FAILED" if failed or left else "FINISHED")
-        books.end(ended=not left)
-        print(summary.end_summary(books, jobs))
-        return Summary(1 if failed or left else 0, books.folder)
+        left = scheduler.count(TrialState.waiting)
+        failed = scheduler.count(TrialState.failed)
+        observer.finish("FAILED" if failed or left else "FINISHED")
+        study.mark_complete(complete=not left)
+        print(summary.end_summary(study, scheduler))
+        return Summary(1 if failed or left else 0, study.folder)
 
 
 def _config_dir(config: DictConfig) -> str | None:
-    """The folder of `--config-dir`."""
+    """Return the folder of `--config-dir`, or None."""
     for source in config.hydra.runtime.config_sources:
         if source.provider == "command-line":
             return str(source.path)

@@ -1,4 +1,4 @@
-"""One point of a sweep, and what became of it."""
+"""One trial of a sweep, and its state."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from tnt_exp.run_folder import plain
 
 
 class TrialState(Enum):
-    """What became of a point."""
+    """The state of a trial."""
 
-    waiting = "waiting"  # not run, or interrupted
+    waiting = "waiting"  # not run yet, or interrupted
     finished = "finished"
     failed = "failed"
     pruned = "pruned"  # stopped by the search
@@ -22,15 +22,15 @@ class TrialState(Enum):
 
 @dataclass
 class Trial:
-    """One point of a sweep.
+    """One run of a sweep.
 
     Attributes:
-        job: Its number, the name of its folder.
-        overrides: What it changes, as on the command line.
-        params: Swept key: its value here.
-        hash: Of the composed configuration.
-        trial: Number of the search's trial; points of one trial differ in the seed only.
-        work: What it takes beside the others: MACs of an image times epochs; 0: not known.
+        job: Its number, which is also the name of its folder.
+        overrides: Its overrides, as on the command line.
+        params: Swept keys and their values in this trial.
+        hash: Hash of the composed configuration.
+        trial: Number of the Optuna trial; runs of one Optuna trial differ in the seed only. None in a grid.
+        work: MACs per image times epochs, to run expensive trials first; 0: unknown.
     """
 
     job: int
@@ -42,51 +42,51 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """`model.embed_dim=48 model.depth=4`: what tells it from the others."""
-        return " ".join(f"{key}={value}" for key, value in self.params.items()) or "the only point"
+        """The swept values, `model.embed_dim=48 model.depth=4`."""
+        return " ".join(f"{key}={value}" for key, value in self.params.items()) or "the only trial"
 
 
 @dataclass
 class TrialSpec:
-    """A point before it is composed."""
+    """A trial before its configuration is composed."""
 
     overrides: list[str]
     params: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The same for the same overrides in any order."""
+        """See `trial_key`."""
         return trial_key(self.overrides)
 
 
 def trial_key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The same for the same overrides in any order."""
+    """Return a key that is equal for equal overrides in any order."""
     return tuple(sorted(overrides))
 
 
 def config_hash(config: Config) -> str:
-    """A hash of every value of a configuration."""
+    """Return a hash of all values of a configuration."""
     return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def trial_state(result: Mapping[str, Any] | None) -> TrialState:
-    """What a point's `result.json` says; None: there is none."""
+    """Return the state that a trial's `result.json` records (None: there is no result)."""
     if result is None or result.get("cause") == "stopped":
         return TrialState.waiting
     if result["status"] == "FINISHED":
         return TrialState.finished
     if result["status"] == "KILLED" and "cause" not in result:
-        return TrialState.waiting  # stopped together with the sweep, which had no time to say so
+        return TrialState.waiting  # stopped together with the sweep, before the sweep could record the reason
     return TrialState.pruned if result.get("cause") == "pruned" else TrialState.failed
 
 
 def objective_value(result: Mapping[str, Any] | None, name: str | None) -> float | None:
-    """The objective's value in a result; None where it has none.
+    """Return the objective in a result, or None if the result has no such value.
 
     Args:
-        result: `result.json`.
-        name: A metric, or a number of the result such as `train_seconds`; None: validation accuracy, or test
-            accuracy where there is no validation.
+        result: The content of `result.json`.
+        name: A metric, or a number of the result such as `train_seconds`; None: validation accuracy, or test accuracy
+            if there is no validation.
     """
     if result is None:
         return None

@@ -1,7 +1,4 @@
-"""A job dies with the process that started it, however that one ended."""
-
-# MERGED DOCS:
-# """One job as one fresh process."""
+"""One trial as one fresh process, which ends when the process that started it ends."""
 
 import ctypes
 import os
@@ -19,21 +16,25 @@ import psutil
 from tnt_exp.atomic_files import read_json
 from tnt_exp.sweep.outcome import FailureReason, Outcome, from_exit_code, oom_kill_count, write_outcome
 
+LOG = "output.log"
+
+_GRACE = 30.0  # seconds from SIGTERM to SIGKILL: time to write a checkpoint
+_GIB = 2**30
 _PR_SET_PDEATHSIG = 1
 
 
 def exit_with_parent() -> None:
-    """End this process and its children when the supervisor is gone.
+    """End this process and its children when the process that started it is gone.
 
-    Two ways, since each has a gap. Linux kills this process when the thread that started it ends, at once, but not
-    its children. And the other end of standard input is held by the supervisor alone: the kernel closes it when that
-    one ends, and a thread here then ends the whole process group (a job leads one of its own). That thread has to
-    wait while native code keeps Python's lock, seconds where TensorFlow is imported or traced.
+    Two ways, because each has a gap. Linux kills this process as soon as the thread that started it ends, but not its
+    children. And standard input is a pipe that only the parent holds open: when the parent ends, the kernel closes it,
+    and a thread here kills the whole process group (each trial leads a group of its own). That thread has to wait while
+    native code holds the interpreter's lock: seconds, while TensorFlow is imported or traces a graph.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # A supervisor that was gone before this line has closed the pipe: the thread sees it.
-    threading.Thread(target=_watch_parent, name="lifeline", daemon=True).start()
+    # If the parent was gone before this line, its end of the pipe is closed and the thread sees it.
+    threading.Thread(target=_watch_parent, name="parent watcher", daemon=True).start()
 
 
 def _watch_parent() -> None:
@@ -42,20 +43,13 @@ def _watch_parent() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-LOG = "output.log"
-
-_GRACE = 30.0  # seconds from SIGTERM to SIGKILL: time to write a checkpoint
-
-_GIB = 2**30
-
-
 @dataclass(frozen=True)
 class ResourceLimits:
-    """What a job may take.
+    """The limits of a trial.
 
     Attributes:
         seconds: None: no limit.
-        gib: Resident memory with its children's; None: no limit.
+        gib: Resident memory of the process and its children; None: no limit.
     """
 
     seconds: float | None = None
@@ -63,14 +57,14 @@ class ResourceLimits:
 
 
 class JobProcess:
-    """A running job. Everything it prints goes to `output.log` in its folder.
+    """A running trial. Everything it prints goes to `output.log` in its folder.
 
     Args:
         folder: The run folder, with a frozen `config.yaml`.
-        command: What runs it, the folder appended; None: `tnt-exp run`.
-        environment: Variables on top of this process'.
-        limits: What it may take.
-        cwd: Where it runs.
+        command: The command that runs it, without the folder; None: `tnt-exp run`.
+        environment: Environment variables on top of this process'.
+        limits: Its limits.
+        cwd: The working folder.
 
     Attributes:
         begin: When it was started, monotonic seconds.
@@ -87,58 +81,58 @@ class JobProcess:
         self.folder = folder
         self.begin = time.monotonic()
         self._limits = limits or ResourceLimits()
-        self._order: Outcome | None = None
+        self._stop_processes: Outcome | None = None
         self._deadline = 0.0
         self._kernel_kills = oom_kill_count()
-        # What an earlier try left would be taken for this one's.
+        # The result of an earlier try must not be taken for this one's.
         (folder / "result.json").unlink(missing_ok=True)
         with (folder / LOG).open("ab") as log:
             self._process = subprocess.Popen(
                 [*(command or [sys.executable, "-m", "tnt_exp", "run", "--supervised"]), str(folder)],
-                stdin=subprocess.PIPE,  # the lifeline
+                stdin=subprocess.PIPE,  # closed by the kernel when this process ends
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
                 env={**os.environ, **(environment or {})},
-                start_new_session=True,  # Ctrl-C is the supervisor's to hear
+                start_new_session=True,  # Ctrl-C must reach the sweep alone
             )
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process id."""
         return self._process.pid
 
     @property
     def seconds(self) -> float:
-        """Since its start."""
+        """Seconds since its start."""
         return time.monotonic() - self.begin
 
     def poll(self) -> Outcome | None:
-        """Enforce the limits; None while it runs, its ending once it is over (and written to its folder)."""
+        """Enforce the limits; return None while it runs, else its outcome (which is written to its folder)."""
         code = self._process.poll()
         if code is None:
             self._enforce()
             return None
-        self._signal(signal.SIGKILL)  # what it started and left
+        self._signal(signal.SIGKILL)  # children that it left behind
         if self._process.stdin:
             self._process.stdin.close()
         result = read_json(self.folder / "result.json")
-        ending = from_exit_code(code, result, self._order, oom_kill_count() > self._kernel_kills)
-        write_outcome(self.folder, ending, self.seconds)
-        return ending
+        outcome = from_exit_code(code, result, self._stop_processes, oom_kill_count() > self._kernel_kills)
+        write_outcome(self.folder, outcome, self.seconds)
+        return outcome
 
-    def stop(self, ending: Outcome, *, at_once: bool = False) -> None:
-        """Ask it to end, by SIGTERM and after a while by SIGKILL; `poll` says when it has."""
-        if self._order is not None:
+    def stop(self, outcome: Outcome, *, at_once: bool = False) -> None:
+        """Stop it by SIGTERM and, after a grace period, by SIGKILL; `poll` returns `outcome` then."""
+        if self._stop_processes is not None:
             return
-        self._order = ending
+        self._stop_processes = outcome
         self._deadline = time.monotonic() + (0 if at_once else _GRACE)
         if not at_once:
-            # To the job alone: its own children are its to end.
+            # To the trial alone, which ends its own children.
             self._process.send_signal(signal.SIGTERM)
 
     def _enforce(self) -> None:
-        if self._order is not None:
+        if self._stop_processes is not None:
             if time.monotonic() >= self._deadline:
                 self._signal(signal.SIGKILL)
             return
@@ -157,7 +151,7 @@ class JobProcess:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of memory of a process and its descendants."""
+    """Return the resident bytes of a process and its descendants."""
     total = 0
     try:
         leader = psutil.Process(pid)

@@ -57,8 +57,8 @@ def test_a_sweep_over_two_ray_nodes_outlives_one_of_them(tmp_path: Path) -> None
         assert process.returncode == 0, text
     finally:
         cluster.shutdown()
-    books = books_of(tmp_path)
-    assert [books.state(point) for point in books.points] == [TrialState.finished] * 5
+    study = books_of(tmp_path)
+    assert [study.state(trial) for trial in study.trials] == [TrialState.finished] * 5
     assert "5 finished" in text
 
 
@@ -75,8 +75,8 @@ def test_a_sweep_by_submitit_goes_on_after_its_supervisor_was_killed(tmp_path: P
     process = train(tmp_path, *arguments)
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
-    books = books_of(tmp_path)
-    assert [books.state(point) for point in books.points] == [TrialState.finished] * 2
+    study = books_of(tmp_path)
+    assert [study.state(trial) for trial in study.trials] == [TrialState.finished] * 2
 
 
 @pytest.mark.submitit
@@ -102,6 +102,6 @@ def test_slurm_is_told_what_the_command_says(tmp_path: Path) -> None:
         config=config,
     )
     assert launcher._EXECUTOR == "slurm"
-    told = {key: launcher.params[key] for key in ("partition", "gpus_per_node", "timeout_min")}
-    assert json.dumps(told) == '{"partition": "gpu", "gpus_per_node": 1, "timeout_min": 90}'
+    results_ = {key: launcher.params[key] for key in ("partition", "gpus_per_node", "timeout_min")}
+    assert json.dumps(results_) == '{"partition": "gpu", "gpus_per_node": 1, "timeout_min": 90}'
     assert OmegaConf.select(config, "hydra.launcher._target_").endswith("SlurmLauncher")

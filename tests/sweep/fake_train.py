@@ -1,6 +1,6 @@
-"""`tnt-exp run` with a stand-in for the training: real processes, folders, locks and results, no TensorFlow.
+"""`tnt-exp run` with a fake training: real processes, folders, locks and results, no TensorFlow.
 
-python stand_in.py --supervised FOLDER; `tracking.run_name` says what the stand-in does.
+python fake_train.py --supervised FOLDER; `tracking.run_name` selects what the fake does.
 """
 
 import math

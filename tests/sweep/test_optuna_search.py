@@ -57,47 +57,47 @@ def books_in(folder: Path, space: SearchSpace, settings: SweepConfig, parallel: 
     )
 
 
-def end(books: SweepStudy, point: Trial, result: dict[str, Any]) -> None:
-    (books.folder_of(point) / "result.json").write_text(json.dumps(result))
+def end(study: SweepStudy, trial: Trial, result: dict[str, Any]) -> None:
+    (study.folder_of(trial) / "result.json").write_text(json.dumps(result))
 
 
 def search(folder: Path, settings: SweepConfig, parallel: int = 1, stop: int | None = None, *keys: str) -> SweepStudy:
     """Run a search whose jobs end at once, in any order; `stop`: die after so many endings."""
     space = space_of(*KEYS, *keys)
-    books = books_in(folder, space, settings, parallel)
-    found = OptunaSearch(books, space, settings, TrialComposer(), parallel)
-    books.save()
+    study = books_in(folder, space, settings, parallel)
+    found = OptunaSearch(study, space, settings, TrialComposer(), parallel)
+    study.save()
     chance, running, ended = random.Random(stop), [], 0
     while True:
-        while (point := found.next()) is not None:
-            running.append(point)
+        while (trial := found.next()) is not None:
+            running.append(trial)
         if not running or ended == stop:
-            return books
-        point = running.pop(chance.randrange(len(running)))
+            return study
+        trial = running.pop(chance.randrange(len(running)))
         sign = 1 if settings.direction is Direction.maximize else -1
-        if point.job % 10 == 7:
-            end(books, point, {"status": "FAILED", "metrics": {}, "error": "x", "cause": "error"})
+        if trial.job % 10 == 7:
+            end(study, trial, {"status": "FAILED", "metrics": {}, "error": "x", "cause": "error"})
         else:
-            value = sign * objective(books.config(point))
-            end(books, point, {"status": "FINISHED", "metrics": {"val/accuracy": value}})
-        found.ended(point)
+            value = sign * objective(study.config(trial))
+            end(study, trial, {"status": "FINISHED", "metrics": {"val/accuracy": value}})
+        found.ended(trial)
         ended += 1
 
 
-def params(books: SweepStudy) -> list[dict[str, str]]:
-    return [point.params for point in books.points]
+def params(study: SweepStudy) -> list[dict[str, str]]:
+    return [trial.params for trial in study.trials]
 
 
 @pytest.mark.parametrize(("seed", "direction"), [(0, Direction.maximize), (1, Direction.minimize)])
 def test_sixty_trials_come_within_one_percent_though_some_fail(tmp_path: Path, seed: int, direction: Direction) -> None:
     settings = SweepConfig(method=Method.bayes, trials=60, seed=seed, direction=direction)
-    books = search(tmp_path / "sweep", settings)
+    study = search(tmp_path / "sweep", settings)
     values = [
         abs(result["metrics"]["val/accuracy"])
-        for point in books.points
-        if (result := books.result(point)) and result["status"] == "FINISHED"
+        for trial in study.trials
+        if (result := study.result(trial)) and result["status"] == "FINISHED"
     ]
-    assert len(books.data["trials"]) == 60
+    assert len(study.data["trials"]) == 60
     assert max(values) > 0.99
 
 
@@ -109,13 +109,13 @@ def test_an_interrupted_search_asks_for_the_same_trials(tmp_path: Path, method: 
         search(tmp_path / "broken", settings, parallel, stop)
     broken = search(tmp_path / "broken", settings, parallel)
     assert params(broken) == params(whole)
-    assert len({json.dumps(point) for point in params(whole)}) == 24
+    assert len({json.dumps(trial) for trial in params(whole)}) == 24
 
 
 def test_the_study_on_disk_is_optunas_own(tmp_path: Path) -> None:
-    books = search(tmp_path / "sweep", SweepConfig(method=Method.random, trials=12))
-    backend = optuna.storages.journal.JournalFileBackend(str(books.folder / "optuna.log"))
-    study = optuna.load_study(study_name=books.id, storage=optuna.storages.JournalStorage(backend))
+    study = search(tmp_path / "sweep", SweepConfig(method=Method.random, trials=12))
+    backend = optuna.storages.journal.JournalFileBackend(str(study.folder / "optuna.log"))
+    study = optuna.load_study(study_name=study.id, storage=optuna.storages.JournalStorage(backend))
     states = [trial.state.name for trial in study.trials]
     assert states.count("COMPLETE") == 11
     assert states[7] == "FAIL"
@@ -123,18 +123,18 @@ def test_the_study_on_disk_is_optunas_own(tmp_path: Path) -> None:
 
 def test_each_trial_runs_with_every_seed_and_counts_by_the_mean(tmp_path: Path) -> None:
     settings = SweepConfig(method=Method.bayes, trials=4)
-    books = search(tmp_path / "sweep", settings, 1, None, "seed=0,1,2")
-    assert [point.params["seed"] for point in books.points] == ["0", "1", "2"] * 4
-    assert [point.trial for point in books.points] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    study = search(tmp_path / "sweep", settings, 1, None, "seed=0,1,2")
+    assert [trial.params["seed"] for trial in study.trials] == ["0", "1", "2"] * 4
+    assert [trial.trial for trial in study.trials] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
 def test_a_point_that_cannot_run_is_a_failed_trial(tmp_path: Path) -> None:
     settings = SweepConfig(method=Method.random, trials=10)
-    books = search(tmp_path / "sweep", settings, 1, None, "model.num_heads=2,64")
-    invalid = [trial for trial in books.data["trials"] if "invalid" in trial]
+    study = search(tmp_path / "sweep", settings, 1, None, "model.num_heads=2,64")
+    invalid = [trial for trial in study.data["trials"] if "invalid" in trial]
     assert invalid
     assert "model.num_heads" in invalid[0]["invalid"]
-    assert len(books.points) + len(invalid) == 10
+    assert len(study.trials) + len(invalid) == 10
 
 
 @pytest.mark.parametrize("values", ["interval(1,1)", "tag(log,interval(0,1))"])

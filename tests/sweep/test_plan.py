@@ -58,12 +58,12 @@ def test_a_grid_is_every_combination_the_last_key_fastest() -> None:
     space = space_of(
         "model=tiny,digits", "model.depth=range(1,4)", "seed=3", declared={"seed": "1,2", "model.depth": "9"}
     )
-    points = space.grid()
-    assert [tuple(point.params.values()) for point in points] == [
+    trials = space.grid()
+    assert [tuple(trial.params.values()) for trial in trials] == [
         (model, depth) for model in ("tiny", "digits") for depth in ("1", "2", "3")
     ]
-    assert all("seed=3" in point.overrides for point in points)
-    assert {point.params["optimizer"] for point in space_of("optimizer=glob(*)").grid()} >= {"adamw", "sgd"}
+    assert all("seed=3" in trial.overrides for trial in trials)
+    assert {trial.params["optimizer"] for trial in space_of("optimizer=glob(*)").grid()} >= {"adamw", "sgd"}
 
 
 def test_an_interval_has_no_grid() -> None:
@@ -97,11 +97,11 @@ def test_many_points_compose_as_one_does(
 def test_bad_points_are_all_listed_and_duplicates_run_once() -> None:
     register()
     found = plan_trials(space_of("model=tiny", "model.embed_dim=32,33,48,032,35").grid(), TrialComposer())
-    assert [point.params["model.embed_dim"] for point, _ in found.points] == ["32", "48"]
-    assert [point.params["model.embed_dim"] for point in found.duplicates] == ["32"] or len(found.duplicates) == 1
-    assert len(found.complaint().splitlines()) == 2
+    assert [trial.params["model.embed_dim"] for trial, _ in found.trials] == ["32", "48"]
+    assert [trial.params["model.embed_dim"] for trial in found.duplicates] == ["32"] or len(found.duplicates) == 1
+    assert len(found.error_message().splitlines()) == 2
     again = plan_trials([TrialSpec(["model=tiny", "model.embed_dim=32"])], TrialComposer())
-    assert len(again.points) == 1
+    assert len(again.trials) == 1
 
 
 def test_a_bad_point_stops_the_sweep_before_anything_is_written(
@@ -171,11 +171,11 @@ def test_how_a_job_ended(
     kernel: bool,
     cause: FailureReason | None,
 ) -> None:
-    ending = from_exit_code(code, result, order, kernel)
-    assert ending.cause is cause
+    outcome = from_exit_code(code, result, order, kernel)
+    assert outcome.cause is cause
     if result:
         atomic_write_json(tmp_path / "result.json", result)
-    write_outcome(tmp_path, ending, 1.0)
+    write_outcome(tmp_path, outcome, 1.0)
     if cause is not None:
         assert read_outcome(read_json(tmp_path / "result.json")).cause is cause
     state = trial_state(read_json(tmp_path / "result.json"))

@@ -1,4 +1,4 @@
-"""Sweeps on this machine: failures, resume, stops. Real processes, a stand-in for the training."""
+"""Sweeps on this machine: failures, resume, stops. Real processes, a fake training."""
 
 import os
 import random
@@ -21,7 +21,7 @@ def jobs_alive(folder: Path) -> list[psutil.Process]:
             line = process.cmdline()
         except psutil.Error:
             continue
-        if any(part.endswith("stand_in.py") for part in line) and str(folder) in line[-1]:
+        if any(part.endswith("fake_train.py") for part in line) and str(folder) in line[-1]:
             found.append(process)
     return found
 
@@ -34,7 +34,7 @@ def test_a_grid_is_run_over_slots_and_the_best_is_named(folder: Any) -> None:
     assert "6 finished" in text
     assert "job 4: model.embed_dim=64 model.inner_dim=8" in text
     assert "tnt-exp train model=tiny" in text
-    assert folder.books()["ended"]
+    assert folder.study()["ended"]
     status = folder.run("status", str(folder.sweep), verb="sweep")
     assert "(ended): 6 finished" in status
     assert status.splitlines()[0].split()[:5] == ["job", "model.embed_dim", "model.inner_dim", "state", "objective"]
@@ -95,9 +95,9 @@ def test_killed_at_ten_random_moments_every_point_finishes_once(folder: Any) -> 
         while jobs_alive(folder.path) and time.monotonic() < end:
             time.sleep(0.02)
         assert jobs_alive(folder.path) == []
-        if folder.sweeps and folder.books()["ended"]:
+        if folder.sweeps and folder.study()["ended"]:
             break
-    if not (folder.sweeps and folder.books()["ended"]):  # on a busy machine all ten may come before the folder
+    if not (folder.sweeps and folder.study()["ended"]):  # on a busy machine all ten may come before the folder
         folder.run(*arguments)
     assert len(folder.sweeps) == 1
     results = folder.results()
@@ -118,7 +118,7 @@ def test_a_stopped_sweep_stops_its_jobs_and_goes_on_later(folder: Any, number: i
     assert process.returncode == code
     assert jobs_alive(folder.path) == []
     assert folder.results()[1]["cause"] == "stopped"
-    assert folder.books()["ended"] is None
+    assert folder.study()["ended"] is None
     assert "(interrupted): 1 finished, 2 to run" in folder.run("status", str(folder.sweep), verb="sweep")
     text = folder.run("resume", str(folder.sweep), verb="sweep")
     assert "3 finished" in text

@@ -84,7 +84,7 @@ def test_what_each_value_is_worth() -> None:
         assert item.difference == pytest.approx(worth, abs=4 * item.error)
         # Two halves, or two thirds, of 40 points, the mean of three seeds each.
         assert item.error == pytest.approx(0 if item.value in ("adamw", "2") else 0.001, abs=0.0007)
-    assert sum(item.points for item in found if item.key == "depth") == 40
+    assert sum(item.trials for item in found if item.key == "depth") == 40
 
 
 def test_nothing_is_worth_anything_where_it_cannot_be_told() -> None:
@@ -159,9 +159,9 @@ def test_a_sweep_without_any_result_has_a_page_too() -> None:
     )
 
 
-def big_sweep(folder: Path, points: int) -> None:
+def big_sweep(folder: Path, trials: int) -> None:
     """A folder of a sweep that has ended, as 1,000 runs leave it."""
-    books = {
+    study = {
         "command": [],
         "config_dir": None,
         "cwd": str(folder),
@@ -173,11 +173,11 @@ def big_sweep(folder: Path, points: int) -> None:
         "ended": 1.0,
         "points": [],
     }
-    for job in range(points):
+    for job in range(trials):
         params = {"model.embed_dim": str(16 * (job % 10)), "optimizer.learning_rate": f"{10 ** -(1 + job % 7 / 2):.4g}"}
         params |= {"model.depth": str(job % 12), "seed": str(job % 3)}
         overrides = [f"{key}={value}" for key, value in params.items()]
-        books["points"].append({"job": job, "overrides": overrides, "params": params, "hash": str(job), "trial": None})
+        study["points"].append({"job": job, "overrides": overrides, "params": params, "hash": str(job), "trial": None})
         (folder / str(job)).mkdir(parents=True)
         accuracy = 1 - 1 / (1 + job)
         metrics = {f"{split}/{name}": accuracy for split in ("train", "val", "test") for name in ("accuracy", "loss")}
@@ -185,7 +185,7 @@ def big_sweep(folder: Path, points: int) -> None:
         (folder / str(job) / "result.json").write_text(json.dumps(result, indent=2))
         lines = [f"{epoch},{accuracy * epoch / 100}" for epoch in range(1, 101)]
         (folder / str(job) / "metrics.csv").write_text("\n".join(["epoch,val/accuracy", *lines]) + "\n")
-    (folder / "sweep.json").write_text(json.dumps(books))
+    (folder / "sweep.json").write_text(json.dumps(study))
 
 
 def test_a_thousand_runs_take_seconds_and_little_memory(tmp_path: Path) -> None:
