@@ -43,10 +43,10 @@ def describe_system_error(error: BaseException) -> str | None:
     if isinstance(error.__cause__, OSError):
         error = error.__cause__
     if isinstance(error, OSError) and (error.errno in _FULL or "No space left on device" in str(error)):
-        return f"no room on the disk: {_first_line(error)}. Make room and repeat the command: it goes on from there."
+        return f"no room on the disk: {first_line(error)}. Make room and repeat the command: it goes on from there."
     if isinstance(error, OSError) and error.errno in _REFUSED:
-        return f"cannot be written: {_first_line(error)}. Choose another folder, or mend its permissions."
-    said = f"{type(error).__name__}: {_first_line(error)}"
+        return f"cannot be written: {first_line(error)}. Choose another folder, or mend its permissions."
+    said = f"{type(error).__name__}: {first_line(error)}"
     if is_out_of_memory(said):
         return (
             f"out of memory on the device ({said}). Try a smaller trainer.batch_size, trainer.remat=true or "
@@ -60,7 +60,8 @@ def is_out_of_memory(text: str) -> bool:
     return any(words in text for words in _OUT_OF_MEMORY)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the line of an error message that says what happened, or the name of the error."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     # An error of a compiled graph begins with where it was called, and says what happened further down.
     return next((line for line in lines if is_out_of_memory(line)), lines[0] if lines else type(error).__name__).strip()
@@ -82,7 +83,8 @@ def wrap_read_errors(file: Path | str) -> Iterator[None]:
             raise UserError(f"{printable_name(file)}: cannot be read: {os.strerror(error.errno)}") from error
         reason = " ".join(f"{type(error).__name__}: {error}"[:200].split())
         raise UserError(
-            f"{printable_name(file)}: truncated, damaged or of another format ({printable_name(reason)}); fetch the file again"
+            f"{printable_name(file)}: truncated, damaged or of another format "
+            f"({printable_name(reason)}); fetch the file again"
         ) from error
 
 

@@ -89,20 +89,20 @@ def test_a_server_that_does_not_come_back_is_told_by_sync(tmp_path: Path, server
 def test_a_process_killed_while_it_delivers_doubles_nothing(tmp_path: Path, talk: Callable) -> None:
     folder, uri = tmp_path / "run", LOCAL.format(tmp_path)
     process = talk(folder, uri, 1, 100_000, 0.0005)
-    mark = folder / "mlflow/delivered.json"
-    while not mark.exists() or Outbox(folder).mark().offset < 50_000:
+    cursor = folder / "mlflow/delivered.json"
+    while not cursor.exists() or Outbox(folder).read_cursor().offset < 50_000:
         time.sleep(0.01)
         assert process.poll() is None, process.communicate()[0]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    last = max(Outbox(folder).steps.values())
-    assert Outbox(folder).waiting()
+    last = max(Outbox(folder).last_steps.values())
+    assert Outbox(folder).pending_count()
     sync(folder)
     (run,) = runs(uri)
     assert run.info.status == "RUNNING"  # nobody has said otherwise
     expected = [(step, 1 / step) for step in range(1, last + 1)]
     assert points(uri, run, "train/loss") == expected
-    mark.unlink()  # the mark of the last delivery was lost: all is sent again
+    cursor.unlink()  # the mark of the last delivery was lost: all is sent again
     sync(folder)
     assert points(uri, run, "train/loss") == expected
 
@@ -142,9 +142,9 @@ def test_a_value_too_long_for_mlflow_is_a_file_there(tmp_path: Path) -> None:
 def test_a_message_that_the_store_refuses_holds_up_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     uri = LOCAL.format(tmp_path)
     told = tracker(tmp_path / "run", uri)
-    told._say("params", values={"seed": "1"})
+    told._enqueue("params", values={"seed": "1"})
     told.metrics({"loss": 1.0}, 1)
-    told._say("params", values={"seed": "2"})
+    told._enqueue("params", values={"seed": "2"})
     told.metrics({"loss": 2.0}, 2)
     told.finish("FINISHED")
     (run,) = runs(uri)
@@ -165,11 +165,11 @@ def test_artifacts_that_cannot_be_kept_hold_up_no_status(tmp_path: Path) -> None
     (run,) = runs(uri)
     assert run.info.status == "KILLED"
     assert run.data.metrics == {"loss": 1.0}
-    assert Outbox(folder).waiting() == 1
+    assert Outbox(folder).pending_count() == 1
     assert deliver(folder) is not None
     (tmp_path / "mlartifacts").unlink()
     assert deliver(folder) is None
-    assert Outbox(folder).waiting() == 0
+    assert Outbox(folder).pending_count() == 0
     (run,) = runs(uri)
     artifacts = mlflow.MlflowClient(uri).list_artifacts(run.info.run_id)
     assert [file.path for file in artifacts] == ["plot.txt"]

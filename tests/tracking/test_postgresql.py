@@ -18,7 +18,7 @@ from tracking.servers import Server, free_port, points, runs, sync
 from tnt_exp.run_folder import ARTIFACTS
 from tnt_exp.tracking.outbox import Outbox
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(600)]
+pytestmark = [pytest.read_cursor.postgresql, pytest.read_cursor.timeout(600)]
 
 STAND_IN = Path(__file__).parents[1] / "sweep/stand_in.py"
 
@@ -116,7 +116,7 @@ def test_a_run_is_told_whole_and_telling_it_again_changes_nothing(server: Server
     assert not list((folder / "mlflow").glob("model-*"))  # the server has it
 
     (folder / "mlflow/delivered.json").unlink()
-    assert Outbox(folder).waiting()
+    assert Outbox(folder).pending_count()
     sync(folder)
     assert told() == before
 

@@ -27,13 +27,13 @@ def main(arguments: Sequence[str]) -> int:
     left = found = 0
     for finding in _findings(options.uri):
         found += 1
-        print(finding.what)
-        if options.fix and finding.mend:
-            finding.mend()
-            print(f"  done: {finding.remedy}")
+        print(finding.issue)
+        if options.fix and finding.fix:
+            finding.fix()
+            print(f"  done: {finding.fix_description}")
         else:
             left += 1
-            print(f"  {'--fix would' if finding.mend else 'not mended here'}: {finding.remedy}")
+            print(f"  {'--fix would' if finding.fix else 'not mended here'}: {finding.fix_description}")
     if not found:
         print("nothing to mend")
     return int(left > 0)
@@ -62,14 +62,14 @@ def _left_by_the_dead(folder: Path) -> Iterator["Finding"]:
     if not atomic_files.is_unlocked(file):
         return  # in use
 
-    def mend() -> None:
+    def fix() -> None:
         held = atomic_files.acquire_lock(file)
         if held is not None:
             atomic_files.remove_paths(atomic_files.partial_files(folder))
             atomic_files.release_lock(held)
 
     if owner:
-        yield Finding(f"{file} names {owner}, which died without letting go", "empty it; it stops nobody", mend)
+        yield Finding(f"{file} names {owner}, which died without letting go", "empty it; it stops nobody", fix)
     if parts:
         names = ", ".join(part.name for part in parts)
-        yield Finding(f"{folder} has half-written files: {names}", "remove them", mend)
+        yield Finding(f"{folder} has half-written files: {names}", "remove them", fix)

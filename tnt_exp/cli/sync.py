@@ -14,8 +14,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("folder", type=Path, nargs="*", help="a run, a sweep or a folder of them (default: multirun)")
     options = parser.parse_args(list(arguments))
+    from tnt_exp.errors import first_line
     from tnt_exp.tracking.outbox import FOLDER, MESSAGES, Outbox
-    from tnt_exp.tracking.uploader import first_line, sync
+    from tnt_exp.tracking.uploader import sync
 
     given = options.folder or [Path("multirun")]
     for folder in given:
@@ -24,11 +25,11 @@ def main(arguments: Sequence[str]) -> int:
     found = dict.fromkeys(file.parent.parent for folder in given for file in folder.rglob(f"{FOLDER}/{MESSAGES}"))
     left = 0
     for folder in sorted(found):
-        before = Outbox(folder).waiting()
+        before = Outbox(folder).pending_count()
         if before == 0:
             continue
         error = sync(folder.resolve())
-        after = Outbox(folder).waiting()
+        after = Outbox(folder).pending_count()
         print(
             f"{folder}: {before - after} messages delivered" + (f", {after} wait: {first_line(error)}" if error else "")
         )

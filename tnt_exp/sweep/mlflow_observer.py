@@ -58,7 +58,7 @@ class MlflowObserver:
         study.data["mlflow"] = {"uri": uri, "experiment": tracking.experiment, "run_id": tracker.run_id}
         study.save()
         observer = cls(study, tracker)
-        tracker.settle({study.folder_of(trial): observer._status_on_resume(trial) for trial in study.trials})
+        tracker.reconcile({study.folder_of(trial): observer._status_on_resume(trial) for trial in study.trials})
         tracker.tags(
             {
                 "run_folder": str(study.folder),
@@ -73,14 +73,14 @@ class MlflowObserver:
         """Give the trial's run its final status, even if the trial could not."""
         if not self._tracker:
             return
-        self._tracker.settle({self._study.folder_of(trial): (outcome.status, self._run_id(trial), _tags(outcome))})
+        self._tracker.reconcile({self._study.folder_of(trial): (outcome.status, self._run_id(trial), _tags(outcome))})
         if time.monotonic() - self._last > _REPORT_INTERVAL:
             self._log_report()
 
     def on_retry(self, trial: Trial, outcome: Outcome) -> None:
         """Mark the runs of the trial KILLED, except the one that its folder names, which is continued."""
         if self._tracker:
-            self._tracker.settle({self._study.folder_of(trial): ("KILLED", self._run_id(trial), {})})
+            self._tracker.reconcile({self._study.folder_of(trial): ("KILLED", self._run_id(trial), {})})
 
     def finish(self, status: str) -> None:
         """Log the report, and end the parent run."""

@@ -1,53 +1,45 @@
-"""Where the tracking store is, and how to look at it."""
-
-# MERGED DOCS:
-# """A new SQLite store is whole or absent.
-#
-# MLflow makes its tables in many steps; a process that is killed between two of them leaves a file that no later MLflow
-# can open ("table _alembic_tmp_runs already exists").
-# """
-# """MLflow experiments: found by name, made when new."""
-# """Find the MLflow run that a folder tells of, or make it."""
+"""Access to the tracking store: its address, its client, its experiments and runs."""
 
 import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import mlflow
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
-from tnt_exp.errors import UserError
+from tnt_exp.errors import UserError, first_line
 from tnt_exp.tracking.outbox import Outbox, RunRef
 
-_SQLITE = "sqlite:///"
+SQLITE_PREFIX = "sqlite:///"
 
 
 def resolve_tracking_uri(uri: str | None) -> str:
-    """The configured store, or SQLite in the working folder, absolute so that nothing else can change it.
+    """Return the configured store, or SQLite in the working folder, as an absolute address.
 
-    MLflow's own default is the same file, but it turns to ./mlruns where that holds an old file store.
+    MLflow's own default is the same file, but it uses ./mlruns if that holds an old file store.
     """
     if uri is None:
-        return f"{_SQLITE}{Path.cwd() / 'mlflow.db'}"
-    if uri.startswith(_SQLITE):
-        return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).expanduser().resolve()}"
+        return f"{SQLITE_PREFIX}{Path.cwd() / 'mlflow.db'}"
+    if uri.startswith(SQLITE_PREFIX):
+        return f"{SQLITE_PREFIX}{Path(uri.removeprefix(SQLITE_PREFIX)).expanduser().resolve()}"
     return uri
 
 
 def artifact_location(uri: str) -> str | None:
-    """Where a new experiment's artifacts go: beside a SQLite file; a server decides for itself."""
-    if not uri.startswith(_SQLITE):
+    """Return where the artifacts of a new experiment go: beside a SQLite file; None: a server decides."""
+    if not uri.startswith(SQLITE_PREFIX):
         return None
-    return (Path(uri.removeprefix(_SQLITE)).parent / "mlartifacts").as_uri()
+    return (Path(uri.removeprefix(SQLITE_PREFIX)).parent / "mlartifacts").as_uri()
 
 
 def ui_command(uri: str) -> str:
-    """What to type, or to open, to see the runs."""
+    """Return the command to type, or the address to open, to see the runs."""
     if uri.startswith(("http://", "https://")):
         return f"open {uri}"
     if uri == resolve_tracking_uri(None):
@@ -55,18 +47,21 @@ def ui_command(uri: str) -> str:
     return f"tnt-exp ui --uri {uri}"
 
 
-logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it tells of every table it makes
+logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it logs every table that it creates
 
 
 def init_sqlite_store(uri: str) -> None:
-    """Make the store's file where it is new: beside its place, then renamed; by one process at a time.
+    """Create the SQLite file of a store if it is new: under a temporary name, then renamed, by one process at a time.
+
+    MLflow creates its tables in many steps; a process killed between two of them leaves a file that no later MLflow
+    can open ("table _alembic_tmp_runs already exists").
 
     Args:
-        uri: Tracking store, absolute; a server is left to itself.
+        uri: Tracking store, absolute; does nothing for a server.
     """
-    if not uri.startswith(_SQLITE):
+    if not uri.startswith(SQLITE_PREFIX):
         return
-    file = Path(uri.removeprefix(_SQLITE))
+    file = Path(uri.removeprefix(SQLITE_PREFIX))
     if file.exists() or not file.parent.is_dir():
         return
     with file.with_name(f"{file.name}.lock").open("a") as guard:
@@ -76,20 +71,20 @@ def init_sqlite_store(uri: str) -> None:
         part = file.with_name(f"{file.name}.part")
         for left in part.parent.glob(f"{part.name}*"):
             left.unlink()
-        mlflow.MlflowClient(f"{_SQLITE}{part}").search_experiments()
+        mlflow.MlflowClient(f"{SQLITE_PREFIX}{part}").search_experiments()
         part.replace(file)
 
 
 def get_or_create_experiment(client: mlflow.MlflowClient, uri: str, name: str) -> str:
-    """The id of an experiment; it is created when new, by whichever process comes first.
+    """Return the id of an experiment; it is created if it is new, by whichever process comes first.
 
     Args:
         client: Of the store.
         uri: The store.
-        name: The experiment's name.
+        name: Name of the experiment.
 
     Raises:
-        UserError: It was deleted.
+        UserError: The experiment was deleted.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -108,33 +103,33 @@ def get_or_create_experiment(client: mlflow.MlflowClient, uri: str, name: str) -
 
 
 def relocated_uri(uri: str, folder: Path) -> str | None:
-    """A store that was told of a folder; where a project was moved as a whole, sqlite above the folder is meant.
+    """Return where a store is now: if a project was moved as a whole, the SQLite file above the folder.
 
     Args:
-        uri: Where it was.
-        folder: A run folder, or that of a sweep.
+        uri: Where the store was.
+        folder: A run folder or a sweep folder that was logged to it.
 
     Returns:
-        Where it is; None: it is gone.
+        Its address, or None if it is gone.
     """
     if store_exists(uri):
         return uri
     return next(
-        (f"{_SQLITE}{above / 'mlflow.db'}" for above in folder.parents if (above / "mlflow.db").is_file()), None
+        (f"{SQLITE_PREFIX}{above / 'mlflow.db'}" for above in folder.parents if (above / "mlflow.db").is_file()), None
     )
 
 
 def store_exists(uri: str) -> bool:
-    """MLflow would make a new database where it is asked for one that is not there."""
-    return not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).is_file()
+    """Return False for a SQLite file that does not exist: MLflow would create it."""
+    return not uri.startswith(SQLITE_PREFIX) or Path(uri.removeprefix(SQLITE_PREFIX)).is_file()
 
 
 T = TypeVar("T")
 
 _LOCK_TIMEOUT = 60.0  # seconds to wait for a database that others write to, before a run begins
 
-# A try is short: who tells MLflow of something tries again, and never where a step would wait for it.
-_CLIENT = {
+# Attempts are short: the uploader retries, and no training step waits for it.
+_CLIENT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # at once: a server closes connections that are idle for some seconds
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -143,61 +138,61 @@ _CLIENT = {
 
 
 def make_client(uri: str) -> mlflow.MlflowClient:
-    """A client of a store, whose requests end soon."""
-    for name, value in _CLIENT.items():
+    """Return a client of a store, with short time limits."""
+    for name, value in _CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    mlflow.set_tracking_uri(uri)  # proxied artifacts ask for it
+    mlflow.set_tracking_uri(uri)  # proxied artifacts need it
     return mlflow.MlflowClient(uri)
 
 
 def resume_or_create_run(
-    spool: Outbox,
+    outbox: Outbox,
     uri: str,
     experiment: str,
     find: Callable[[mlflow.MlflowClient, str], str | None],
     make: Callable[[mlflow.MlflowClient, str], str],
 ) -> tuple[RunRef, bool]:
-    """Let the spool say which MLflow run is told.
+    """Return the MLflow run that an outbox names, or create one and name it there.
 
     Args:
-        spool: Of the folder.
+        outbox: Of the folder.
         uri: Tracking store.
-        experiment: Name; created when new.
-        find: Of a client and an experiment's id, a run of this folder that an interrupted start left; None: none.
-        make: Of a client and an experiment's id, a new run.
+        experiment: Name of the experiment; created if it is new.
+        find: Given a client and an experiment id, returns a run of this folder that an interrupted start left, or None.
+        make: Given a client and an experiment id, creates a run.
 
     Returns:
-        The run, and whether it was there before. One that was goes on without its store where that does not answer;
-        where the store says that the run is gone, a new one is made and told everything.
+        The run, and whether it existed before. An existing run continues even if its store does not answer; if
+        the store answers that the run is gone, a new one is created and everything is logged again.
 
     Raises:
         UserError: The store of a new run cannot be reached, or the experiment was deleted.
     """
-    if spool.run is not None and spool.run.uri == uri and not _is_deleted(spool.run):
-        return spool.run, True
+    if outbox.run is not None and outbox.run.uri == uri and not _is_deleted(outbox.run):
+        return outbox.run, True
 
     def opened() -> RunRef:
         init_sqlite_store(uri)
         client = make_client(uri)
         experiment_number = get_or_create_experiment(client, uri, experiment)
-        run_id = find(client, experiment_number) if spool.begun == uri else None
+        run_id = find(client, experiment_number) if outbox.created_in == uri else None
         if run_id is None:
-            spool.append("begin", uri=uri)
+            outbox.append("begin", uri=uri)
             run_id = make(client, experiment_number)
-        spool.append("run", uri=uri, run_id=run_id, experiment_id=experiment_number)
+        outbox.append("run", uri=uri, run_id=run_id, experiment_id=experiment_number)
         return RunRef(uri, run_id, experiment_number)
 
     try:
         return _retry_while_locked(opened), False
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"tracking.uri: expected a tracking store, received {uri}: {str(error).splitlines()[0]} "
-            "(tracking=off does without)."
+            f"tracking.uri: expected a tracking store, received {uri}: {first_line(error)} "
+            "(tracking=off trains without it)."
         ) from error
 
 
 def _is_deleted(run: RunRef) -> bool:
-    """Whether the store says that there is no such run, or that it was deleted."""
+    """Return True if the store answers that there is no such run, or that it was deleted."""
     try:
         init_sqlite_store(run.uri)
         found = make_client(run.uri).get_run(run.run_id)
@@ -209,7 +204,7 @@ def _is_deleted(run: RunRef) -> bool:
 
 
 def _retry_while_locked(action: Callable[[], T]) -> T:
-    """Again and again while another process writes to the database: SQLite refuses at once where waiting is no use."""
+    """Retry while another process writes to the database: SQLite may refuse at once, whatever its timeout."""
     end = time.monotonic() + _LOCK_TIMEOUT
     while True:
         try:
@@ -218,3 +213,30 @@ def _retry_while_locked(action: Callable[[], T]) -> T:
             if "database is locked" not in str(error) or time.monotonic() > end:
                 raise
             time.sleep(0.2)
+
+
+def search_all_runs(client: mlflow.MlflowClient, experiment_ids: Sequence[str], condition: str = "") -> Iterator[Run]:
+    """Yield all runs of experiments that were not deleted, page by page.
+
+    Args:
+        client: Of the store.
+        experiment_ids: The experiments.
+        condition: MLflow's filter string; empty: no filter.
+    """
+    token: str | None = None
+    while True:
+        page = client.search_runs(list(experiment_ids), condition, ViewType.ACTIVE_ONLY, 1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def search_sweep_runs(client: mlflow.MlflowClient, experiment_id: str, sweep_id: str, condition: str) -> Iterator[Run]:
+    """Yield the runs of a sweep that match a condition and were not deleted."""
+    return search_all_runs(client, [experiment_id], f"tags.sweep_id = {quote_filter_value(sweep_id)} and {condition}")
+
+
+def quote_filter_value(text: str) -> str:
+    """Return a text as it is written in MLflow's filter strings."""
+    return f'"{text}"' if "'" in text else f"'{text}'"

@@ -1,4 +1,4 @@
-"""What is not true in a tracking store: runs that died unseen, strays, lost artifacts, an older file store."""
+"""Problems in a tracking store: dead runs, runs in the wrong experiment, lost artifacts, an old file store."""
 
 import platform
 import sqlite3
@@ -8,35 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Experiment, Run, ViewType
+from mlflow.entities import Run, ViewType
 
 from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, read_json, release_lock
 from tnt_exp.run_folder import ARTIFACTS
-from tnt_exp.tracking.client import make_client
+from tnt_exp.tracking.client import SQLITE_PREFIX, make_client, search_all_runs
 from tnt_exp.tracking.outbox import FOLDER
 from tnt_exp.tracking.uploader import sync
 
-_SQLITE = "sqlite:///"
-_DEFAULT = "0"  # MLflow's own experiment, where runs land that name none
+_DEFAULT = "0"  # MLflow's experiment for runs that name none
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be.
+    """A problem.
 
     Attributes:
-        what: One line.
-        remedy: What mending it does, one line; where it cannot be mended here, what to do.
-        mend: Does it; None: it cannot be mended here.
+        issue: The problem, one line.
+        fix_description: What the fix does; if it cannot be fixed here, what to do. One line.
+        fix: Fixes it; None: it cannot be fixed here.
     """
 
-    what: str
-    remedy: str
-    mend: Callable[[], None] | None
+    issue: str
+    fix_description: str
+    fix: Callable[[], None] | None
 
 
 def find_problems(uri: str) -> Iterator[Finding]:
-    """What is not true in a store.
+    """Yield the problems in a store.
 
     Args:
         uri: Tracking store, absolute; it exists.
@@ -44,9 +43,9 @@ def find_problems(uri: str) -> Iterator[Finding]:
     client = make_client(uri)
     experiments = client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
     for experiment in experiments:
-        for run in _runs(client, experiment):
+        for run in search_all_runs(client, [experiment.experiment_id]):
             if "run_folder" not in run.data.tags and "tracking.experiment" not in run.data.params:
-                continue  # somebody else's
+                continue  # not a run of tnt-exp
             if run.info.status == "RUNNING":
                 yield from _unseen(client, run)
             elif "tracking.experiment" in run.data.params:
@@ -55,37 +54,29 @@ def find_problems(uri: str) -> Iterator[Finding]:
                 yield from _stray(client, uri, run)
 
 
-def _runs(client: mlflow.MlflowClient, experiment: Experiment) -> Iterator[Run]:
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
 def _unseen(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
-    """A run that is said to be running, and whose process is dead."""
+    """A run that is marked RUNNING although its process is dead."""
     name, folder = _name(run), _folder(run)
     host = run.data.tags.get("host", platform.node())
     if not folder.is_dir() and host != platform.node():
-        yield Finding(f"{name} is RUNNING on {host}, whose folders are not here", f"run tnt-exp doctor on {host}", None)
+        yield Finding(
+            f"{name} is RUNNING on {host}, whose folders are not on this machine", f"run tnt-exp doctor on {host}", None
+        )
         return
     if not is_unlocked(folder / ".lock"):
         return  # alive
     status = (read_json(folder / "result.json") or {}).get("status", "KILLED")
 
-    def mend() -> None:
+    def fix() -> None:
         held = acquire_lock(folder / ".lock") if folder.is_dir() else None
         if folder.is_dir() and held is None:
-            return  # started again meanwhile
+            return  # it was started again meanwhile
         if (folder / FOLDER).is_dir():
-            sync(folder)  # its own last words, where it could write them
+            sync(folder)  # what the run itself could still write
         if client.get_run(run.info.run_id).info.status == "RUNNING":
             client.set_terminated(run.info.run_id, status)
         if (folder / "config.yaml").is_file() and not (folder / "result.json").exists():
-            result = {"status": "KILLED", "metrics": {}, "error": "the process ended unseen"}
+            result = {"status": "KILLED", "metrics": {}, "error": "the process died without writing a result"}
             atomic_write_json(folder / "result.json", result)
         if folder.is_dir():
             _log_files(client, run, folder)
@@ -93,23 +84,23 @@ def _unseen(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
             release_lock(held)
 
     gone = "" if folder.is_dir() else " and its folder is gone"
-    yield Finding(f"{name} is RUNNING, but its process is dead{gone}", f"mark it {status}", mend)
+    yield Finding(f"{name} is RUNNING, but its process is dead{gone}", f"mark it {status}", fix)
 
 
 def _artifacts(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
     """A run that has ended and whose files MLflow does not have (any more)."""
     if "result.json" in {file.path for file in client.list_artifacts(run.info.run_id)}:
         return
-    folder, what = _folder(run), f"{_name(run)} has lost its artifacts ({run.info.artifact_uri})"
+    folder, issue = _folder(run), f"{_name(run)} has lost its artifacts ({run.info.artifact_uri})"
     if not (folder / "result.json").is_file():
-        yield Finding(what, f"nothing is left of them: {folder} is gone too", None)
+        yield Finding(issue, f"nothing is left of them: {folder} is gone too", None)
         return
 
-    yield Finding(what, f"log them again from {folder}", lambda: _log_files(client, run, folder))
+    yield Finding(issue, f"log them again from {folder}", lambda: _log_files(client, run, folder))
 
 
 def _log_files(client: mlflow.MlflowClient, run: Run, folder: Path) -> None:
-    """Give MLflow what a run folder has."""
+    """Log the artifacts of a run folder."""
     for path in [folder / name for name in ARTIFACTS]:
         if path.is_dir():
             client.log_artifacts(run.info.run_id, str(path), path.name)
@@ -118,45 +109,47 @@ def _log_files(client: mlflow.MlflowClient, run: Run, folder: Path) -> None:
 
 
 def _stray(client: mlflow.MlflowClient, uri: str, run: Run) -> Iterator[Finding]:
-    """A run in *Default* that was meant for another experiment."""
+    """A run in the experiment *Default* that belongs to another experiment."""
     meant = run.data.params.get("tracking.experiment", "Default")
     if meant == "Default":
         return
-    what = f"{_name(run)} is in the experiment Default, not in {meant}"
+    issue = f"{_name(run)} is in the experiment Default, not in {meant}"
     found = client.get_experiment_by_name(meant)
-    if found is None or not uri.startswith(_SQLITE):
-        yield Finding(what, "MLflow cannot move a run of a server; sqlite's are moved once the experiment exists", None)
+    if found is None or not uri.startswith(SQLITE_PREFIX):
+        yield Finding(
+            issue, "MLflow cannot move a run of a server; sqlite's are moved once the experiment exists", None
+        )
         return
 
-    def mend() -> None:
-        with closing(sqlite3.connect(uri.removeprefix(_SQLITE), timeout=60)) as database, database:
+    def fix() -> None:
+        with closing(sqlite3.connect(uri.removeprefix(SQLITE_PREFIX), timeout=60)) as database, database:
             move = "UPDATE {} SET experiment_id = ? WHERE {} = ?"
             for table, key in (("runs", "run_uuid"), ("logged_models", "source_run_id")):
                 database.execute(move.format(table, key), (int(found.experiment_id), run.info.run_id))
 
-    yield Finding(what, f"move it to {meant}; its artifacts stay where they are", mend)
+    yield Finding(issue, f"move it to {meant}; its artifacts stay where they are", fix)
 
 
 def file_store(folder: Path) -> Iterator[Finding]:
-    """What an older MLflow left in `mlruns`: MLflow's own commands, typed there, open it instead of the database."""
+    """The file store of an older MLflow in `mlruns`: MLflow's own commands open it instead of the database."""
     metas = sorted((folder / "mlruns").glob("*/meta.yaml"))
     if not metas:
         return
     runs, target = len(list((folder / "mlruns").glob("*/*/meta.yaml"))), folder / "mlruns.db"
-    copied = f"copy its runs to {target} (tnt-exp ui --uri {_SQLITE}{target}), and " if runs else ""
+    copied = f"copy its runs to {target} (tnt-exp ui --uri {SQLITE_PREFIX}{target}), and " if runs else ""
 
-    def mend() -> None:
+    def fix() -> None:
         if runs and not target.exists():
             from mlflow.store.fs2db import migrate
 
-            migrate(folder, f"{_SQLITE}{target}", progress=False)
+            migrate(folder, f"{SQLITE_PREFIX}{target}", progress=False)
         for meta in metas:
             meta.rename(meta.with_name("meta.yaml.before"))
 
     yield Finding(
         f"{folder / 'mlruns'} is the file store of an older MLflow ({runs} runs): a plain mlflow ui opens it",
         f"{copied}rename its {len(metas)} meta.yaml to meta.yaml.before; artifacts stay where they are",
-        mend,
+        fix,
     )
 
 

@@ -1,6 +1,6 @@
-"""What a run has to say to MLflow, on disk before it is sent: one JSON line a message, in the order it was said.
+"""The messages of a run to MLflow, on disk before they are sent: one JSON line per message, in order.
 
-The file only grows. A last line that a kill or a full disk has cut is passed over, and cut off before the next one.
+The file only grows. A last line that was cut by a kill or a full disk is skipped, and removed before the next one.
 """
 
 import errno
@@ -16,14 +16,12 @@ from typing import Any, NamedTuple
 log = logging.getLogger("tnt_exp")
 
 FOLDER = "mlflow"  # in the run folder
-
 MESSAGES = "messages.jsonl"
-
-_ABOUT = ("begin", "run")  # lines that say which MLflow run is told; they are not sent
+_INTERNAL_KINDS = ("begin", "run")  # lines that name the MLflow run; they are not sent
 
 
 class Entry(NamedTuple):
-    """A message and where it stands in the file, in bytes."""
+    """A message and its position in the file, in bytes."""
 
     start: int
     end: int
@@ -31,7 +29,7 @@ class Entry(NamedTuple):
 
 
 class RunRef(NamedTuple):
-    """Which MLflow run is told."""
+    """The MLflow run that the messages are for."""
 
     uri: str
     run_id: str
@@ -40,13 +38,13 @@ class RunRef(NamedTuple):
 
 @dataclass
 class DeliveryCursor:
-    """How far MLflow was told.
+    """How far the messages were delivered.
 
     Attributes:
         run_id: The MLflow run.
-        offset: Bytes of the file that were sent, or put off.
-        behind: Where the messages stand that were put off.
-        refused: Messages that the store will never take.
+        offset: Bytes of the file that were sent, or deferred.
+        behind: Positions of the deferred messages.
+        refused: The number of messages that the store has refused for good.
     """
 
     run_id: str
@@ -63,31 +61,31 @@ class Outbox:
 
     Attributes:
         folder: The run folder.
-        place: Where everything that MLflow is still to be told lies.
-        run: Which MLflow run is told; None: none yet.
-        begun: The store where a run may have been made that no line says; None: none.
-        steps: Metric: the last step that was said.
-        status: What was said last of how the run is; None: nothing.
-        said: Ids of messages that are said once.
+        directory: The folder of everything that is still to be delivered.
+        run: The MLflow run; None: there is none yet.
+        created_in: The store in which a run may have been created that no message names; None: there is none.
+        last_steps: The last step of each metric.
+        status: The last status message; None: there is none.
+        sent_ids: Ids of messages that are enqueued once only.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.place = folder / FOLDER
-        self._file = self.place / MESSAGES
-        self._mark = self.place / "delivered.json"
+        self.directory = folder / FOLDER
+        self._file = self.directory / MESSAGES
+        self._cursor_file = self.directory / "delivered.json"
         self._writing = threading.Lock()
-        self._mended = False
+        self._checked = False
         self.run: RunRef | None = None
-        self.begun: str | None = None
-        self.steps: dict[str, int] = {}
+        self.created_in: str | None = None
+        self.last_steps: dict[str, int] = {}
         self.status: str | None = None
-        self.said: set[str] = set()
+        self.sent_ids: set[str] = set()
         for entry in self.read():
-            self._remember(entry.message)
+            self._index(entry.message)
 
     def append(self, kind: str, **content: Any) -> None:
-        """Say something; when this returns, the kernel has it.
+        """Append a message; when this returns, the kernel has it.
 
         Raises:
             OSError: It cannot be written; the file is as it was.
@@ -95,7 +93,7 @@ class Outbox:
         message = {"kind": kind, **content}
         line = json.dumps(message).encode() + b"\n"
         with self._writing:
-            self._mend()
+            self._truncate_partial_line()
             before = self.size()
             try:
                 with self._file.open("ab", buffering=0) as stream:
@@ -104,10 +102,10 @@ class Outbox:
             except OSError:
                 os.truncate(self._file, before)
                 raise
-            self._remember(message)
+            self._index(message)
 
     def read(self, start: int = 0) -> Iterator[Entry]:
-        """The whole lines from a place on."""
+        """Yield the complete lines from a position on."""
         if not self._file.exists():
             return
         with self._file.open("rb") as stream:
@@ -116,43 +114,43 @@ class Outbox:
                 end = start + len(line)
                 if not line.endswith(b"\n"):
                     return
-                message = _parse_lines(line)
+                message = _parse_line(line)
                 if message is None:
-                    log.warning("%s: passed over a damaged line at byte %d", self._file, start)
+                    log.warning("%s: skipped a damaged line at byte %d", self._file, start)
                 else:
                     yield Entry(start, end, message)
                 start = end
 
-    def pending(self, mark: DeliveryCursor) -> Iterator[Entry]:
-        """What was neither sent nor put off."""
-        return (entry for entry in self.read(mark.offset) if entry.message["kind"] not in _ABOUT)
+    def pending(self, cursor: DeliveryCursor) -> Iterator[Entry]:
+        """Yield the messages that were neither sent nor deferred."""
+        return (entry for entry in self.read(cursor.offset) if entry.message["kind"] not in _INTERNAL_KINDS)
 
-    def waiting(self) -> int:
-        """How many messages MLflow has not got."""
-        mark = self.mark()
-        return sum(1 for _ in self.pending(mark)) + len(mark.behind)
+    def pending_count(self) -> int:
+        """Return the number of messages that MLflow does not have."""
+        cursor = self.read_cursor()
+        return sum(1 for _ in self.pending(cursor)) + len(cursor.behind)
 
-    def mark(self) -> DeliveryCursor:
-        """How far the run was told; nothing where that is not known: telling twice does no harm."""
+    def read_cursor(self) -> DeliveryCursor:
+        """Return how far the messages were delivered; zero if that is unknown: sending twice does no harm."""
         new = DeliveryCursor(self.run.run_id if self.run else "")
         try:
-            mark = DeliveryCursor(**json.loads(self._mark.read_text()))
+            cursor = DeliveryCursor(**json.loads(self._cursor_file.read_text()))
         except (OSError, ValueError, TypeError):
             return new
-        return mark if mark.run_id == new.run_id and self._is_boundary(mark.offset) else new
+        return cursor if cursor.run_id == new.run_id and self._is_boundary(cursor.offset) else new
 
-    def write_mark(self, mark: DeliveryCursor) -> None:
-        """Remember how far the run was told."""
-        beside = self._mark.with_name(f".{self._mark.name}")  # not flushed: an older mark does no harm
-        beside.write_text(json.dumps(asdict(mark)))
-        beside.replace(self._mark)
+    def write_cursor(self, cursor: DeliveryCursor) -> None:
+        """Save how far the messages were delivered."""
+        beside = self._cursor_file.with_name(f".{self._cursor_file.name}")  # not flushed: an older cursor does no harm
+        beside.write_text(json.dumps(asdict(cursor)))
+        beside.replace(self._cursor_file)
 
     def size(self) -> int:
-        """Bytes that were said."""
+        """Return the size of the file in bytes."""
         return self._file.stat().st_size if self._file.exists() else 0
 
-    def flush(self) -> None:
-        """Let the disk have it, too."""
+    def fsync(self) -> None:
+        """Flush the file to the disk."""
         with self._file.open("rb") as stream:
             os.fsync(stream.fileno())
 
@@ -165,38 +163,38 @@ class Outbox:
             stream.seek(offset - 1)
             return stream.read(1) == b"\n"
 
-    def _mend(self) -> None:
-        """Before the first line of this process: cut off what a kill left of the last one."""
-        if self._mended:
+    def _truncate_partial_line(self) -> None:
+        """Before the first line of this process: remove what a kill left of the last one."""
+        if self._checked:
             return
-        self.place.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         self._file.touch()
         content = self._file.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.truncate(self._file, whole)
-        self._mended = True
+        self._checked = True
 
-    def _remember(self, message: Mapping[str, Any]) -> None:
+    def _index(self, message: Mapping[str, Any]) -> None:
         if message["kind"] == "begin":
-            self.begun = message["uri"]
+            self.created_in = message["uri"]
         elif message["kind"] == "run":
-            self.run, self.begun = RunRef(message["uri"], message["run_id"], message["experiment_id"]), None
+            self.run, self.created_in = RunRef(message["uri"], message["run_id"], message["experiment_id"]), None
         elif message["kind"] == "metrics":
             for key in message["values"]:
-                self.steps[key] = max(message["step"], self.steps.get(key, message["step"]))
+                self.last_steps[key] = max(message["step"], self.last_steps.get(key, message["step"]))
         elif message["kind"] == "status":
             self.status = message["status"]
         if "id" in message:
-            self.said.add(message["id"])
+            self.sent_ids.add(message["id"])
 
 
 def artifact_message(folder: Path, name: str) -> dict[str, Any]:
-    """The message that logs a file or a folder of the run folder."""
+    """Return the message that logs a file or a folder of the run folder."""
     return {"kind": "artifact", "path": name, "to": name if (folder / name).is_dir() else None}
 
 
-def _parse_lines(line: bytes) -> dict[str, Any] | None:
+def _parse_line(line: bytes) -> dict[str, Any] | None:
     try:
         message = json.loads(line)
     except ValueError:

@@ -1,7 +1,4 @@
-"""Finished runs in MLflow: found again, fetched, told about what came after training."""
-
-# MERGED DOCS:
-# """Read a sweep back from MLflow."""
+"""Queries for runs in MLflow: found again, fetched, and extended by what came after training."""
 
 import json
 import logging
@@ -17,21 +14,27 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
-from tnt_exp.errors import UserError
-from tnt_exp.tracking.client import make_client, relocated_uri, resolve_tracking_uri, store_exists
+from tnt_exp.errors import UserError, first_line
+from tnt_exp.tracking.client import (
+    SQLITE_PREFIX,
+    make_client,
+    quote_filter_value,
+    relocated_uri,
+    resolve_tracking_uri,
+    search_all_runs,
+    store_exists,
+)
 
 log = logging.getLogger("tnt_exp")
 
-_SQLITE = "sqlite:///"
-
 
 def resolve_run_folder(reference: str, uri: str | None, fetched: Path) -> Path:
-    """The run folder of what MLflow knows.
+    """Return the run folder of a run or model that MLflow knows.
 
     Args:
         reference: A run id, `runs:/ID`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/MODEL_ID`.
-        uri: Tracking store; None: `MLFLOW_TRACKING_URI`, else sqlite in the working folder.
-        fetched: Where a run's files go whose folder is not on this machine.
+        uri: Tracking store; None: `MLFLOW_TRACKING_URI`, else SQLite in the working folder.
+        fetched: Where the files of a run are downloaded to if its folder is not on this machine.
 
     Raises:
         UserError: The store or the run does not exist, or the run has no model.
@@ -43,16 +46,14 @@ def resolve_run_folder(reference: str, uri: str | None, fetched: Path) -> Path:
         folder: Path = Path(run.data.tags.get("run_folder", "nowhere"))
         return folder if (folder / "model.keras").is_file() else _fetch(client, uri, run, fetched)
     except (MlflowException, OSError) as error:
-        raise UserError(
-            f"{reference}: expected a run with a model in {uri}, received: {str(error).splitlines()[0]}"
-        ) from error
+        raise UserError(f"{reference}: expected a run with a model in {uri}, received: {first_line(error)}") from error
 
 
 def tagged_run_folder(run_id: str, uri: str | None) -> Path:
-    """The folder that a run's tag says, there or not.
+    """Return the folder that the tag `run_folder` names, whether it exists or not.
 
     Raises:
-        UserError: The store or the run does not exist, or the run is none of tnt-exp.
+        UserError: The store or the run does not exist, or it is not a run of tnt-exp.
     """
     uri = _store(run_id, uri)
     try:
@@ -99,44 +100,46 @@ def _fetch(client: mlflow.MlflowClient, uri: str, run: Run, fetched: Path) -> Pa
         files = list(Path(beside).rglob("*.keras"))
         if len(files) != 1:
             raise MlflowException(f"the model of run {run.info.run_id} holds no Keras file")
-        files[0].replace(folder / "model.keras")  # last: with it, the folder is whole
+        files[0].replace(folder / "model.keras")  # last: a folder with a model is complete
     return folder
 
 
 def run_store(folder: Path) -> str | None:
-    """The store that knows the run of a folder, as the folder says; None where it is gone."""
+    """Return the store of the run in a folder, as `mlflow.json` names it; None if the store is gone."""
     file = folder / "mlflow.json"
-    return relocated_uri(str(json.loads(file.read_text())["uri"]) if file.is_file() else f"{_SQLITE}/nowhere", folder)
+    return relocated_uri(
+        str(json.loads(file.read_text())["uri"]) if file.is_file() else f"{SQLITE_PREFIX}/nowhere", folder
+    )
 
 
 def log_evaluation(uri: str | None, run_id: str, metrics: Mapping[str, float], files: Path) -> bool:
-    """Log numbers and a folder of files with a run that has ended.
+    """Log metrics and a folder of files with a run that has ended.
 
     Args:
-        uri: The store, of `store_of`.
+        uri: The store, from `run_store`.
         run_id: The run.
         metrics: Their names and values.
         files: A folder, logged under its own name.
 
     Returns:
-        Whether MLflow has them; where not, a warning says why.
+        Whether MLflow has them; if not, a warning gives the reason.
     """
     try:
         if uri is None:
-            raise MlflowException("the tracking store of the run is not here")
+            raise MlflowException("the tracking store of the run is not on this machine")
         client = make_client(uri)
         now = int(time.time() * 1000)
         client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
         client.log_artifacts(run_id, str(files), files.name)
-    except Exception as error:  # whatever a store does, the evaluation is in its folder
-        log.warning("MLflow: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
+    except Exception as error:  # whatever the store does, the evaluation is in its folder
+        log.warning("MLflow: %s", first_line(error))
         return False
     return True
 
 
 @dataclass(frozen=True)
 class MlflowRun:
-    """What MLflow knows of one run."""
+    """What MLflow knows about one run."""
 
     run_id: str
     status: str
@@ -147,33 +150,26 @@ class MlflowRun:
 
 
 def read_sweep_runs(uri: str, sweep_id: str) -> tuple[MlflowRun, list[MlflowRun]]:
-    """The parent run of a sweep and its children.
+    """Return the parent run of a sweep and its children.
 
     Args:
         uri: Tracking store.
-        sweep_id: The sweep's id.
+        sweep_id: Id of the sweep.
 
     Raises:
-        UserError: The store cannot be read or has no such sweep.
+        UserError: The store cannot be read, or has no such sweep.
     """
     client = make_client(uri)
     try:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        found: list[Run] = []
-        token: str | None = None
-        while True:
-            page = client.search_runs(experiments, f"tags.sweep_id = '{sweep_id}'", max_results=1000, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                break
+        found = list(search_all_runs(client, experiments, f"tags.sweep_id = {quote_filter_value(sweep_id)}"))
     except (MlflowException, OSError) as error:
-        raise UserError(f"{uri}: expected a tracking store, received {str(error).splitlines()[0]}.") from error
+        raise UserError(f"{uri}: expected a tracking store, received {first_line(error)}.") from error
 
     def history(run_id: str, metric: str) -> list[tuple[float, float]]:
         return [(float(point.step), float(point.value)) for point in client.get_metric_history(run_id, metric)]
 
-    def told(run: Run) -> MlflowRun:
+    def to_mlflow_run(run: Run) -> MlflowRun:
         data = run.data
         return MlflowRun(run.info.run_id, run.info.status, data.params, data.metrics, data.tags, history)
 
@@ -183,4 +179,4 @@ def read_sweep_runs(uri: str, sweep_id: str) -> tuple[MlflowRun, list[MlflowRun]
             f"{sweep_id}: expected the folder of a sweep or the id of one in {uri}, received neither. "
             "The id is the name of a sweep's folder, and the tag sweep_id of its runs."
         )
-    return told(parents[0]), [told(run) for run in found if "sweep_job" in run.data.tags]
+    return to_mlflow_run(parents[0]), [to_mlflow_run(run) for run in found if "sweep_job" in run.data.tags]

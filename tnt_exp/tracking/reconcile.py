@@ -1,22 +1,22 @@
-"""Make the MLflow runs of a sweep say what became of their folders."""
+"""Bring the MLflow runs of a sweep in line with the outcomes in their folders."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 
 from tnt_exp.atomic_files import is_unlocked
+from tnt_exp.tracking.client import quote_filter_value, search_sweep_runs
 
 
 def reconcile_runs(client: mlflow.MlflowClient, experiment_id: str, message: dict[str, Any]) -> None:
-    """Send a message of `SweepTracker.settle`.
+    """Apply a message of `SweepTracker.reconcile`.
 
     Args:
         client: Of the store.
         experiment_id: Of the sweep.
-        message: `sweep_id`, and `endings`: run folder: status, keep, tags.
+        message: `sweep_id`, and `endings`: for each run folder: status, keep, tags.
     """
     endings = message["endings"]
     condition = (
@@ -31,7 +31,7 @@ def reconcile_runs(client: mlflow.MlflowClient, experiment_id: str, message: dic
 def _reconcile_run(
     client: mlflow.MlflowClient, run: Run, folder: Path, *, status: str, keep: str | None, tags: dict[str, str]
 ) -> None:
-    # Where the folder's lock is taken, it was started again before this was told.
+    # If the folder's lock is taken, the trial was started again before this message was sent.
     if run.info.status == "RUNNING" and is_unlocked(folder / ".lock"):
         client.set_terminated(run.info.run_id, status if keep in (None, run.info.run_id) else "KILLED")
     if keep not in (None, run.info.run_id):
@@ -39,25 +39,3 @@ def _reconcile_run(
         return
     for key, value in tags.items():
         client.set_tag(run.info.run_id, key, value)
-
-
-def search_sweep_runs(client: mlflow.MlflowClient, experiment_id: str, sweep_id: str, condition: str) -> Iterator[Run]:
-    """The runs of a sweep that were not deleted."""
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            [experiment_id],
-            f"tags.sweep_id = {quote_filter_value(sweep_id)} and {condition}",
-            run_view_type=ViewType.ACTIVE_ONLY,
-            max_results=1000,
-            page_token=token,
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def quote_filter_value(text: str) -> str:
-    """A text in a search."""
-    return f'"{text}"' if "'" in text else f"'{text}'"

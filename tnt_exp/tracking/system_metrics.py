@@ -1,6 +1,6 @@
-"""CPU, memory, disk, network and GPU, every few seconds.
+"""CPU, memory, disk, network and GPU every few seconds.
 
-MLflow's own loop ends for good when the store does not answer once; its gauges are used, not the loop.
+MLflow's own loop ends for good if the store does not answer once; its monitors are used, its loop is not.
 """
 
 import contextlib
@@ -18,41 +18,43 @@ _INTERVAL = 5.0  # seconds
 
 
 class SystemMetrics:
-    """Reads the gauges on a thread of its own.
+    """Reads CPU, disk, network and GPU monitors on a thread of its own.
 
     Args:
-        say: Takes values and a step.
+        log_metrics: Called with values and a step.
         step: The first step.
     """
 
-    def __init__(self, say: Callable[[dict[str, float], int], None], step: int) -> None:
-        self._say, self._step = say, step
-        self._gauges: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        with contextlib.suppress(Exception):  # whatever a driver does that is not there
-            self._gauges.append(GPUMonitor())
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="system metrics", daemon=True)
+    def __init__(self, log_metrics: Callable[[dict[str, float], int], None], step: int) -> None:
+        self._log, self._step = log_metrics, step
+        self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        with contextlib.suppress(Exception):  # whatever a missing driver raises
+            self._monitors.append(GPUMonitor())
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="system metrics", daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
-        """End."""
-        self._ending.set()
+        """Stop."""
+        self._stopping.set()
         self._thread.join(_INTERVAL)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
             while True:
-                for gauge in self._gauges:
-                    gauge.collect_metrics()
-                if self._ending.wait(_INTERVAL):
+                for monitor in self._monitors:
+                    monitor.collect_metrics()
+                if self._stopping.wait(_INTERVAL):
                     return
-                values = {f"system/{key}": value for gauge in self._gauges for key, value in self._read(gauge).items()}
-                self._say(values, self._step)
+                values = {
+                    f"system/{key}": value for monitor in self._monitors for key, value in self._read(monitor).items()
+                }
+                self._log(values, self._step)
                 self._step += 1
-        except Exception as error:  # a gauge that breaks stops no run
+        except Exception as error:  # a broken monitor must not stop the run
             logging.getLogger("tnt_exp").warning("no more system metrics: %s", error)
 
-    def _read(self, gauge: BaseMetricsMonitor) -> dict[str, float]:
-        values: dict[str, float] = gauge.aggregate_metrics()
-        gauge.clear_metrics()
+    def _read(self, monitor: BaseMetricsMonitor) -> dict[str, float]:
+        values: dict[str, float] = monitor.aggregate_metrics()
+        monitor.clear_metrics()
         return values

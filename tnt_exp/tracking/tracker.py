@@ -1,12 +1,8 @@
 """One run in MLflow.
 
-Only the client is used, never the fluent `mlflow.start_run`: that one marks every exception FAILED and a crash
-FINISHED, and here a run's state is said by whoever knows it.
+Only MLflow's client is used, never the fluent `mlflow.start_run`: that marks every exception FAILED and a crash
+FINISHED, while here the caller sets the status of a run.
 """
-
-# MERGED DOCS:
-# """Tell MLflow that a run begins, or goes on."""
-# """Tell MLflow the end of a run whose process did not live to tell it."""
 
 import getpass
 import logging
@@ -21,11 +17,12 @@ import numpy as np
 from tnt_exp import provenance
 from tnt_exp.config import Config
 from tnt_exp.data import Dataset
+from tnt_exp.errors import first_line
 from tnt_exp.run_folder import ARTIFACTS, RunFolder, flat
-from tnt_exp.tracking import models, reconcile
-from tnt_exp.tracking.client import resolve_tracking_uri, resume_or_create_run
+from tnt_exp.tracking import models
+from tnt_exp.tracking.client import quote_filter_value, resolve_tracking_uri, resume_or_create_run
 from tnt_exp.tracking.outbox import FOLDER, Outbox, RunRef, artifact_message
-from tnt_exp.tracking.uploader import Uploader, first_line, sync
+from tnt_exp.tracking.uploader import Uploader, sync
 
 if TYPE_CHECKING:
     from tnt_exp.tracking.system_metrics import SystemMetrics
@@ -33,144 +30,141 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tnt_exp")
 
-_MAX_VALUE_LENGTH = {"params": 6000, "tags": 8000}  # characters that MLflow takes
-
-_FINISH_GRACE = {
-    "FINISHED": 30.0,
-    "FAILED": 30.0,
-    "KILLED": 10.0,
-}  # seconds that the end waits for a store that is away
+_MAX_VALUE_LENGTH = {"params": 6000, "tags": 8000}  # MLflow's limits, characters
+_FINISH_GRACE = {"FINISHED": 30.0, "FAILED": 30.0, "KILLED": 10.0}  # seconds to wait for an unreachable store
 
 
 class BaseTracker:
-    """Says things to a run's spool, and has them delivered. Whatever the store does, nothing waits for it.
+    """Appends messages to an outbox and has them uploaded. Nothing waits for the store.
 
     Args:
-        spool: Of the folder.
-        run: Whom it is about.
+        outbox: Of the folder.
+        run: The MLflow run.
 
     Attributes:
         uri: The tracking store.
         run_id: MLflow's id of the run.
     """
 
-    def __init__(self, spool: Outbox, run: RunRef) -> None:
+    def __init__(self, outbox: Outbox, run: RunRef) -> None:
         self.uri, self.run_id, self._experiment_id = run
-        self._spool = spool
-        self._unsaid: list[dict[str, Any]] = []
-        self._delivery = Uploader(spool, run)
-        self._delivery.start()
+        self._outbox = outbox
+        self._unqueued: list[dict[str, Any]] = []
+        self._uploader = Uploader(outbox, run)
+        self._uploader.start()
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        self._values("tags", values)
+        self._enqueue_values("tags", values)
 
     def finish(self, status: str) -> None:
-        """Say how it ended: FINISHED, FAILED or KILLED; wait, not for long, until MLflow knows everything."""
-        self._say("status", status=status, time=now_ms())
-        self._delivery.finish(_FINISH_GRACE[status], self._unsaid)
+        """Set the final status (FINISHED, FAILED or KILLED), and wait a limited time until everything is uploaded."""
+        self._enqueue("status", status=status, time=now_ms())
+        self._uploader.finish(_FINISH_GRACE[status], self._unqueued)
 
-    def _say(self, kind: str, **content: Any) -> None:
+    def _enqueue(self, kind: str, **content: Any) -> None:
         try:
-            self._spool.append(kind, **content)
-        except OSError as error:  # a full disk stops the run elsewhere, and MLflow should hear of it
-            if not self._unsaid:
-                log.warning("messages to MLflow cannot be kept: %s", error)
-            self._unsaid.append({"kind": kind, **content})
+            self._outbox.append(kind, **content)
+        except OSError as error:  # a full disk stops the run elsewhere; MLflow should get the reason
+            if not self._unqueued:
+                log.warning("messages to MLflow cannot be written: %s", error)
+            self._unqueued.append({"kind": kind, **content})
 
-    def _once(self, kind: str, about: str, **content: Any) -> None:
-        """Say what a former process of the run may have said."""
-        if about not in self._spool.said:
-            self._say(kind, id=about, **content)
+    def _enqueue_once(self, kind: str, message_id: str, **content: Any) -> None:
+        """Enqueue a message, unless an earlier process of the run has."""
+        if message_id not in self._outbox.sent_ids:
+            self._enqueue(kind, id=message_id, **content)
 
-    def _values(self, kind: str, values: Mapping[str, Any], about: str | None = None) -> None:
-        """Say parameters or tags; a value that is too long for MLflow is a file there."""
+    def _enqueue_values(self, kind: str, values: Mapping[str, Any], message_id: str | None = None) -> None:
+        """Enqueue parameters or tags; a value that is too long for MLflow becomes an artifact."""
         short = {}
         for key, value in values.items():
             short[key] = str(value)
             if len(short[key]) > _MAX_VALUE_LENGTH[kind]:
                 file = f"{kind}/{key}.txt"
-                self._say("text", text=short[key], to=file)
+                self._enqueue("text", text=short[key], to=file)
                 short[key] = f"too long: artifact {file}"
-        if about is None:
-            self._say(kind, values=short)
+        if message_id is None:
+            self._enqueue(kind, values=short)
         else:
-            self._once(kind, about, values=short)
+            self._enqueue_once(kind, message_id, values=short)
 
 
 class Tracker(BaseTracker):
-    """Tells MLflow of one run."""
+    """Logs one run to MLflow."""
 
-    def __init__(self, spool: Outbox, run: RunRef) -> None:
-        super().__init__(spool, run)
-        self._system: SystemMetrics | None = None
+    def __init__(self, outbox: Outbox, run: RunRef) -> None:
+        super().__init__(outbox, run)
+        self._system_metrics: SystemMetrics | None = None
 
     @classmethod
     def open(cls, folder: Path, uri: str, experiment: str, run_name: str, tags: Mapping[str, str]) -> Self:
-        """Go on with the run that a folder tells of, or begin one.
+        """Resume the run that a folder names, or create one.
 
         Args:
             folder: The run folder.
             uri: Tracking store.
-            experiment: Name; created when new.
+            experiment: Name of the experiment; created if it is new.
             run_name: Name of a new run.
-            tags: Of a new run; `run_folder` is among them.
+            tags: Tags of a new run; `run_folder` is one of them.
 
         Raises:
-            UserError: A new run's store cannot be reached or the experiment was deleted: found before training begins.
+            UserError: The store of a new run cannot be reached, or the experiment was deleted (before training begins).
         """
-        spool = Outbox(folder)
+        outbox = Outbox(folder)
 
         def find(client: mlflow.MlflowClient, experiment_id: str) -> str | None:
-            condition = f"tags.run_folder = {reconcile.quote_filter_value(tags['run_folder'])}"
+            condition = f"tags.run_folder = {quote_filter_value(tags['run_folder'])}"
             found = client.search_runs([experiment_id], condition)
             return str(found[0].info.run_id) if found else None
 
         def make(client: mlflow.MlflowClient, experiment_id: str) -> str:
-            # Tags by which a run is found are there from the first moment.
+            # The tags by which a run is found must be there from the first moment.
             short = {key: value for key, value in tags.items() if len(value) <= _MAX_VALUE_LENGTH["tags"]}
             return str(client.create_run(experiment_id, run_name=run_name, tags=short).info.run_id)
 
-        run, there = resume_or_create_run(spool, uri, experiment, find, make)
-        tracker = cls(spool, run)
-        if there:
-            tracker._say("status", status="RUNNING")
-        tracker._values("tags", {key: value for key, value in tags.items() if len(value) > _MAX_VALUE_LENGTH["tags"]})
+        run, resumed = resume_or_create_run(outbox, uri, experiment, find, make)
+        tracker = cls(outbox, run)
+        if resumed:
+            tracker._enqueue("status", status="RUNNING")
+        tracker._enqueue_values(
+            "tags", {key: value for key, value in tags.items() if len(value) > _MAX_VALUE_LENGTH["tags"]}
+        )
         return tracker
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log the flattened configuration, once in the life of a run."""
-        self._values("params", values, "params")
+        self._enqueue_values("params", values, "params")
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log values at a step, those that no former process of the run has logged: steps of a metric only grow."""
-        new = {key: float(value) for key, value in values.items() if step > self._spool.steps.get(key, step - 1)}
+        """Log values at a step, except those that an earlier process has logged: the steps of a metric only grow."""
+        new = {key: float(value) for key, value in values.items() if step > self._outbox.last_steps.get(key, step - 1)}
         if new:
-            self._say("metrics", time=now_ms(), step=step, values=new)
+            self._enqueue("metrics", time=now_ms(), step=step, values=new)
 
     def watch_system(self) -> None:
-        """Begin to log CPU, memory and GPU every few seconds, as `system/...`."""
+        """Start logging CPU, memory and GPU every few seconds, as `system/...`."""
         from tnt_exp.tracking.system_metrics import SystemMetrics
 
-        step = max((step + 1 for key, step in self._spool.steps.items() if key.startswith("system/")), default=0)
-        self._system = SystemMetrics(self.metrics, step)
+        step = max((step + 1 for key, step in self._outbox.last_steps.items() if key.startswith("system/")), default=0)
+        self._system_metrics = SystemMetrics(self.metrics, step)
 
     def dataset(self, name: str, digest: str, source: str, context: str, images: Any, labels: Any) -> None:
         """Log a split as an MLflow dataset (its shape and digest, not its pixels)."""
-        # MLflow takes splits of one digest for one dataset, and forgets all but the first.
+        # MLflow treats splits with one digest as one dataset and keeps only the first.
         digest = f"{digest}-{context}"
         from mlflow.data.code_dataset_source import CodeDatasetSource
 
         entity = mlflow.data.from_numpy(
             images, CodeDatasetSource({"source": source}), targets=labels, name=name, digest=digest
         )._to_mlflow_entity()
-        self._once("dataset", f"dataset/{context}", dataset=entity.to_dictionary(), context=context)
+        self._enqueue_once("dataset", f"dataset/{context}", dataset=entity.to_dictionary(), context=context)
 
     def artifacts(self, names: list[str]) -> None:
-        """Log files and folders of the run folder, those that exist."""
+        """Log those files and folders of the run folder that exist."""
         for name in names:
-            if (self._spool.folder / name).exists():
-                self._say(**artifact_message(self._spool.folder, name))
+            if (self._outbox.folder / name).exists():
+                self._enqueue(**artifact_message(self._outbox.folder, name))
 
     def model(
         self,
@@ -181,47 +175,47 @@ class Tracker(BaseTracker):
         register: str | None,
         metrics: Mapping[str, float],
     ) -> None:
-        """Log the classifier as an MLflow model that needs nothing of this package; register it where asked.
+        """Log the classifier as an MLflow model that loads without this package, and register it if asked to.
 
         Args:
             classifier: The chosen model.
-            example: An image, uint8 (1, H, W, C).
-            requirements: What it needs, pinned.
-            step: The epoch whose weights it has.
-            register: Registered model that it becomes a version of, `champion` if it is better; None: none.
-            metrics: Of the run; what champions are compared by.
+            example: One image, uint8 (1, H, W, C).
+            requirements: Its pinned requirements.
+            step: The epoch of its weights.
+            register: The registered model of which it becomes a version (and `champion`, if it is better); None: none.
+            metrics: Of the run; champions are compared by them.
         """
-        about = f"model/{self.run_id}/{step}"
-        if about in self._spool.said:
+        message_id = f"model/{self.run_id}/{step}"
+        if message_id in self._outbox.sent_ids:
             return
         path = f"{FOLDER}/model-{step}"
         try:
-            models.package_model(classifier, example, requirements, self._spool.folder / path)
+            models.package_model(classifier, example, requirements, self._outbox.folder / path)
         except Exception as error:  # the run is complete without it
             log.warning("the model is not logged with MLflow: %s: %s", type(error).__name__, error)
             return
-        self._once("model", about, path=path, step=step, register=register, metrics=dict(metrics))
+        self._enqueue_once("model", message_id, path=path, step=step, register=register, metrics=dict(metrics))
 
     def finish(self, status: str) -> None:
-        """Say how the run ended."""
-        if self._system is not None:
-            self._system.finish()
+        """Set the final status, and stop logging system metrics."""
+        if self._system_metrics is not None:
+            self._system_metrics.finish()
         super().finish(status)
 
 
 def now_ms() -> int:
-    """Milliseconds, as MLflow counts."""
+    """Return the time in milliseconds, as MLflow counts it."""
     return int(time.time() * 1000)
 
 
 def start_run(config: Config, folder: RunFolder, dataset: Dataset, tags: Mapping[str, str]) -> Tracker:
-    """A tracker of the run that the folder says, or of a new one: with its tags, parameters and data sets.
+    """Create or resume the MLflow run of a run folder, and log its tags, parameters and data sets.
 
     Args:
         config: The experiment.
-        folder: The run folder; remembers the MLflow run.
-        dataset: What is trained on.
-        tags: Further tags; `sweep_id` where the run is one of many.
+        folder: The run folder; `mlflow.json` in it names the MLflow run.
+        dataset: The data.
+        tags: Further tags; `sweep_id` if the run is a trial of a sweep.
 
     Raises:
         UserError: The store cannot be reached.
@@ -246,7 +240,7 @@ def start_run(config: Config, folder: RunFolder, dataset: Dataset, tags: Mapping
     for context, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
         if split is not None:
             source = config.dataset.path or dataset.name
-            # MLflow notes type and shape: all that it is given of images, which may be in files.
+            # MLflow records type and shape only; the images themselves may be in files.
             images = np.broadcast_to(np.uint8(0), split.images.shape)
             tracker.dataset(dataset.name, dataset.digest, source, context, images, split.labels)
     if tracking.system_metrics:
@@ -255,25 +249,30 @@ def start_run(config: Config, folder: RunFolder, dataset: Dataset, tags: Mapping
 
 
 def finalize_run(folder: Path, status: str) -> None:
-    """Say what a kill between the result and MLflow left unsaid, and deliver what waits.
+    """Enqueue what a kill after `result.json` prevented, and upload everything that is pending.
 
     Args:
         folder: The run folder, with a result.
-        status: What the result says: FINISHED, FAILED or KILLED.
+        status: The status in the result: FINISHED, FAILED or KILLED.
     """
-    spool = Outbox(folder)
-    if spool.run is None:  # MLflow has never heard of it
+    outbox = Outbox(folder)
+    if outbox.run is None:  # MLflow has never heard of it
         return
-    if spool.status != status:
+    if outbox.status != status:
         for name in ARTIFACTS:
             if (folder / name).exists():
-                spool.append(**artifact_message(folder, name))
+                outbox.append(**artifact_message(folder, name))
         ended = int((folder / "result.json").stat().st_mtime * 1000)
-        spool.append("status", status=status, time=ended)
-    waiting = spool.waiting()
-    if not waiting:
+        outbox.append("status", status=status, time=ended)
+    pending = outbox.pending_count()
+    if not pending:
         return
     if error := sync(folder):
-        log.warning("MLflow is away (%s): %d messages wait in %s", first_line(error), spool.waiting(), folder)
+        log.warning(
+            "MLflow cannot be reached (%s): %d messages are pending in %s",
+            first_line(error),
+            outbox.pending_count(),
+            folder,
+        )
     else:
-        log.info("MLflow was told the rest: %d messages", waiting)
+        log.info("MLflow has the rest now: %d messages", pending)

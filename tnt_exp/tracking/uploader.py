@@ -1,11 +1,9 @@
-"""Send messages to MLflow. Each can be sent twice without being told twice.
+"""Uploads the messages of an outbox to MLflow, in order, on a thread of its own.
 
-The store drops a metric that is equal in key, time, step and value, and a parameter, tag, input or file that it has;
-time and step are in the message. Models are looked up before they are made.
+A store that is locked, slow or unreachable delays nothing. Every message can be sent twice without being logged twice:
+the store drops a metric that is equal in key, time, step and value, and a parameter, tag, input or file that it has;
+time and step are part of the message. Models are looked up before they are created.
 """
-
-# MERGED DOCS:
-# """Deliver what a spool holds, in order, on a thread of its own: a store that is locked, slow or gone delays nothing."""
 
 import contextlib
 import itertools
@@ -21,17 +19,25 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from tnt_exp.atomic_files import acquire_lock, release_lock
+from tnt_exp.errors import first_line
 from tnt_exp.tracking import models, reconcile
 from tnt_exp.tracking.client import make_client, relocated_uri
 from tnt_exp.tracking.outbox import Entry, Outbox, RunRef
 
+log = logging.getLogger("tnt_exp")
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs a traceback for each failed attempt
+
+_FLUSH_INTERVAL = 10.0  # seconds; fewer and larger requests cost less
+_MAX_RETRY_INTERVAL = 30.0  # seconds between two attempts
+_FINISH_TIMEOUT = 600.0  # seconds that the end of a run waits for a store that keeps accepting
+_MAX_BATCH = 500  # messages per request
+
 Message = dict[str, Any]
 
-LOGGED = ("params", "tags", "metrics")  # neighbours of these kinds are sent as one
+BATCHED = ("params", "tags", "metrics")  # neighbours of these kinds are sent together
+LARGE = ("artifact", "text", "model")  # go to the artifact store, which may be unreachable while the store is not
 
-LARGE = ("artifact", "text", "model")  # go to the place of artifacts, which may be away while the store is there
-
-_NEVER = (
+_PERMANENT = (
     "INVALID_PARAMETER_VALUE",
     "INVALID_STATE",
     "MALFORMED_REQUEST",
@@ -41,24 +47,24 @@ _NEVER = (
 
 
 def is_permanent_error(error: Exception) -> bool:
-    """Whether sending again is no use: the store has understood, and will not; or what is to be sent is gone."""
+    """Return True if sending again is useless: the store refuses the message, or the file to send is gone."""
     return isinstance(error, FileNotFoundError) or (
-        isinstance(error, MlflowException) and str(error.error_code) in _NEVER
+        isinstance(error, MlflowException) and str(error.error_code) in _PERMANENT
     )
 
 
 def send_messages(client: mlflow.MlflowClient, run: RunRef, folder: Path, messages: Sequence[Message]) -> None:
-    """Send some messages of the kinds `LOGGED`, or one of another kind.
+    """Send some messages of the kinds `BATCHED`, or one of another kind.
 
     Args:
         client: Of the store.
         run: The run.
         folder: The run folder.
-        messages: In their order.
+        messages: In order.
 
     Raises:
-        MlflowException: The store is away or refuses.
-        OSError: A file or the place of artifacts is away.
+        MlflowException: The store cannot be reached, or refuses.
+        OSError: A file or the artifact store cannot be reached.
     """
     run_id, message = run.run_id, messages[0]
     match message["kind"]:
@@ -87,16 +93,16 @@ def send_messages(client: mlflow.MlflowClient, run: RunRef, folder: Path, messag
 
 
 def _log(client: mlflow.MlflowClient, run_id: str, messages: Sequence[Message]) -> None:
-    said: dict[str, list[Message]] = {kind: [m for m in messages if m["kind"] == kind] for kind in LOGGED}
-    tags = {key: value for message in said["tags"] for key, value in message["values"].items()}
+    by_kind: dict[str, list[Message]] = {kind: [m for m in messages if m["kind"] == kind] for kind in BATCHED}
+    tags = {key: value for message in by_kind["tags"] for key, value in message["values"].items()}
     client.log_batch(
         run_id,
         metrics=[
             Metric(key, value, message["time"], message["step"])
-            for message in said["metrics"]
+            for message in by_kind["metrics"]
             for key, value in message["values"].items()
         ],
-        params=[Param(key, value) for message in said["params"] for key, value in message["values"].items()],
+        params=[Param(key, value) for message in by_kind["params"] for key, value in message["values"].items()],
         tags=[RunTag(key, value) for key, value in tags.items()],
     )
 
@@ -110,172 +116,156 @@ def _artifact(client: mlflow.MlflowClient, run_id: str, path: Path, to: str | No
         raise FileNotFoundError(f"{path} is no longer there")
 
 
-log = logging.getLogger("tnt_exp")
-
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of each try that failed
-
-_FLUSH_INTERVAL = 10.0  # seconds; what is said within them goes together: fewer, larger messages cost less
-
-_MAX_RETRY_INTERVAL = 30.0  # seconds between two tries, at most
-
-_FINISH_TIMEOUT = 600.0  # seconds that the end of a run waits for a store that goes on taking
-
-_MAX_BATCH = 500  # messages sent together
-
-
 class Uploader:
-    """Sends the messages of a spool.
+    """Sends the messages of an outbox.
 
     Args:
-        spool: What is sent.
-        run: Whom it is about, and where its store is now.
+        outbox: What is sent.
+        run: The MLflow run, with the address that its store has now.
     """
 
-    def __init__(self, spool: Outbox, run: RunRef) -> None:
-        self._spool, self._run = spool, run
-        self._mark = spool.mark()
+    def __init__(self, outbox: Outbox, run: RunRef) -> None:
+        self._outbox, self._run = outbox, run
+        self._cursor = outbox.read_cursor()
         self._client: mlflow.MlflowClient | None = None
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._grace = 0.0
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name="mlflow", daemon=True)
 
     def start(self) -> None:
-        """Begin to send, in the background."""
+        """Start sending in the background."""
         self._thread.start()
 
-    def finish(self, grace: float, unsaid: Iterable[Message]) -> None:
-        """Wait until everything is sent; say so where something is left.
+    def finish(self, grace: float, unqueued: Iterable[Message]) -> None:
+        """Wait until everything is sent, and log what is left.
 
         Args:
-            grace: Seconds that a store may be away before it is given up.
-            unsaid: Messages that the spool could not take.
+            grace: Seconds to wait for an unreachable store.
+            unqueued: Messages that could not be written to the outbox.
         """
         self._grace = grace
-        self._ending.set()
+        self._stopping.set()
         self._thread.join(_FINISH_TIMEOUT)
-        waiting = self._spool.waiting()
-        if waiting:
-            folder = self._spool.folder
-            log.warning("%d messages to MLflow wait in %s; `tnt-exp sync %s` delivers them", waiting, folder, folder)
+        pending = self._outbox.pending_count()
+        if pending:
+            folder = self._outbox.folder
+            log.warning(
+                "%d messages to MLflow are pending in %s; `tnt-exp sync %s` delivers them", pending, folder, folder
+            )
             return
-        for message in unsaid:
+        for message in unqueued:
             self._send([Entry(0, 0, message)])
-        if self._mark.refused:
-            log.warning("MLflow refused %d messages of this run; the run folder has everything", self._mark.refused)
+        if self._cursor.refused:
+            log.warning("MLflow refused %d messages of this run; the run folder has everything", self._cursor.refused)
 
-    def attempt(self) -> Exception | None:
-        """Send what waits, as far as the store takes it.
+    def flush(self) -> Exception | None:
+        """Send the pending messages, as far as the store accepts them.
 
         Returns:
-            Why something is left; None: nothing is.
+            The error that stopped delivery, or None if everything was sent.
         """
-        held = acquire_lock(self._spool.place / ".lock")
+        held = acquire_lock(self._outbox.directory / ".lock")
         if held is None:
-            return BlockingIOError("another process delivers them")
+            return BlockingIOError("another process is delivering them")
         try:
-            return self._pass()
+            return self._flush_pending()
         finally:
             release_lock(held)
 
-    def _pass(self) -> Exception | None:
-        failed = self._put_off()
-        for group in _groups(self._spool.pending(self._mark)):
+    def _flush_pending(self) -> Exception | None:
+        failed = self._retry_deferred()
+        for group in _groups(self._outbox.pending(self._cursor)):
             large = group[0].message["kind"] in LARGE
             error = failed if large and failed else self._send(group)
             if error and not large:
-                return error  # the store is away: all else waits, in order
+                return error  # the store cannot be reached: everything else waits, in order
             if error:
                 failed = error
-                self._mark.behind.append(group[0].start)
-            self._mark.offset = group[-1].end
-            self._note()
+                self._cursor.behind.append(group[0].start)
+            self._cursor.offset = group[-1].end
+            self._save_cursor()
         return failed
 
-    def _put_off(self) -> Exception | None:
-        """Send what was put off."""
-        for start in list(self._mark.behind):
-            error = self._send([next(self._spool.read(start))])
+    def _retry_deferred(self) -> Exception | None:
+        """Send the deferred messages."""
+        for start in list(self._cursor.behind):
+            error = self._send([next(self._outbox.read(start))])
             if error:
                 return error
-            self._mark.behind.remove(start)
-            self._note()
+            self._cursor.behind.remove(start)
+            self._save_cursor()
         return None
 
-    def _note(self) -> None:
-        with contextlib.suppress(OSError):  # on a full disk: at the next start it is told again
-            self._spool.write_mark(self._mark)
+    def _save_cursor(self) -> None:
+        with contextlib.suppress(OSError):  # on a full disk; the messages are sent again at the next start
+            self._outbox.write_cursor(self._cursor)
 
     def _send(self, entries: list[Entry]) -> Exception | None:
         try:
             if self._client is None:
                 self._client = make_client(self._run.uri)
-            send_messages(self._client, self._run, self._spool.folder, [entry.message for entry in entries])
-        except Exception as error:  # whatever a store does, training goes on
+            send_messages(self._client, self._run, self._outbox.folder, [entry.message for entry in entries])
+        except Exception as error:  # whatever the store does, training continues
             if not is_permanent_error(error):
                 return error
-            if len(entries) > 1:  # which of them?
+            if len(entries) > 1:  # find out which one is refused
                 return next((left for entry in entries if (left := self._send([entry]))), None)
-            self._mark.refused += 1
+            self._cursor.refused += 1
             log.warning("MLflow refuses %s: %s", entries[0].message["kind"], first_line(error))
         return None
 
-    def _work(self) -> None:
-        away_since: float | None = None
+    def _run_loop(self) -> None:
+        unreachable_since: float | None = None
         pause, size = _FLUSH_INTERVAL, -1
         while True:
-            ended = self._ending.wait(pause)
-            said = self._spool.size()
-            if said == size and away_since is None and not ended:
+            ended = self._stopping.wait(pause)
+            current_size = self._outbox.size()
+            if current_size == size and unreachable_since is None and not ended:
                 continue  # nothing new
-            error = self._flushed_attempt()
+            error = self._sync_and_flush()
             now = time.monotonic()
             if error is None:
-                if away_since is not None:
-                    log.info("MLflow has everything again")
-                away_since, pause, size = None, _FLUSH_INTERVAL, said
+                if unreachable_since is not None:
+                    log.info("MLflow is reachable again and has everything")
+                unreachable_since, pause, size = None, _FLUSH_INTERVAL, current_size
                 if ended:
                     return
                 continue
-            if away_since is None:
-                away_since = now
-                log.warning("MLflow is away (%s): the run goes on, what it says is kept", first_line(error))
+            if unreachable_since is None:
+                unreachable_since = now
+                log.warning("MLflow cannot be reached (%s): the run continues, messages are kept", first_line(error))
             pause = min(2 * pause, _MAX_RETRY_INTERVAL)
-            if ended and now - away_since >= self._grace:
+            if ended and now - unreachable_since >= self._grace:
                 return
             if ended:
                 time.sleep(min(pause, 2.0))
 
-    def _flushed_attempt(self) -> Exception | None:
+    def _sync_and_flush(self) -> Exception | None:
         try:
-            self._spool.flush()
-            return self.attempt()
-        except OSError as error:  # of the run folder's own disk
+            self._outbox.fsync()
+            return self.flush()
+        except OSError as error:  # from the disk of the run folder
             return error
 
 
 def sync(folder: Path) -> Exception | None:
-    """Deliver what waits in a run folder or in that of a sweep.
+    """Deliver the pending messages of a run folder or of a sweep folder.
 
     Returns:
-        Why something is left; None: nothing is.
+        The error that stopped delivery, or None if everything was sent.
     """
-    spool = Outbox(folder)
-    if spool.run is None:  # it never began
+    outbox = Outbox(folder)
+    if outbox.run is None:  # nothing was ever logged
         return None
-    uri = relocated_uri(spool.run.uri, folder)
+    uri = relocated_uri(outbox.run.uri, folder)
     if uri is None:
-        return FileNotFoundError(f"no tracking store at {spool.run.uri}")
-    return Uploader(spool, spool.run._replace(uri=uri)).attempt()
-
-
-def first_line(error: Exception) -> str:
-    """What is said of an error."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return FileNotFoundError(f"no tracking store at {outbox.run.uri}")
+    return Uploader(outbox, outbox.run._replace(uri=uri)).flush()
 
 
 def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Neighbours that can be sent together, others alone."""
-    for together, found in itertools.groupby(entries, lambda entry: entry.message["kind"] in LOGGED):
+    """Yield neighbours that can be sent together, and others alone."""
+    for together, found in itertools.groupby(entries, lambda entry: entry.message["kind"] in BATCHED):
         size = _MAX_BATCH if together else 1
         while group := list(itertools.islice(found, size)):
             yield group

@@ -123,8 +123,8 @@ def _class_names(root: Path, folders: list[tuple[str, Path]]) -> tuple[str, ...]
     names = tuple(sorted({name for name, _ in folders}))
     if len(names) < 2:
         raise UserError(
-            f"dataset.path={printable_name(root)}: expected two or more class folders, received {', '.join(names) or 'none'}; "
-            "put the images of each class into a folder of its own"
+            f"dataset.path={printable_name(root)}: expected two or more class folders, "
+            f"received {', '.join(names) or 'none'}; put the images of each class into a folder of its own"
         )
     return names
 
@@ -133,8 +133,8 @@ def _numbered(names: tuple[str, ...], folders: list[tuple[str, Path]], part: Pat
     unknown = [name for name, _ in folders if name not in names]
     if unknown or not folders:
         raise UserError(
-            f"{printable_name(part)}: expected class folders of the training part, received {', '.join(unknown[:5]) or 'none'}; "
-            "name them as in train/, or move the folder away"
+            f"{printable_name(part)}: expected class folders of the training part, "
+            f"received {', '.join(unknown[:5]) or 'none'}; name them as in train/, or move the folder away"
         )
     return tuple((names.index(name), folder) for name, folder in folders)
 
