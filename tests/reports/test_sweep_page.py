@@ -84,7 +84,7 @@ def test_what_each_value_is_worth() -> None:
         assert item.difference == pytest.approx(worth, abs=4 * item.error)
         # Two halves, or two thirds, of 40 points, the mean of three seeds each.
         assert item.error == pytest.approx(0 if item.value in ("adamw", "2") else 0.001, abs=0.0007)
-    assert sum(item.trials for item in found if item.key == "depth") == 40
+    assert sum(item.points for item in found if item.key == "depth") == 40
 
 
 def test_nothing_is_worth_anything_where_it_cannot_be_told() -> None:
@@ -129,7 +129,7 @@ def test_pictures_are_svg_and_escape_what_they_show() -> None:
         sweep_figures.best_curves({"job <0>": [(1, 0.5), (2, 0.7)], "one": [(1, 0.6)]}, "val/accuracy"),
     ):
         ET.fromstring(text)
-    assert sweep_figures.parallel_coordinates(rows, "val/accuracy", maximize=True).count("<polyline") == 2
+    assert sweep_figures.parallel_coordinates(rows, "val/accuracy", maximize=True).count('class="run"') == 2
 
 
 class Links(HTMLParser):
@@ -196,6 +196,6 @@ def test_a_thousand_runs_take_seconds_and_little_memory(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 10
     taken = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     text = (folder / "report.html").read_text()
-    assert text.count("<polyline") == 1000 + 8
+    assert text.count('class="run"') == 1000 + 8
     assert len(text) < 5e6
     print(f"1,000 runs: {time.monotonic() - begin:.1f} s, at most {taken:.0f} MiB, page {len(text) / 1e6:.1f} MB")

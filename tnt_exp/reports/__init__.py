@@ -1,1 +1,1 @@
-"""Pictures of a run."""
+"""Figures and pages of runs and sweeps."""

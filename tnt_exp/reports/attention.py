@@ -1,6 +1,6 @@
-"""Where a TNT looks: between the patches of an image, and between the pixels of a patch.
+"""The attention of a TNT: between the patches of an image, and between the pixels of a patch.
 
-Shapes: N patches (a square), T tokens (N, and 1 for a class token), M pixel tokens a patch (a square), H heads.
+Shapes: N patches (a square), T tokens (N, and 1 for a class token), M pixel tokens per patch (a square), H heads.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class AttentionMaps:
     class_token: bool
 
     def rollout(self) -> np.ndarray:
-        """(grid, grid): how much of each patch reaches the answer, through all blocks; sums to 1.
+        """Return (grid, grid): how much of each patch reaches the prediction through all blocks; sums to 1.
 
         Attention rollout (arXiv 2005.00928): heads averaged, the residual path counted as half.
         """
@@ -41,11 +41,11 @@ class AttentionMaps:
         return np.asarray(read / read.sum())
 
     def heads(self) -> np.ndarray:
-        """(H, grid, grid): what each head of the last block looks at."""
+        """Return (H, grid, grid): the attention of each head of the last block."""
         return np.stack([self._read(weights) for weights in self.outer[-1]])
 
     def pixels(self) -> np.ndarray:
-        """(N, H, side, side): how much the pixels of a patch are looked at by all of that patch."""
+        """Return (N, H, side, side): the attention that the pixels of a patch get from all pixels of that patch."""
         patches, heads, tokens, _ = self.inner.shape
         return np.asarray(self.inner.mean(axis=2)).reshape(patches, heads, isqrt(tokens), isqrt(tokens))
 
@@ -55,13 +55,13 @@ class AttentionMaps:
 
 
 def attention_maps(image: np.ndarray, maps: AttentionMaps, title: str, file: Path) -> None:
-    """Draw the image, the patches that matter, and the pixels within the patch that matters most.
+    """Draw the image, the patches with the most attention, and the pixels within the first of them.
 
     Args:
         image: float (S, S, 1 or 3) in [0, 1], as the model sees it.
-        maps: Its attention.
-        title: Above the picture.
-        file: Where the PNG goes.
+        maps: Its attention weights.
+        title: Above the figure.
+        file: The PNG file.
     """
     rollout, heads, pixels = maps.rollout(), maps.heads(), maps.pixels()
     grid = len(rollout)

@@ -1,7 +1,4 @@
-"""Runs of a sweep in the order of their objective; runs that differ in the seed only count as one."""
-
-# MERGED DOCS:
-# """The leaderboard of a sweep as CSV files and as columns."""
+"""The leaderboard of a sweep: runs ranked by their objective; runs that differ in the seed only count as one point."""
 
 import csv
 import math
@@ -20,16 +17,16 @@ class TrialRow:
 
     Attributes:
         job: Its number.
-        params: Swept key: value.
+        params: Swept keys and their values.
         state: `finished`, `failed`, `pruned` or `waiting`.
-        objective: What is compared; None: it has none.
+        objective: The value that is compared; None: it has none.
         metrics: Of the kept epoch and of the test.
-        facts: `parameters`, `macs`, `train_seconds`, `total_seconds`, those that are known.
+        facts: `parameters`, `macs`, `train_seconds`, `total_seconds`, as far as they are known.
         error: Why it failed.
-        command: What to type to run it alone.
+        command: The command that runs it alone.
         place: Its run folder.
-        log: Last lines of its output, of a failed run.
-        run_id: Of MLflow.
+        log: The last lines of its output, if it failed.
+        run_id: Its id in MLflow.
     """
 
     job: int
@@ -50,10 +47,10 @@ class RankedPoint:
     """Runs that differ in the seed only.
 
     Attributes:
-        rank: From 1; None: no run of it has an objective.
-        params: Swept keys but the seed.
+        rank: From 1; None: no run has an objective.
+        params: Swept keys without the seed.
         mean: Of the objective over the runs that finished.
-        std: Of the sample; None for fewer than two.
+        std: Sample standard deviation; None for fewer than two runs.
         rows: The runs.
     """
 
@@ -65,12 +62,12 @@ class RankedPoint:
 
     @property
     def best(self) -> TrialRow:
-        """The run that stands for it: the first that finished."""
+        """The run that represents the point: the first one that finished."""
         return next((row for row in self.rows if row.state == "finished"), self.rows[0])
 
 
 def rank_points(rows: Sequence[TrialRow], *, maximize: bool) -> list[RankedPoint]:
-    """Best first; those without an objective last, in the order of their numbers."""
+    """Return the points, best first; those without an objective last, in the order of their numbers."""
     groups: dict[tuple[tuple[str, str], ...], list[TrialRow]] = {}
     for row in rows:
         groups.setdefault(tuple((key, value) for key, value in row.params.items() if key != SEED), []).append(row)
@@ -85,10 +82,10 @@ def rank_points(rows: Sequence[TrialRow], *, maximize: bool) -> list[RankedPoint
         std = statistics.stdev(values) if len(values) > 1 else None
         found.append(RankedPoint(None, dict(params), mean, std, members))
 
-    def order(standing: RankedPoint) -> tuple[bool, float]:
-        if standing.mean is None:
-            return True, float(standing.rows[0].job)
-        return False, -standing.mean if maximize else standing.mean
+    def order(point: RankedPoint) -> tuple[bool, float]:
+        if point.mean is None:
+            return True, float(point.rows[0].job)
+        return False, -point.mean if maximize else point.mean
 
     found.sort(key=order)
     return [
@@ -97,31 +94,31 @@ def rank_points(rows: Sequence[TrialRow], *, maximize: bool) -> list[RankedPoint
     ]
 
 
-def leaderboard_columns(places: Sequence[RankedPoint], objective: str) -> dict[str, list[Any]]:
-    """The leaderboard, a list a column; the same length each.
+def leaderboard_columns(ranking: Sequence[RankedPoint], objective: str) -> dict[str, list[Any]]:
+    """Return the leaderboard as columns of equal length.
 
     Args:
-        places: Best first.
-        objective: The objective's name.
+        ranking: Best first.
+        objective: Name of the objective.
     """
-    keys = list(dict.fromkeys(key for place in places for key in place.params))
-    table: dict[str, list[Any]] = {"rank": [place.rank for place in places]}
+    keys = list(dict.fromkeys(key for point in ranking for key in point.params))
+    table: dict[str, list[Any]] = {"rank": [point.rank for point in ranking]}
     for key in keys:
-        table[key] = [place.params.get(key, "") for place in places]
-    table[objective] = [place.mean for place in places]
-    if any(len(place.rows) > 1 for place in places):
-        table["std"] = [place.std for place in places]
-        table["runs"] = [sum(row.state == "finished" for row in place.rows) for place in places]
+        table[key] = [point.params.get(key, "") for point in ranking]
+    table[objective] = [point.mean for point in ranking]
+    if any(len(point.rows) > 1 for point in ranking):
+        table["std"] = [point.std for point in ranking]
+        table["runs"] = [sum(row.state == "finished" for row in point.rows) for point in ranking]
     for name in ("parameters", "macs", "train_seconds"):
-        table[name] = [place.best.facts.get(name) for place in places]
-    table["state"] = [place.best.state for place in places]
-    table["jobs"] = [" ".join(str(row.job) for row in place.rows) for place in places]
+        table[name] = [point.best.facts.get(name) for point in ranking]
+    table["state"] = [point.best.state for point in ranking]
+    table["jobs"] = [" ".join(str(row.job) for row in point.rows) for point in ranking]
     return table
 
 
-def write_leaderboard(file: Path, places: Sequence[RankedPoint], objective: str) -> None:
-    """`leaderboard.csv`: a row for each standing, best first."""
-    table = leaderboard_columns(places, objective)
+def write_leaderboard(file: Path, ranking: Sequence[RankedPoint], objective: str) -> None:
+    """Write `leaderboard.csv`: one row per point, best first."""
+    table = leaderboard_columns(ranking, objective)
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(table)
@@ -129,7 +126,7 @@ def write_leaderboard(file: Path, places: Sequence[RankedPoint], objective: str)
 
 
 def write_points(file: Path, rows: Sequence[TrialRow]) -> None:
-    """`points.csv`: a row for each run, with every metric."""
+    """Write `points.csv`: one row per run, with every metric."""
     params = list(dict.fromkeys(key for row in rows for key in row.params))
     metrics = list(dict.fromkeys(key for row in rows for key in row.metrics))
     facts = list(dict.fromkeys(key for row in rows for key in row.facts))

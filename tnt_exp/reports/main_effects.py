@@ -1,4 +1,4 @@
-"""What each value of a swept key is worth, all else being equal: a search tells of every key at once."""
+"""The main effect of each value of a swept key, all else being equal."""
 
 import csv
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ MOST_VALUES = 8  # more of them are a range, not a choice
 
 @dataclass(frozen=True)
 class MainEffect:
-    """A value of a swept key beside the first value of that key.
+    """A value of a swept key compared with the first value of that key.
 
     Attributes:
         key: The swept key.
         value: One of its values.
-        points: How many points have it.
-        difference: Of the objective from what the first value gives; 0 for the first itself.
-        error: Standard error of the difference; 0 for the first itself.
+        points: How many points have this value.
+        difference: Of the objective from that of the first value; 0 for the first value.
+        error: Standard error of the difference; 0 for the first value.
     """
 
     key: str
@@ -32,19 +32,19 @@ class MainEffect:
     error: float
 
 
-def main_effects(places: Sequence[RankedPoint]) -> list[MainEffect]:
-    """The worth of values, keys with the largest differences first.
+def main_effects(ranking: Sequence[RankedPoint]) -> list[MainEffect]:
+    """Estimate the main effect of each value, keys with the largest differences first.
 
-    Least squares over the points' means, one addend for each value: exact where keys do not act on one another. Keys
-    with one value, or with more than MOST_VALUES, are left out.
+    Least squares over the means of the points, with one term per value: exact if keys do not interact. Keys with one
+    value, or with more than MOST_VALUES, are left out.
 
     Args:
-        places: Runs that differ in the seed only count as one.
+        ranking: Points; runs that differ in the seed only count as one.
 
     Returns:
-        Nothing where the points are too few, or too alike, to tell the values apart.
+        Nothing if the points are too few, or too similar, to separate the values.
     """
-    means = [(place.params, place.mean) for place in places if place.mean is not None]
+    means = [(point.params, point.mean) for point in ranking if point.mean is not None]
     values: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for params, _ in means for key in params):
         if all(key in params for params, _ in means):
@@ -60,17 +60,17 @@ def main_effects(places: Sequence[RankedPoint]) -> list[MainEffect]:
     solution = np.linalg.lstsq(design, target)[0]
     variance = float(np.sum((target - design @ solution) ** 2)) / spare
     errors = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
-    told = {column: (float(solution[i]), float(errors[i])) for i, column in enumerate(columns, 1)}
+    estimates = {column: (float(solution[i]), float(errors[i])) for i, column in enumerate(columns, 1)}
     found_effects = []
-    for key in sorted(values, key=lambda key: -_span([0.0, *(told[key, value][0] for value in values[key][1:])])):
+    for key in sorted(values, key=lambda key: -_span([0.0, *(estimates[key, value][0] for value in values[key][1:])])):
         for value in values[key]:
             points = sum(params[key] == value for params, _ in means)
-            found_effects.append(MainEffect(key, value, points, *told.get((key, value), (0.0, 0.0))))
+            found_effects.append(MainEffect(key, value, points, *estimates.get((key, value), (0.0, 0.0))))
     return found_effects
 
 
 def write_main_effects(file: Path, found: Sequence[MainEffect]) -> None:
-    """`effects.csv`: a row for each value."""
+    """Write `effects.csv`: one row per value."""
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["key", "value", "points", "difference", "standard_error"])

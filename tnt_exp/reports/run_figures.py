@@ -1,4 +1,4 @@
-"""Pictures of one run, as PNG files."""
+"""Figures of one run, as PNG files."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of the list of fonts it makes
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs that it builds a list of fonts
 
 _TRAIN, _VALIDATION, _CHOSEN = "#3b6ea8", "#d1662b", "#777777"
 
@@ -20,12 +20,12 @@ def _save(figure: Figure, file: Path) -> None:
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path) -> None:
-    """Loss, accuracy and learning rate over epochs.
+    """Draw loss, accuracy and learning rate over epochs.
 
     Args:
         rows: Rows of `metrics.csv`.
-        chosen: Epoch whose weights were kept, marked by a line.
-        file: Where the PNG goes.
+        chosen: The epoch whose weights were kept, marked by a line.
+        file: The PNG file.
     """
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -55,13 +55,13 @@ def _line(
 
 
 def draw_samples(images: np.ndarray, titles: Sequence[str], file: Path, columns: int = 8) -> None:
-    """A sheet of images as the model sees them.
+    """Draw a sheet of images as the model sees them.
 
     Args:
         images: float (N, H, W, C) in [0, 1].
-        titles: A line above each image.
-        file: Where the PNG goes.
-        columns: Images a row.
+        titles: One line above each image.
+        file: The PNG file.
+        columns: Images per row.
     """
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.5 * columns, 1.75 * rows), layout="constrained")
@@ -75,13 +75,13 @@ def draw_samples(images: np.ndarray, titles: Sequence[str], file: Path, columns:
 
 
 def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], title: str, file: Path) -> None:
-    """A confusion matrix, each row divided by its sum; figures are written where they can be read.
+    """Draw a confusion matrix, each row divided by its sum; counts are written if they are legible.
 
     Args:
-        matrix: int (classes, classes), row = true, column = predicted.
+        matrix: int (classes, classes), row = true class, column = predicted class.
         class_names: Names in the order of the rows.
-        title: Above the picture.
-        file: Where the PNG goes.
+        title: Above the figure.
+        file: The PNG file.
     """
     classes = len(matrix)
     side = min(16.0, max(5.0, 0.42 * classes + 2))
@@ -97,5 +97,5 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], title:
         for row, column in zip(*np.nonzero(matrix), strict=True):
             color = "white" if part[row, column] > 0.5 else "black"
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color=color)
-    figure.colorbar(shown, ax=axes, fraction=0.04, label="part of the true class")
+    figure.colorbar(shown, ax=axes, fraction=0.04, label="fraction of the true class")
     _save(figure, file)

@@ -1,27 +1,41 @@
-"""Axes of pictures: from values to positions and ticks."""
+"""Figures of a sweep as SVG text: parallel coordinates, the objective against each key, curves, effects.
 
-# MERGED DOCS:
-# """Pictures of a sweep as SVG text: small, sharp at every size, and without a library to load."""
+Drawn by matplotlib. Each run carries a tooltip, and is highlighted where the pointer is.
+"""
 
+import io
 import math
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tnt_exp.formatting import as_number
 from tnt_exp.reports.leaderboard import TrialRow
 from tnt_exp.reports.main_effects import MainEffect
 
+_COLORS = matplotlib.colormaps["viridis"]  # the worst run to the best
+_LINES = matplotlib.colormaps["tab10"]
+_SVG = "http://www.w3.org/2000/svg"
+_STYLE = ".run:hover path,.run:hover use{stroke:#e0115f!important;stroke-width:4!important;opacity:1!important}"
+
+Tooltips = dict[str, str]  # id of an SVG element: its text
+
 
 @dataclass(frozen=True)
 class Axis:
-    """Where values are on an axis of length 1.
+    """Positions of values on an axis of length 1.
 
     Attributes:
         ticks: (position, label).
         categories: Text values in order; empty for numbers.
-        low, high: Range of numbers, their logarithms on a logarithmic axis.
-        log: Whether it is logarithmic.
+        low, high: Range of numbers; their logarithms on a logarithmic axis.
+        log: Whether the axis is logarithmic.
     """
 
     ticks: list[tuple[float, str]]
@@ -31,7 +45,7 @@ class Axis:
     log: bool = False
 
     def position(self, value: str | float) -> float | None:
-        """In [0, 1]; None for a value that is not on the axis."""
+        """Return the position in [0, 1], or None for a value that is not on the axis."""
         if self.categories:
             text = str(value)
             return _place(self.categories.index(text), len(self.categories)) if text in self.categories else None
@@ -43,11 +57,11 @@ class Axis:
 
 
 def axis(values: Sequence[str | float], *, may_be_log: bool = True) -> Axis:
-    """An axis for values: of numbers where all are.
+    """Return the axis of some values: numeric if all of them are numbers, else categorical.
 
     Args:
-        values: What must have a place.
-        may_be_log: Whether it is logarithmic where the values span nearly two decades.
+        values: The values that need a position.
+        may_be_log: Whether the axis is logarithmic if the values span nearly two decades.
     """
     numbers = [as_number(value) for value in values]
     known = [number for number in numbers if number is not None]
@@ -78,177 +92,140 @@ def _round_numbers(low: float, high: float, log: bool) -> list[float]:
     return [number * step for number in range(first, math.floor(high / step) + 1)]
 
 
-# From the worst to the best: pale, blue, red.
-_SCALE = ((203, 213, 225), (122, 166, 194), (42, 111, 151), (200, 55, 70))
-
-_LINES = ("#3b6ea8", "#d1662b", "#3f8f5b", "#a23b72", "#7a6a53", "#5c5fb0", "#b5892f", "#4b9aa8", "#8c4a3c", "#666666")
-
-_STYLE = (
-    "<style>text{font:11px system-ui,sans-serif;fill:#333}.name{font-weight:600}.grid{stroke:#ddd}"
-    ".axis{stroke:#888}.run{fill:none;stroke-width:1.6;opacity:.7}.run:hover{stroke:#e0115f;stroke-width:4;opacity:1}"
-    ".dot:hover{stroke:#e0115f;stroke-width:3}</style>"
-)
-
-
-def colour(part: float) -> str:
-    """A colour for a value in [0, 1]."""
-    place = min(max(part, 0.0), 1.0) * (len(_SCALE) - 1)
-    index = min(int(place), len(_SCALE) - 2)
-    mixed = (round(a + (b - a) * (place - index)) for a, b in zip(_SCALE[index], _SCALE[index + 1], strict=True))
-    return "#" + "".join(f"{channel:02x}" for channel in mixed)
-
-
 def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: bool) -> str:
-    """Parallel coordinates: an axis for each swept key, the objective last, a line for each run that has one.
+    """Draw parallel coordinates: one axis per swept key, the objective last, one line per run that has an objective.
 
     Args:
-        rows: Runs.
-        objective: The objective's name.
+        rows: The runs.
+        objective: Name of the objective.
         maximize: Whether more is better.
     """
     shown = sorted((row for row in rows if row.objective is not None), key=lambda row: row.objective or 0.0)
     if not maximize:
         shown.reverse()  # the best are drawn last, on top
     keys = list(dict.fromkeys(key for row in shown for key in row.params))
-    axes = {key: axis([row.params[key] for row in shown if key in row.params]) for key in keys}
-    last = axis([row.objective for row in shown if row.objective is not None], may_be_log=False)
-    width, height, top, side = max(1080, 150 * (len(keys) + 1)), 380, 46, 60
-    step = (width - 2 * side) / max(1, len(keys))
-    parts = []
-    for rank, row in enumerate(shown):  # by rank, so that one bad run does not paint all others alike
-        places = [axes[key].position(row.params[key]) if key in row.params else None for key in keys]
-        places.append(last.position(row.objective or 0.0))
-        points = [
-            f"{side + step * column:.1f},{top + (1 - place) * (height - top - 24):.1f}"
-            for column, place in enumerate(places)
-            if place is not None
+    scales = [axis([row.params[key] for row in shown if key in row.params]) for key in keys]
+    scales.append(axis([row.objective for row in shown if row.objective is not None], may_be_log=False))
+    figure = Figure(figsize=(max(11.0, 1.6 * len(scales)), 4.2), layout="constrained")
+    axes, tooltips = figure.subplots(), {}
+    for rank, row in enumerate(shown):  # colours by rank, so that one bad run does not make all others look alike
+        places = [
+            scale.position(row.params[key]) if key in row.params else None
+            for key, scale in zip(keys, scales[:-1], strict=True)
         ]
-        stroke = colour(rank / max(1, len(shown) - 1))
-        line = f'<polyline class="run" points="{" ".join(points)}" stroke="{stroke}">'
-        parts.append(f"{line}<title>{_told(row)}</title></polyline>")
-    for column, (name, here) in enumerate([*axes.items(), (objective, last)]):
-        x = side + step * column
-        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 24}"/>')
-        anchor = "end" if column == len(keys) else "start" if column == 0 else "middle"
-        at = x + (side - 4 if anchor == "end" else 4 - side if anchor == "start" else 0)
-        raised = 16 if column % 2 == 0 else 32
-        parts.append(f'<text class="name" x="{at:.1f}" y="{raised}" text-anchor="{anchor}">{escape(name)}</text>')
-        for place, label in here.ticks:
-            y = top + (1 - place) * (height - top - 24)
-            parts.append(f'<text x="{x + 5:.1f}" y="{y + 4:.1f}">{escape(label)}</text>')
-    return _svg(width, height, "Parallel coordinates", parts)
+        places.append(scales[-1].position(row.objective or 0.0))
+        points = [(column, place) for column, place in enumerate(places) if place is not None]
+        color, gid = _COLORS(rank / max(1, len(shown) - 1)), f"run-{row.job}"
+        axes.plot(*zip(*points, strict=True), color=color, linewidth=1.6, alpha=0.7, gid=gid)
+        tooltips[gid] = _label(row)
+    for column, (name, scale) in enumerate(zip([*keys, objective], scales, strict=True)):
+        axes.axvline(column, color="#888888", linewidth=1)
+        axes.text(column, 1.06 if column % 2 == 0 else 1.13, name, ha="center", weight="bold", fontsize=9)
+        for place, label in scale.ticks:
+            axes.text(column + 0.03, place, label, va="center", fontsize=8)
+    axes.set(xlim=(-0.15, len(scales) - 0.75), ylim=(-0.04, 1.2))
+    axes.axis("off")
+    return _svg(figure, "Parallel coordinates", tooltips)
 
 
 def objective_scatter(rows: Sequence[TrialRow], key: str, objective: str) -> str:
-    """The objective against one swept key, a dot a run."""
+    """Draw the objective against one swept key, one dot per run."""
     shown = [row for row in rows if row.objective is not None and key in row.params]
-    x = axis([row.params[key] for row in shown])
-    y = axis([row.objective for row in shown if row.objective is not None], may_be_log=False)
-    parts = _frame(x, y, key, objective, 340, 250)
+    scale = axis([row.params[key] for row in shown])
+    figure = Figure(figsize=(3.6, 2.8), layout="constrained")
+    axes, tooltips = figure.subplots(), {}
     for row in shown:
-        across, up = x.position(row.params[key]), y.position(row.objective or 0.0)
-        if across is not None and up is not None:
-            left, down = _at(across, up, 340, 250)
-            parts.append(
-                f'<circle class="dot" cx="{left:.1f}" cy="{down:.1f}" r="4" fill="{_LINES[0]}" fill-opacity=".65">'
-                f"<title>{_told(row)}</title></circle>"
-            )
-    return _svg(340, 250, f"{objective} against {key}", parts)
+        place = scale.position(row.params[key])
+        if place is not None and row.objective is not None and math.isfinite(row.objective):
+            gid = f"run-{row.job}"
+            axes.plot([place], [row.objective], "o", color=_LINES(0), alpha=0.65, markersize=6, gid=gid)
+            tooltips[gid] = _label(row)
+    axes.set_xticks([place for place, _ in scale.ticks], [label for _, label in scale.ticks], fontsize=8)
+    axes.set(xlabel=key, ylabel=objective, xlim=(-0.06, 1.06))
+    _open_frame(axes)
+    return _svg(figure, f"{objective} against {key}", tooltips)
 
 
 def best_curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> str:
-    """A metric over the epochs, a line a run.
+    """Draw a metric over the epochs, one line per run.
 
     Args:
         best: Label of a run: its (epoch, value) pairs.
-        metric: The metric's name.
+        metric: Name of the metric.
     """
-    known = [point for points in best.values() for point in points]
-    x = axis([epoch for epoch, _ in known], may_be_log=False)
-    y = axis([value for _, value in known], may_be_log=False)
-    width, height = 1080, 360
-    parts = _frame(x, y, "epoch", metric, width, height)
+    figure = Figure(figsize=(11.0, 3.4 + 0.2 * len(best)), layout="constrained")
+    axes, tooltips = figure.subplots(), {}
     for number, (label, points) in enumerate(best.items()):
-        stroke = _LINES[number % len(_LINES)]
-        placed = [_at(x.position(epoch) or 0.0, y.position(value) or 0.0, width, height) for epoch, value in points]
-        line = " ".join(f"{left:.1f},{down:.1f}" for left, down in placed)
-        title = f"<title>{escape(label)}</title>"
-        if len(placed) == 1:
-            parts.append(
-                f'<circle cx="{placed[0][0]:.1f}" cy="{placed[0][1]:.1f}" r="4" fill="{stroke}">{title}</circle>'
-            )
-        else:
-            parts.append(f'<polyline class="run" points="{line}" stroke="{stroke}">{title}</polyline>')
-        down = height + 16 * (number + 1)
-        parts.append(f'<line x1="60" x2="80" y1="{down - 4}" y2="{down - 4}" stroke="{stroke}" stroke-width="3"/>')
-        parts.append(f'<text x="86" y="{down}">{escape(label)}</text>')
-    return _svg(width, height + 16 * (len(best) + 1), f"{metric} of the best runs", parts)
+        epochs, values = zip(*points, strict=True)
+        marker, gid = ("o" if len(points) == 1 else None), f"run-curve-{number}"
+        axes.plot(epochs, values, color=_LINES(number % 10), marker=marker, linewidth=1.6, label=label, gid=gid)
+        tooltips[gid] = label
+    axes.set(xlabel="epoch", ylabel=metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _open_frame(axes)
+    figure.legend(loc="outside lower left", frameon=False, fontsize=9)
+    return _svg(figure, f"{metric} of the best runs", tooltips)
 
 
 def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
-    """Each value beside the first value of its key: the difference, and a standard error to either side.
+    """Draw the difference of each value from the first value of its key, with its standard error.
 
     Args:
-        found: The values' effects, those of a key together.
-        objective: The objective's name.
+        found: The effects, those of one key together.
+        objective: Name of the objective.
     """
-    ends = [item.difference + side * item.error for item in found for side in (-1, 1)]
-    x = axis([*ends, 0.0], may_be_log=False)
-    left, width, line = 340, 1080, 20
-    height = line * len(found) + 56
-
-    def across(value: float) -> float:
-        return left + (x.position(value) or 0.0) * (width - left - 150)
-
-    zero = across(0.0)
-    parts = [f'<line class="axis" x1="{zero:.1f}" x2="{zero:.1f}" y1="20" y2="{height - 34}"/>']
-    key = ""
+    figure = Figure(figsize=(11.0, 0.9 + 0.26 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    labels, key = [], ""
     for number, item in enumerate(found):
-        y = 30 + line * number
-        told = f"{item.difference:+.4f} ± {item.error:.4f}"
+        difference = f"{item.difference:+.4f} \u00b1 {item.error:.4f}"
         if item.key != key:
-            key, told = item.key, "compared with"
-            parts.append(f'<line class="grid" x1="0" x2="{width}" y1="{y - 10}" y2="{y - 10}"/>')
-            parts.append(f'<text class="name" x="4" y="{y + 4}">{escape(key)}</text>')
-        parts.append(f'<text x="{left - 20}" y="{y + 4}" text-anchor="end">{escape(item.value)}</text>')
-        at, low, high = (across(item.difference + side * item.error) for side in (0, -1, 1))
-        parts.append(f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{_LINES[0]}" stroke-width="2"/>')
-        parts.append(f'<circle class="dot" cx="{at:.1f}" cy="{y}" r="4" fill="{_LINES[0]}"/>')
-        parts.append(f'<text x="{width - 4}" y="{y + 4}" text-anchor="end">{told}</text>')
-    middle = f"{objective}: difference from the first value, all else being equal (standard error)"
-    parts.append(f'<text x="{width / 2:.0f}" y="{height - 8}" text-anchor="middle">{escape(middle)}</text>')
-    return _svg(width, height, "What each value is worth", parts)
+            difference = "compared with"
+            axes.axhline(number - 0.5, color="#dddddd", linewidth=1)
+        labels.append(f"{item.key}   {item.value}" if item.key != key else item.value)
+        key = item.key
+        axes.errorbar(item.difference, number, xerr=item.error, fmt="o", color=_LINES(0), markersize=5)
+        axes.annotate(difference, (1.01, number), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axes.axvline(0, color="#888888", linewidth=1)
+    axes.set_yticks(range(len(found)), labels, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{objective}: difference from the first value, all else being equal (standard error)")
+    _open_frame(axes)
+    return _svg(figure, "What each value is worth", {})
 
 
-def _frame(x: Axis, y: Axis, across: str, up: str, width: int, height: int) -> list[str]:
-    parts = []
-    for place, label in y.ticks:
-        left, down = _at(0, place, width, height)
-        right, _ = _at(1, place, width, height)
-        parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{down:.1f}" y2="{down:.1f}"/>')
-        parts.append(f'<text x="{left - 8:.1f}" y="{down + 4:.1f}" text-anchor="end">{escape(label)}</text>')
-    for place, label in x.ticks:
-        left, down = _at(place, 0, width, height)
-        parts.append(f'<text x="{left:.1f}" y="{down + 20:.1f}" text-anchor="middle">{escape(label)}</text>')
-    parts.append(
-        f'<text class="name" x="{width / 2:.0f}" y="{height - 4}" text-anchor="middle">{escape(across)}</text>'
-    )
-    parts.append(f'<text class="name" x="6" y="14">{escape(up)}</text>')
-    return parts
+def _open_frame(axes: Axes) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
-def _at(across: float, up: float, width: int, height: int) -> tuple[float, float]:
-    return 66 + across * (width - 92), 28 + (1 - up) * (height - 80)
-
-
-def _told(row: TrialRow) -> str:
+def _label(row: TrialRow) -> str:
     params = ", ".join(f"{key}={value}" for key, value in row.params.items())
     value = as_number(row.objective) if row.objective is not None else None
-    return escape(f"job {row.job}: {params}: {value:.6g}" if value is not None else f"job {row.job}: {params}")
+    return f"job {row.job}: {params}: {value:.6g}" if value is not None else f"job {row.job}: {params}"
 
 
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'role="img" aria-label="{escape(title)}">{_STYLE}{"".join(parts)}</svg>'
-    )
+def _svg(figure: Figure, title: str, tooltips: Tooltips) -> str:
+    """Return the figure as an `<svg>` element with a title and tooltips; names are drawn as they are, not as TeX."""
+    figure.set_canvas(FigureCanvasSVG(figure))
+    for text in figure.findobj(matplotlib.text.Text):
+        text.set_parse_math(False)
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tnt-exp"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    ET.register_namespace("", _SVG)
+    root = ET.fromstring(stream.getvalue())
+    for metadata in root.findall(f"{{{_SVG}}}metadata"):
+        root.remove(metadata)
+    heading = ET.Element(f"{{{_SVG}}}title")
+    heading.text = title
+    style = ET.Element(f"{{{_SVG}}}style")
+    style.text = _STYLE
+    root[:0] = [heading, style]
+    for element in root.iter(f"{{{_SVG}}}g"):
+        tooltip = tooltips.get(element.get("id", ""))
+        if tooltip is not None:
+            element.set("class", "run")
+            child = ET.SubElement(element, f"{{{_SVG}}}title")
+            child.text = tooltip
+    return ET.tostring(root, encoding="unicode")

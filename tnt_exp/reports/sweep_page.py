@@ -1,4 +1,4 @@
-"""A sweep as one HTML page that needs nothing else: no network, no other file."""
+"""A sweep as one HTML page that needs no network and no other file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,15 +39,15 @@ document.querySelectorAll('th').forEach(th=>th.addEventListener('click',()=>{
 
 @dataclass(frozen=True)
 class SweepResults:
-    """What the page tells of.
+    """The results of a sweep.
 
     Attributes:
-        id: The sweep's id.
+        id: Id of the sweep.
         rows: Its runs.
-        objective: What is compared.
+        objective: Name of the objective.
         maximize: Whether more is better.
-        curves: Label of one of the best runs: (epoch, objective) pairs.
-        place: Where it lies.
+        curves: Label of each of the best runs: (epoch, objective) pairs.
+        place: The sweep folder, or the store.
     """
 
     id: str
@@ -59,15 +59,15 @@ class SweepResults:
 
 
 def render_page(sweep: SweepResults) -> str:
-    """The page's HTML."""
-    places = rank_points(sweep.rows, maximize=sweep.maximize)
+    """Return the HTML of the page."""
+    ranking = rank_points(sweep.rows, maximize=sweep.maximize)
     parts = [
         f"<h1>Sweep {escape(sweep.id)}</h1>",
         f'<p class="sub">{escape(sweep.place)} · {"highest" if sweep.maximize else "lowest"} '
         f"{escape(sweep.objective)} first</p>",
-        _tiles(sweep, places),
+        _tiles(sweep, ranking),
         "<h2>Leaderboard</h2>",
-        _leaderboard(places, sweep.objective),
+        _leaderboard(ranking, sweep.objective),
     ]
     if any(row.objective is not None for row in sweep.rows):
         parts += [f"<h2>{title}</h2>{body}" for title, body in render_figures(sweep).items()]
@@ -79,7 +79,7 @@ def render_page(sweep: SweepResults) -> str:
 
 
 def render_figures(sweep: SweepResults) -> dict[str, str]:
-    """Title: HTML of each block of pictures."""
+    """Return the HTML of each block of figures, by title."""
     keys = list(dict.fromkeys(key for row in sweep.rows for key in row.params))
     found = {
         "Parallel coordinates": f'<div class="card" id="parallel">'
@@ -91,9 +91,9 @@ def render_figures(sweep: SweepResults) -> dict[str, str]:
         )
         + "</div>",
     }
-    if worth := main_effects(rank_points(sweep.rows, maximize=sweep.maximize)):
+    if effects := main_effects(rank_points(sweep.rows, maximize=sweep.maximize)):
         found["What each value is worth"] = (
-            f'<div class="card" id="worth">{sweep_figures.effects_chart(worth, sweep.objective)}</div>'
+            f'<div class="card" id="worth">{sweep_figures.effects_chart(effects, sweep.objective)}</div>'
         )
     if sweep.curves:
         svg = sweep_figures.best_curves(sweep.curves, sweep.objective)
@@ -101,14 +101,14 @@ def render_figures(sweep: SweepResults) -> dict[str, str]:
     return found
 
 
-def _tiles(sweep: SweepResults, places: Sequence[RankedPoint]) -> str:
+def _tiles(sweep: SweepResults, ranking: Sequence[RankedPoint]) -> str:
     states = [row.state for row in sweep.rows]
     tiles = [(str(len(states)), "points")]
     tiles += [
         (str(states.count(state)), state) for state in ("finished", "failed", "pruned", "waiting") if state in states
     ]
-    if places and places[0].mean is not None:
-        best = places[0]
+    if ranking and ranking[0].mean is not None:
+        best = ranking[0]
         spread = f" ± {best.std:.4f}" if best.std is not None else ""
         tiles.append((f"{best.mean:.4f}{spread}", f"best {sweep.objective}"))
         tiles.append((", ".join(f"{key}={value}" for key, value in best.params.items()) or "-", "best point"))
@@ -121,8 +121,8 @@ def _tiles(sweep: SweepResults, places: Sequence[RankedPoint]) -> str:
     )
 
 
-def _leaderboard(places: Sequence[RankedPoint], objective: str) -> str:
-    table = leaderboard_columns(places, objective)
+def _leaderboard(ranking: Sequence[RankedPoint], objective: str) -> str:
+    table = leaderboard_columns(ranking, objective)
     head = "".join(f"<th>{escape(name)}</th>" for name in table)
     body = "".join(
         "<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in zip(*table.values(), strict=True)

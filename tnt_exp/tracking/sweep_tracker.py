@@ -58,8 +58,8 @@ class SweepTracker(BaseTracker):
         """Give the runs of trials the status of their outcomes; a run whose folder is in use is left alone.
 
         Args:
-            endings: For each run folder: the status; the run of the folder (`mlflow_run_id` of its result; any other run
-                is a try that left nothing; None: unknown); further tags of the run.
+            endings: For each run folder: the status; the run of the folder (`mlflow_run_id` of its result; any other
+                run is a try that left nothing; None: unknown); further tags of the run.
         """
         if endings:
             message = {
