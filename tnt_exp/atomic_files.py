@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and locks that die with their owner."""
+"""Files that are either complete or absent, and locks that end with their owner."""
 
 import contextlib
 import fcntl
@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-_PART = ".part."  # before the name, so that what is written keeps its suffix
+_PART = ".part."  # a prefix, so that the temporary file keeps its suffix
 
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """A name beside a file or folder to write the new one to: flushed to the disk and renamed into place at the end.
+    """Yield a temporary path beside a file or folder; at the end it is flushed to the disk and renamed into place.
 
-    Where the block fails the target is as it was, and nothing is left beside it: on a full disk its room is wanted.
+    If the block fails, the target is as it was and nothing is left beside it: on a full disk its space is needed.
 
     Args:
-        target: What is made or replaced; a file is replaced in one step, a folder is removed first.
+        target: What is created or replaced; a file is replaced in one step, a folder is removed first.
     """
     part = target.with_name(f"{_PART}{target.name}")
     _remove(part)
@@ -44,7 +44,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def name_file_in_errors(file: Path) -> Iterator[None]:
-    """An error of the operating system in the block names the file: a write to a full disk does not by itself."""
+    """Add the name of the file to errors of the operating system: a write to a full disk does not name it."""
     try:
         yield
     except OSError as error:
@@ -53,18 +53,18 @@ def name_file_in_errors(file: Path) -> Iterator[None]:
 
 
 def atomic_write(target: Path, data: bytes | str) -> None:
-    """Write a file that is whole or as it was before."""
+    """Write a file so that it is either complete or as it was before."""
     with atomic_path(target) as part:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def atomic_write_json(target: Path, value: Any) -> None:
-    """`write`, of JSON."""
+    """`atomic_write` of JSON."""
     atomic_write(target, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(file: Path) -> Any:
-    """The value, or None where there is no such file."""
+    """Return the value, or None if there is no such file."""
     try:
         return json.loads(file.read_text())
     except FileNotFoundError:
@@ -72,25 +72,25 @@ def read_json(file: Path) -> Any:
 
 
 def partial_files(folder: Path) -> list[Path]:
-    """What writers that were killed have left in a folder and below."""
+    """Return what killed writers have left in a folder and below."""
     return sorted(folder.rglob(f"{_PART}*"))
 
 
 def remove_paths(paths: Iterable[Path]) -> None:
-    """Remove files and folders, those that are there."""
+    """Remove those files and folders that exist."""
     for path in paths:
         _remove(path)
 
 
 def acquire_lock(file: Path, wait: float = 0.0) -> IO[str] | None:
-    """Take a lock that the kernel drops when the process ends, however it ends.
+    """Take a lock that the kernel releases when the process ends, in whatever way.
 
     Args:
-        file: The lock's file; it stays, and names its owner until `release`.
+        file: The lock file; it stays, and names its owner until `release_lock`.
         wait: Seconds to wait for another owner.
 
     Returns:
-        The lock, held while the stream is open; None where another process has it.
+        The lock, held while the stream is open, or None if another process has it.
     """
     stream = file.open("a+")
     end = time.monotonic() + wait
@@ -103,12 +103,12 @@ def acquire_lock(file: Path, wait: float = 0.0) -> IO[str] | None:
                 return None
             time.sleep(0.05)
         else:
-            _sign(stream, f"process {os.getpid()} on {platform.node()}")
+            _write_owner(stream, f"process {os.getpid()} on {platform.node()}")
             return stream
 
 
 def is_unlocked(file: Path) -> bool:
-    """Whether nobody has the lock."""
+    """Return True if no process holds the lock."""
     if not file.exists():
         return True
     with file.open() as stream:
@@ -120,21 +120,21 @@ def is_unlocked(file: Path) -> bool:
 
 
 def release_lock(held: IO[str]) -> None:
-    """Let go of a lock: its file names nobody."""
-    _sign(held, "")
+    """Release a lock, and remove the owner from its file."""
+    _write_owner(held, "")
     held.close()
 
 
 def lock_owner(file: Path) -> str:
-    """Who a lock's file names: its owner, or one that died with it; empty where it was let go, or never was."""
+    """Return the owner that a lock file names, alive or dead; empty if it was released or never taken."""
     try:
         return file.read_text()
     except FileNotFoundError:
         return ""
 
 
-def _sign(stream: IO[str], name: str) -> None:
-    with contextlib.suppress(OSError):  # the lock holds on a full disk, too
+def _write_owner(stream: IO[str], name: str) -> None:
+    with contextlib.suppress(OSError):  # the lock is held even if the disk is full
         stream.truncate(0)
         stream.write(name)
         stream.flush()

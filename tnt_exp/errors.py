@@ -1,8 +1,4 @@
-"""The one exception that is the user's to mend."""
-
-# MERGED DOCS:
-# """What a machine runs out of, in one line each."""
-# """Files that may be damaged."""
+"""Errors that a user can do something about, each as one clear line."""
 
 import errno
 import os
@@ -12,18 +8,14 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """Something the user gave (a key, a file, a folder) cannot be used.
-
-    The command line prints its message alone, without a traceback, and ends with exit code 2.
-    The message names the key or the file, what was expected, what was received and what to do.
-    """
+    """Input that cannot be used: one line that names the key, what was expected, what was received, and what to do."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
-# How TensorFlow, JAX, PyTorch and Python say it, in the name of the error or in its text.
+# How TensorFlow, JAX, PyTorch and Python report it, in the name of the error or in its text.
 _OUT_OF_MEMORY = (
     "MemoryError",
     "ResourceExhausted",
@@ -35,44 +27,44 @@ _OUT_OF_MEMORY = (
 
 
 def describe_system_error(error: BaseException) -> str | None:
-    """The one line that a full disk, a folder that cannot be written or a lack of memory comes down to; None: neither.
+    """Return one line for a full disk, a folder without write permission, or a lack of memory; None for other errors.
 
     Args:
-        error: Or its cause, where that is the operating system's.
+        error: The error, or one whose cause is an error of the operating system.
     """
     if isinstance(error.__cause__, OSError):
         error = error.__cause__
     if isinstance(error, OSError) and (error.errno in _FULL or "No space left on device" in str(error)):
-        return f"no room on the disk: {first_line(error)}. Make room and repeat the command: it goes on from there."
+        return f"no space left on the disk: {first_line(error)}. Free some space and repeat the command to continue."
     if isinstance(error, OSError) and error.errno in _REFUSED:
-        return f"cannot be written: {first_line(error)}. Choose another folder, or mend its permissions."
-    said = f"{type(error).__name__}: {first_line(error)}"
-    if is_out_of_memory(said):
+        return f"cannot be written: {first_line(error)}. Choose another folder, or correct its permissions."
+    text = f"{type(error).__name__}: {first_line(error)}"
+    if is_out_of_memory(text):
         return (
-            f"out of memory on the device ({said}). Try a smaller trainer.batch_size, trainer.remat=true or "
+            f"out of memory on the device ({text}). Try a smaller trainer.batch_size, trainer.remat=true or "
             "trainer.precision=mixed_bfloat16."
         )
     return None
 
 
 def is_out_of_memory(text: str) -> bool:
-    """Whether an error says that memory ran out."""
+    """Return True if the text of an error says that memory ran out."""
     return any(words in text for words in _OUT_OF_MEMORY)
 
 
 def first_line(error: BaseException) -> str:
     """Return the line of an error message that says what happened, or the name of the error."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    # An error of a compiled graph begins with where it was called, and says what happened further down.
+    # An error of a compiled graph begins with where it was called; what happened comes later.
     return next((line for line in lines if is_out_of_memory(line)), lines[0] if lines else type(error).__name__).strip()
 
 
 @contextmanager
 def wrap_read_errors(file: Path | str) -> Iterator[None]:
-    """Turn whatever a decoder makes of a damaged file into one UserError that names the file.
+    """Turn any error of a decoder on a damaged file into one UserError that names the file.
 
-    Catches every Exception on purpose: from damaged bytes tarfile, zipfile, zlib, lzma, pickle,
-    Pillow and NumPy raise a dozen unrelated kinds. Keep only the decoder's call inside.
+    Catches every Exception on purpose: for damaged bytes tarfile, zipfile, zlib, lzma, pickle, Pillow and NumPy raise a
+    dozen unrelated kinds. Keep only the call of the decoder inside.
     """
     try:
         yield
@@ -89,5 +81,5 @@ def wrap_read_errors(file: Path | str) -> Iterator[None]:
 
 
 def printable_name(name: Path | str) -> str:
-    """A file name as text that every log can hold: bytes that are no UTF-8 become question marks."""
+    """Return a file name as text that every log can hold: bytes that are not UTF-8 become question marks."""
     return os.fsencode(name).decode("utf-8", "replace")

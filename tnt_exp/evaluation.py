@@ -1,4 +1,4 @@
-"""Measure a classifier on a split: the same evaluator inside training and alone."""
+"""Evaluate a classifier on a split: the same evaluator within training and alone."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,15 +13,15 @@ from tnt_exp.data.dataset import Split
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a classifier does on a split.
+    """The performance of a classifier on a split.
 
     Attributes:
         loss: Mean cross-entropy, without label smoothing.
-        accuracy, top5_accuracy: Part of the images whose class is the first, or among the first five.
+        accuracy, top5_accuracy: Fraction of the images whose class is the first, or among the first five.
         confusion: int64 (classes, classes): row = true class, column = predicted class.
         predicted: int64 (images,): the class with the highest score.
         confidence: float64 (images,): its probability.
-        right: bool (images,): whether it is the true one.
+        right: bool (images,): whether it is the true class.
     """
 
     loss: float
@@ -33,47 +33,47 @@ class Evaluation:
     right: np.ndarray
 
     def metrics(self, prefix: str) -> Iterator[tuple[str, float]]:
-        """(name, value) pairs, names beginning with `prefix`."""
+        """Yield (name, value) pairs; the names begin with `prefix`."""
         yield f"{prefix}/loss", self.loss
         yield f"{prefix}/accuracy", self.accuracy
         yield f"{prefix}/top5_accuracy", self.top5_accuracy
 
     @property
     def class_accuracy(self) -> np.ndarray:
-        """float64 (classes,): accuracy within each class, NaN where the split has no image of it."""
+        """float64 (classes,): accuracy within each class, NaN if the split has no image of it."""
         counts = self.confusion.sum(axis=1)
         accuracy = np.full(len(counts), np.nan)
         np.divide(np.diag(self.confusion), counts, out=accuracy, where=counts > 0)
         return accuracy
 
     def accuracy_by_name(self, class_names: Sequence[str]) -> dict[str, float | None]:
-        """Class name: accuracy within the class, None where the split has no image of it."""
+        """Return the accuracy within each class by its name, None if the split has no image of it."""
         pairs = zip(class_names, self.class_accuracy, strict=True)
         return {name: None if math.isnan(accuracy) else float(accuracy) for name, accuracy in pairs}
 
     def calibration_error(self, bins: int = 15) -> float:
-        """How far confidence is from accuracy: mean |accuracy - confidence| over bins of equal width.
+        """Return the expected calibration error (arXiv 1706.04599).
 
-        The mean is weighted by the images of a bin (expected calibration error, arXiv 1706.04599).
+        The mean of |accuracy - confidence| over bins of equal width, weighted by the number of images in a bin.
         """
         index = np.minimum((self.confidence * bins).astype(int), bins - 1)
         gap = np.bincount(index, self.right - self.confidence, minlength=bins)
         return float(np.abs(gap).sum() / len(self.confidence))
 
     def mistakes(self, count: int) -> np.ndarray:
-        """Positions of the wrong answers given with the most confidence, at most `count` of them."""
+        """Return the positions of the wrong predictions with the highest confidence, at most `count` of them."""
         wrong = np.flatnonzero(~self.right)
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")[:count]]
 
 
 def evaluate(classifier: Any, split: Split, batch_size: int, *, flip: bool) -> Evaluation:
-    """Run the classifier over a split.
+    """Evaluate the classifier on a split.
 
     Args:
         classifier: uint8 images (B, H, W, C) -> logits (B, classes).
         split: Images and labels.
-        batch_size: Images a call; every call has this static shape.
-        flip: The logits are the mean of those of the image and of its mirror.
+        batch_size: Images per call; every call has this static shape.
+        flip: Whether the logits are the mean of those of the image and of its mirror image.
     """
     correct, top5 = 0, 0
     confusion = None
@@ -81,7 +81,7 @@ def evaluate(classifier: Any, split: Split, batch_size: int, *, flip: bool) -> E
     predicted: list[np.ndarray] = []
     confidence: list[np.ndarray] = []
     for images, labels, count in padded_batches(split, batch_size):
-        # The host sums, in float64 and once over all images, so that the figures do not depend on the batch size.
+        # The host sums in float64, once over all images, so that the results do not depend on the batch size.
         logits = np.asarray(classifier.predict_on_batch(images), np.float64)[:count]
         if flip:
             mirrored = np.ascontiguousarray(images[:, :, ::-1])

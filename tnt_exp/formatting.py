@@ -1,15 +1,15 @@
-"""Aligned columns for terminals and files alike."""
+"""Tables, durations and sizes as text, for the terminal and for files."""
 
 import math
 from collections.abc import Sequence
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Rows under a header.
+    """Return rows under a header, in aligned columns.
 
     Args:
         header: Names of the columns.
-        rows: A text a column.
+        rows: One text per column.
         right: Columns that are aligned to the right.
     """
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
@@ -25,14 +25,14 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Se
 
 
 def format_duration(seconds: float) -> str:
-    """`1:02:03`, `2:03`."""
+    """Return seconds as `1:02:03` or `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def format_bytes(number: float) -> str:
-    """`1.2 GiB`."""
+    """Return a size as `1.2 GiB`."""
     for unit in ("B", "KiB", "MiB"):
         if number < 1024:
             return f"{number:.4g} {unit}"

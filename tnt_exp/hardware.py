@@ -1,8 +1,8 @@
-"""How many cores there are to use."""
+"""The hardware that a process may use."""
 
 import os
 
 
 def cpu_count() -> int:
-    """CPU cores on which this process may run."""
+    """Return the number of CPU cores on which this process may run."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,4 @@
-"""Whether a configuration can run."""
-
-# MERGED DOCS:
-# """What a point will take, counted before it runs."""
+"""What is checked and computed about a configuration before anything slow is imported."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +11,13 @@ from tnt_exp.training import device
 
 
 def preflight(config: Config) -> None:
-    """Everything that can be found without reading data or importing a backend.
+    """Raise an error for everything that is wrong and can be found without reading data or importing a backend.
 
     Raises:
         UserError: The configuration cannot run.
     """
-    facts = data.dataset_info(config.dataset)
-    validation.validate(config, channels=facts.channels, train_images=facts.train)
+    info = data.dataset_info(config.dataset)
+    validation.validate(config, channels=info.channels, train_images=info.train)
     data.validate(config.dataset)
     device.check_backend(config.trainer)
     if config.model.weights is not None and not Path(config.model.weights).is_file():
@@ -29,12 +26,12 @@ def preflight(config: Config) -> None:
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """What a point will take.
+    """The estimated cost of a run.
 
     Attributes:
-        parameters: Numbers that are learnt.
-        macs: Multiply-accumulate operations of a forward pass of one image.
-        bytes: Of a training step, by an estimate: activations of a batch, four copies of the parameters.
+        parameters: Trainable numbers.
+        macs: Multiply-accumulate operations of a forward pass per image.
+        bytes: Memory of a training step: activations of a batch, four copies of the parameters.
     """
 
     parameters: int
@@ -43,17 +40,17 @@ class ResourceEstimate:
 
 
 def estimate_resources(config: Config) -> ResourceEstimate | None:
-    """What a point will take; None where classes and channels are known only after reading the data."""
-    facts = data.dataset_info(config.dataset)
-    if facts.classes is None or facts.channels is None:
+    """Return the cost of a run; None if classes or channels are known only after reading the data."""
+    info = data.dataset_info(config.dataset)
+    if info.classes is None or info.channels is None:
         return None
-    parameters = cost.parameters(config.model, facts.classes, facts.channels)
+    parameters = cost.parameters(config.model, info.classes, info.channels)
     trainer = config.trainer
     width = 4 if trainer.precision.value == "float32" else 2
-    activations = cost.activation_bytes(config.model, facts.classes, facts.channels, width=width, remat=trainer.remat)
+    activations = cost.activation_bytes(config.model, info.classes, info.channels, width=width, remat=trainer.remat)
     # Parameters, gradients and two moments of the optimizer, in float32.
     return ResourceEstimate(
         parameters,
-        cost.macs(config.model, facts.classes, facts.channels),
+        cost.macs(config.model, info.classes, info.channels),
         activations * trainer.batch_size + 16 * parameters,
     )

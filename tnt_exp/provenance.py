@@ -16,12 +16,12 @@ from tnt_exp.atomic_files import atomic_write, atomic_write_json, read_json
 FOLDER = "provenance"  # in a run folder
 _STARTS = "starts.json"
 _PACKAGES = ("tnt-exp", "keras", "tensorflow", "jax", "torch", "mlflow", "hydra-core", "omegaconf", "numpy")
-# What can change a result. Never the whole environment: it holds passwords.
+# Variables that can change a result. Never the whole environment: it holds passwords.
 _VARIABLES = ("CUDA_", "JAX_", "KERAS_", "MALLOC_", "MKL_", "NVIDIA_", "OMP_", "PYTHONHASHSEED", "TF_", "XLA_")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter, those that are installed."""
+    """Return the versions of Python and of the relevant packages that are installed."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -32,21 +32,21 @@ def versions() -> dict[str, str]:
 
 
 def git(folder: Path | None = None) -> dict[str, str]:
-    """`git_commit` and `git_dirty` (true or false) of the working folder's checkout; empty outside of one."""
+    """Return `git_commit` and `git_dirty` (true or false) of the working folder's checkout; empty outside of one."""
     try:
         return {
-            "git_commit": _ask(folder, "rev-parse", "HEAD").strip(),
-            "git_dirty": str(bool(_ask(folder, "status", "--porcelain", "--untracked-files=no"))).lower(),
+            "git_commit": _run_git(folder, "rev-parse", "HEAD").strip(),
+            "git_dirty": str(bool(_run_git(folder, "status", "--porcelain", "--untracked-files=no"))).lower(),
         }
     except (OSError, subprocess.SubprocessError):
         return {}
 
 
 def start(**facts: Any) -> dict[str, Any]:
-    """What is known of a run that starts here and now.
+    """Return what is known about a run that starts here and now.
 
     Args:
-        facts: What the caller knows besides: hardware, data set.
+        facts: What the caller knows in addition: hardware, data set.
     """
     diff = _diff()
     return {
@@ -64,42 +64,42 @@ def start(**facts: Any) -> dict[str, Any]:
 
 
 def record(folder: Path, **facts: Any) -> None:
-    """Write `start` to `provenance/starts.json` of a run folder, and what git has not committed to a file beside it.
+    """Append `start` to `provenance/starts.json` of a run folder, with uncommitted changes in a file beside it.
 
-    A start like the one before is a further time of that one.
+    A start equal to the one before adds only its time.
     """
-    place, found = folder / FOLDER, start(**facts)
-    place.mkdir(exist_ok=True)
-    if found["git_diff"] and not (place / found["git_diff"]).exists():
-        atomic_write(place / found["git_diff"], _diff())
+    directory, found = folder / FOLDER, start(**facts)
+    directory.mkdir(exist_ok=True)
+    if found["git_diff"] and not (directory / found["git_diff"]).exists():
+        atomic_write(directory / found["git_diff"], _diff())
     starts, now = read(folder), time.strftime("%Y-%m-%d %H:%M:%S%z")
     if starts and {**starts[-1], "times": None} == {**found, "times": None}:
         starts[-1]["times"].append(now)
     else:
         starts.append({**found, "times": [now]})
-    atomic_write_json(place / _STARTS, starts)
+    atomic_write_json(directory / _STARTS, starts)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The different starts of a run, the last one last; none where nothing was recorded."""
+    """Return the different starts of a run, the last one last; empty if nothing was recorded."""
     return read_json(folder / FOLDER / _STARTS) or []
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two starts and can change a result, one line each."""
-    told = [
-        f"{key}: {now.get(key)} (then: {then.get(key)})"
+    """Return what differs between two starts and can change a result, one line each."""
+    lines = [
+        f"{key}: {now.get(key)} (original: {then.get(key)})"
         for key in ("git_commit", "git_diff", "python", "system", "hardware", "dataset_digest")
         if key in now and now[key] != then.get(key)
     ]
     for kind in ("packages", "environment"):
         old, new = then.get(kind, {}), now.get(kind, {})
-        told += [
-            f"{kind}: {name} {new.get(name)} (then: {old.get(name)})"
+        lines += [
+            f"{kind}: {name} {new.get(name)} (original: {old.get(name)})"
             for name in sorted({*old, *new})
             if old.get(name) != new.get(name)
         ]
-    return told
+    return lines
 
 
 def _name(distribution: importlib.metadata.Distribution) -> str:
@@ -113,7 +113,7 @@ def _diff() -> bytes:
         return b""
 
 
-def _ask(folder: Path | None, *arguments: str) -> str:
+def _run_git(folder: Path | None, *arguments: str) -> str:
     return subprocess.run(
         ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
     ).stdout

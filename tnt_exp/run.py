@@ -1,4 +1,4 @@
-"""One run, from a checked configuration to a complete run folder."""
+"""One run, from a validated configuration to a complete run folder, whatever happens on the way."""
 
 import logging
 import sys
@@ -17,8 +17,8 @@ from tnt_exp.training.checkpoint import NonFiniteError
 
 log = logging.getLogger("tnt_exp")
 
-# What may differ when a run goes on: nothing that its weights depend on, but how long it trains.
-_MAY_DIFFER = (
+# Keys that may change when a run is resumed: none that its weights depend on, except how long it trains.
+_MAY_CHANGE_ON_RESUME = (
     "trainer.epochs",
     "trainer.patience",
     "trainer.resume",
@@ -38,13 +38,13 @@ def run_experiment(
     tags: Mapping[str, str] | None = None,
     wait: float = 0.0,
 ) -> int:
-    """Run an experiment, or go on with it; every ending is written to the run folder and told to MLflow.
+    """Run an experiment, or continue it; every outcome is written to the run folder and logged to MLflow.
 
     Args:
-        config: Composed and checked.
-        folder: The run folder; one that is there is continued.
-        overrides: What the command line changed.
-        tags: Further tags of its MLflow run; `sweep_id` where it is one of many.
+        config: Composed and validated.
+        folder: The run folder; an existing one is continued.
+        overrides: The overrides of the command line.
+        tags: Further tags of the MLflow run; `sweep_id` if it is a trial of a sweep.
         wait: Seconds to wait for another process that uses the folder.
 
     Returns:
@@ -54,12 +54,12 @@ def run_experiment(
         UserError: The folder holds another experiment, or another process uses it.
         OSError: The folder cannot be written to.
     """
-    logging.raiseExceptions = False  # a log that cannot be written (a full disk) is no reason to print a traceback
+    logging.raiseExceptions = False  # do not print a traceback if the log cannot be written (a full disk)
     run_folder, signals = RunFolder(folder), Signals()
     try:
         with signals.handled(), run_folder.held(wait):
             return _run(config, run_folder, overrides, tags or {}, signals)
-    except Stopped as stop:  # before there was anything to mark, or a second time
+    except Stopped as stop:  # before the run began, or a second signal
         return stop.exit_code
 
 
@@ -94,7 +94,7 @@ def _run(
 
 
 def _attempt(experiment: Experiment, result: dict[str, Any]) -> int:
-    """Train, and say in `result` how it ended."""
+    """Train, and record the outcome in `result`."""
     try:
         experiment.train()
     except UserError as error:
@@ -103,7 +103,7 @@ def _attempt(experiment: Experiment, result: dict[str, Any]) -> int:
         return 2
     except Stopped as stop:
         result |= {"status": "KILLED", "error": str(stop)}
-        log.warning("%s; the same command goes on from here where the run has a name (run.name=...)", stop)
+        log.warning("%s; the same command continues from here if the run has a name (run.name=...)", stop)
         return stop.exit_code
     except NonFiniteError as error:
         result["error"] = str(error)
@@ -115,7 +115,7 @@ def _attempt(experiment: Experiment, result: dict[str, Any]) -> int:
         if known:
             log.error("the run failed: %s", known)
         else:
-            # The whole story goes to the log; a person at a terminal is told the reason last.
+            # The traceback goes to the log; the reason is printed last.
             log.exception("the run failed")
         return 1
     result["status"] = "FINISHED"
@@ -123,10 +123,10 @@ def _attempt(experiment: Experiment, result: dict[str, Any]) -> int:
 
 
 def _finished(folder: RunFolder, config: Config) -> bool:
-    """Whether the folder's run has all that the configuration asks for.
+    """Return True if the folder has a finished run with all epochs of the configuration.
 
     Raises:
-        UserError: The folder's run has another configuration.
+        UserError: The run in the folder has another configuration.
     """
     before = folder.read_config()
     if before is None:
@@ -135,11 +135,11 @@ def _finished(folder: RunFolder, config: Config) -> bool:
     differing = [
         f"{key}={new.get(key)} (there: {old.get(key)})"
         for key in {**old, **new}
-        if old.get(key) != new.get(key) and not key.startswith(_MAY_DIFFER)
+        if old.get(key) != new.get(key) and not key.startswith(_MAY_CHANGE_ON_RESUME)
     ]
     if differing:
         raise UserError(
-            f"{folder.path}: expected the configuration that this run began with, received another: "
+            f"{folder.path}: expected the configuration with which this run began, received another: "
             f"{', '.join(differing)}. Repeat the command, choose another run.name, or add trainer.resume=never."
         )
     return folder.read_result().get("status") == "FINISHED" and before.trainer.epochs >= config.trainer.epochs

@@ -1,7 +1,4 @@
-"""The run folder: the truth about a run, complete without MLflow."""
-
-# MERGED DOCS:
-# """How far a running job is, read from its folder."""
+"""The run folder: the authoritative record of a run, complete without MLflow."""
 
 import csv
 import io
@@ -28,7 +25,7 @@ from tnt_exp.config.compose import load_config
 from tnt_exp.config.schema import Config
 from tnt_exp.errors import UserError
 
-# Files and folders of a run that MLflow has, too.
+# Files and folders of a run that are logged to MLflow, too.
 ARTIFACTS = [
     "config.yaml",
     "overrides.yaml",
@@ -42,10 +39,10 @@ ARTIFACTS = [
 
 
 class RunFolder:
-    """Files of one run, each written beside and renamed into place.
+    """The files of one run, each written under a temporary name and renamed into place.
 
     Attributes:
-        path: The folder.
+        path: The folder, absolute.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -54,10 +51,10 @@ class RunFolder:
 
     @contextmanager
     def held(self, wait: float = 0.0) -> Iterator[None]:
-        """Be the only process that uses the folder.
+        """Make this the only process that uses the folder.
 
         Args:
-            wait: Seconds to wait for another process' end.
+            wait: Seconds to wait until another process ends.
 
         Raises:
             UserError: Another process uses it.
@@ -65,12 +62,12 @@ class RunFolder:
         file = self.path / ".lock"
         found = acquire_lock(file)
         if found is None and wait:
-            print(f"another process runs {self.path}: waiting for its end", flush=True)
+            print(f"another process runs {self.path}: waiting until it ends", flush=True)
             found = acquire_lock(file, wait)
         if found is None:
             raise UserError(
-                f"{self.path}: expected a run folder that nobody uses, received one that {lock_owner(file)} uses. "
-                "Wait for its end, or choose another run.name."
+                f"{self.path}: expected a run folder that no process uses, received one that {lock_owner(file)} uses. "
+                "Wait until it ends, or choose another run.name."
             )
         try:
             yield
@@ -79,7 +76,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of checkpoints."""
+        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -89,7 +86,7 @@ class RunFolder:
 
     @property
     def plots(self) -> Path:
-        """Folder of pictures."""
+        """The folder of figures."""
         return self.path / "plots"
 
     @property
@@ -98,16 +95,16 @@ class RunFolder:
         return self.path / "train.log"
 
     def write_config(self, config: Config, overrides: Sequence[str]) -> None:
-        """`config.yaml` (every value, reloadable) and `overrides.yaml` (what the command line changed)."""
+        """Write `config.yaml` (every value, reloadable) and `overrides.yaml` (the overrides of the command line)."""
         atomic_write(self.path / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
         atomic_write(self.path / "overrides.yaml", yaml.safe_dump(list(overrides)))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """`result.json`."""
+        """Write `result.json`."""
         atomic_write_json(self.path / "result.json", result)
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """`metrics.csv` anew, as a run that goes on from a checkpoint knows it."""
+        """Write `metrics.csv` anew, as a resumed run knows it."""
         text = io.StringIO(newline="")
         if rows:
             writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -116,7 +113,7 @@ class RunFolder:
         atomic_write(self.path / "metrics.csv", text.getvalue())
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
-        """One row of `metrics.csv`; every row has the columns of the first."""
+        """Append one row to `metrics.csv`; every row has the columns of the first."""
         file = self.path / "metrics.csv"
         with name_file_in_errors(file), file.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, list(row), lineterminator="\n")
@@ -125,28 +122,28 @@ class RunFolder:
             writer.writerow(row)
 
     def read_result(self) -> dict[str, Any]:
-        """What `result.json` says; empty while the run has not ended."""
+        """Return the content of `result.json`; empty while the run has not ended."""
         return self._read("result.json")
 
     def remove_result(self) -> None:
-        """The run is under way again: no `result.json` of before may be taken for its end."""
+        """Remove an earlier `result.json`: the run is in progress again."""
         (self.path / "result.json").unlink(missing_ok=True)
 
     def read_tracking(self) -> dict[str, Any]:
-        """Which run of which store is told of this run; empty where none is."""
+        """Return the store and the id of the MLflow run; empty if there is none."""
         return self._read("mlflow.json")
 
     def write_tracking(self, uri: str, run_id: str) -> None:
-        """`mlflow.json`."""
+        """Write `mlflow.json`."""
         atomic_write_json(self.path / "mlflow.json", {"uri": uri, "run_id": run_id})
 
     def read_config(self) -> Config | None:
-        """What `config.yaml` says; None in a new folder."""
+        """Return the configuration in `config.yaml`; None in a new folder."""
         file = self.path / "config.yaml"
         return load_config(file) if file.exists() else None
 
     def save_model(self, classifier: Any) -> None:
-        """`model.keras`."""
+        """Write `model.keras`."""
         with atomic_path(self.model) as part:
             classifier.save(part)
 
@@ -155,7 +152,7 @@ class RunFolder:
 
 
 def plain(config: Config) -> dict[str, Any]:
-    """The configuration as plain YAML values."""
+    """Return the configuration as plain YAML values."""
 
     def value(item: Any) -> Any:
         if isinstance(item, Enum):
@@ -169,7 +166,7 @@ def plain(config: Config) -> dict[str, Any]:
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """The configuration as dotted keys, `model.depth`."""
+    """Return the configuration with dotted keys, `model.depth`."""
 
     def walk(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in section.items():
@@ -183,23 +180,23 @@ def flat(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class MetricsFile:
-    """How far a job is.
+    """The content of `metrics.csv`.
 
     Attributes:
-        epoch: Epochs done.
-        rows: Rows of `metrics.csv`, one an epoch.
+        epoch: Epochs completed.
+        rows: One row per epoch.
     """
 
     epoch: int
     rows: list[dict[str, str]]
 
     def value(self, metric: str) -> float | None:
-        """The metric after the last epoch; None where there is none."""
+        """Return the metric after the last epoch, or None."""
         return parse_number(self.rows[-1].get(metric)) if self.rows else None
 
 
 def read_metrics(folder: Path) -> MetricsFile:
-    """Read `metrics.csv`; a line that is being written is left out."""
+    """Read `metrics.csv`, without a line that is still being written."""
     try:
         text = (folder / "metrics.csv").read_text()
     except FileNotFoundError:
@@ -210,5 +207,5 @@ def read_metrics(folder: Path) -> MetricsFile:
 
 
 def parse_number(text: str | None) -> float | None:
-    """A number of a CSV cell, or None."""
+    """Return the number in a CSV cell, or None."""
     return float(text) if text else None

@@ -1,7 +1,7 @@
 """Requests to stop: SIGINT, SIGTERM and SIGUSR1.
 
-Within `deferred` a request waits until `raise_if_requested`, so that a training step is never cut in two; elsewhere it
-is raised where it arrives. A second one is always raised at once.
+Within `deferred` a request waits for `raise_if_requested`, so that a training step is never interrupted; elsewhere it
+is raised where it arrives. A second request is always raised at once.
 """
 
 import signal
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Exit codes: those of a shell, and for SIGUSR1 (a scheduler's warning before it preempts) EX_TEMPFAIL: try again.
+# The codes of a shell; for SIGUSR1 (a scheduler's warning before it preempts) EX_TEMPFAIL: try again.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 75}
 
 
@@ -26,13 +26,13 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What the process ends with."""
+        """The exit code of the process."""
         return EXIT_CODES[self.signal]
 
 
 @contextmanager
 def exiting() -> Iterator[None]:
-    """A signal ends the process with its exit code, where no run has begun to listen."""
+    """End the process with the exit code of a signal, while no run handles signals yet."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(EXIT_CODES[signal.Signals(number)])
@@ -54,7 +54,7 @@ class Signals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Install the handlers, and put back the former ones."""
+        """Install the handlers, and restore the former ones."""
         before = {number: signal.signal(number, self._handle) for number in EXIT_CODES}
         try:
             yield
@@ -64,7 +64,7 @@ class Signals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Requests wait for `raise_if_requested`."""
+        """Let requests wait for `raise_if_requested`."""
         self._deferring = True
         try:
             yield
@@ -73,11 +73,11 @@ class Signals:
 
     @property
     def requested(self) -> bool:
-        """Whether a request waits."""
+        """True if a request waits."""
         return self._requested is not None
 
     def raise_if_requested(self) -> None:
-        """Raise `Stopped` when a request waits."""
+        """Raise `Stopped` if a request waits."""
         if self._requested is not None:
             raise Stopped(self._requested)
 

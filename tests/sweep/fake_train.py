@@ -30,7 +30,7 @@ def train(experiment: Experiment) -> None:
     with (folder / "begins").open("a") as begins:
         begins.write(f"{os.getpid()}\n")
     plan = config.tracking.run_name or ""
-    if plan == "failures" and not (folder.parent / "mended").exists():
+    if plan == "failures" and not (folder.parent / "repaired").exists():
         fail(FAILURES.get(config.seed, ""))
     if config.tracking.enabled:
         from tnt_exp.tracking import Tracker, resolve_tracking_uri

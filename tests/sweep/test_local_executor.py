@@ -61,7 +61,7 @@ def test_five_ways_to_fail_leave_the_other_seven_alone(folder: Any) -> None:
     assert "ArithmeticError" in (folder.sweep / "1" / "output.log").read_text()
 
     begins = folder.begins()
-    (folder.sweep / "mended").touch()
+    (folder.sweep / "repaired").touch()
     text = folder.run(*arguments, *limits, "sweep.rerun=failed")
     assert "12 finished" in text
     again = {job for job, count in folder.begins().items() if count > begins[job]}

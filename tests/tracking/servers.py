@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Run
 
-TALKER = Path(__file__).with_name("talker.py")
+TALKER = Path(__file__).with_name("fake_run.py")
 
 
 def free_port() -> int:

@@ -57,7 +57,7 @@ def test_a_server_that_is_killed_and_started_again_is_told_everything(
     assert size(folder) > before + 20 * 50  # dozens of steps meanwhile
     server.start()
     (folder / "wait").unlink()
-    assert "MLflow is away" in ended(process)
+    assert "MLflow cannot be reached" in ended(process)
     assert float((folder / "slowest").read_text()) < 1
     (run,) = [run for run in runs(server.uri) if run.info.run_name == "run"]
     told_everything(server.uri, run, 200)
@@ -109,17 +109,17 @@ def test_a_process_killed_while_it_delivers_doubles_nothing(tmp_path: Path, talk
 
 def test_a_locked_database_delays_nothing(tmp_path: Path) -> None:
     uri = LOCAL.format(tmp_path)
-    told = tracker(tmp_path / "run", uri)
+    tracker_ = tracker(tmp_path / "run", uri)
     with sqlite3.connect(tmp_path / "mlflow.db") as other:
         other.execute("begin exclusive")
         begin = time.perf_counter()
         for step in range(1, 101):
-            told.metrics({"loss": step}, step)
+            tracker_.metrics({"loss": step}, step)
         assert time.perf_counter() - begin < 2
         time.sleep(3)
         other.rollback()
     other.close()
-    told.finish("FINISHED")
+    tracker_.finish("FINISHED")
     (run,) = runs(uri)
     assert points(uri, run, "loss") == [(step, float(step)) for step in range(1, 101)]
     assert run.info.status == "FINISHED"
@@ -127,11 +127,11 @@ def test_a_locked_database_delays_nothing(tmp_path: Path) -> None:
 
 def test_a_value_too_long_for_mlflow_is_a_file_there(tmp_path: Path) -> None:
     uri = LOCAL.format(tmp_path)
-    told = tracker(tmp_path / "run", uri)
+    tracker_ = tracker(tmp_path / "run", uri)
     long = "é" * 20_000
-    told.params({"dataset.path": long, "model.depth": 3})
-    told.tags({"error": long})
-    told.finish("FAILED")
+    tracker_.params({"dataset.path": long, "model.depth": 3})
+    tracker_.tags({"error": long})
+    tracker_.finish("FAILED")
     (run,) = runs(uri)
     assert run.data.params == {"dataset.path": "too long: artifact params/dataset.path.txt", "model.depth": "3"}
     client = mlflow.MlflowClient(uri)
@@ -141,12 +141,12 @@ def test_a_value_too_long_for_mlflow_is_a_file_there(tmp_path: Path) -> None:
 
 def test_a_message_that_the_store_refuses_holds_up_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     uri = LOCAL.format(tmp_path)
-    told = tracker(tmp_path / "run", uri)
-    told._enqueue("params", values={"seed": "1"})
-    told.metrics({"loss": 1.0}, 1)
-    told._enqueue("params", values={"seed": "2"})
-    told.metrics({"loss": 2.0}, 2)
-    told.finish("FINISHED")
+    tracker_ = tracker(tmp_path / "run", uri)
+    tracker_._enqueue("params", values={"seed": "1"})
+    tracker_.metrics({"loss": 1.0}, 1)
+    tracker_._enqueue("params", values={"seed": "2"})
+    tracker_.metrics({"loss": 2.0}, 2)
+    tracker_.finish("FINISHED")
     (run,) = runs(uri)
     assert run.data.params == {"seed": "1"}
     assert points(uri, run, "loss") == [(1, 1.0), (2, 2.0)]
@@ -156,12 +156,12 @@ def test_a_message_that_the_store_refuses_holds_up_no_other(tmp_path: Path, capl
 
 def test_artifacts_that_cannot_be_kept_hold_up_no_status(tmp_path: Path) -> None:
     folder, uri = tmp_path / "run", LOCAL.format(tmp_path)
-    told = tracker(folder, uri)
+    tracker_ = tracker(folder, uri)
     (tmp_path / "mlartifacts").write_text("a file where the folder of artifacts should be")
     (folder / "plot.txt").write_text("a plot")
-    told.artifacts(["plot.txt"])
-    told.metrics({"loss": 1.0}, 1)
-    told.finish("KILLED")
+    tracker_.artifacts(["plot.txt"])
+    tracker_.metrics({"loss": 1.0}, 1)
+    tracker_.finish("KILLED")
     (run,) = runs(uri)
     assert run.info.status == "KILLED"
     assert run.data.metrics == {"loss": 1.0}
@@ -177,13 +177,13 @@ def test_artifacts_that_cannot_be_kept_hold_up_no_status(tmp_path: Path) -> None
 
 def test_a_run_deleted_in_mlflow_is_told_anew(tmp_path: Path) -> None:
     folder, uri = tmp_path / "run", LOCAL.format(tmp_path)
-    told = tracker(folder, uri)
-    told.params({"seed": 1})
-    told.metrics({"loss": 1.0}, 1)
-    told.finish("KILLED")
-    mlflow.MlflowClient(uri).delete_run(told.run_id)
+    tracker_ = tracker(folder, uri)
+    tracker_.params({"seed": 1})
+    tracker_.metrics({"loss": 1.0}, 1)
+    tracker_.finish("KILLED")
+    mlflow.MlflowClient(uri).delete_run(tracker_.run_id)
     again = tracker(folder, uri)
-    assert again.run_id != told.run_id
+    assert again.run_id != tracker_.run_id
     again.params({"seed": 1})
     again.metrics({"loss": 1.0}, 1)
     again.metrics({"loss": 2.0}, 2)
@@ -196,8 +196,8 @@ def test_a_run_deleted_in_mlflow_is_told_anew(tmp_path: Path) -> None:
 
 def test_a_start_cut_off_after_the_run_was_made_goes_on_with_it(tmp_path: Path) -> None:
     folder, uri = tmp_path / "run", LOCAL.format(tmp_path)
-    told = tracker(folder, uri)
-    told.finish("KILLED")
+    tracker_ = tracker(folder, uri)
+    tracker_.finish("KILLED")
     file = folder / "mlflow/messages.jsonl"
     file.write_bytes(file.read_bytes().splitlines(keepends=True)[0])  # only: a run was about to be made
-    assert tracker(folder, uri).run_id == told.run_id
+    assert tracker(folder, uri).run_id == tracker_.run_id

@@ -81,7 +81,7 @@ def test_a_run_is_told_whole_and_telling_it_again_changes_nothing(server: Server
     folder = tmp_path / "multirun/runs/run"
     client = mlflow.MlflowClient(server.uri)
 
-    def told() -> dict:
+    def tracker_() -> dict:
         (run,) = [run for run in runs(server.uri) if run.info.run_name == "run"]
         (output,) = client.get_run(run.info.run_id).outputs.model_outputs
         (version,) = client.search_model_versions("name = 'digits'")
@@ -98,7 +98,7 @@ def test_a_run_is_told_whole_and_telling_it_again_changes_nothing(server: Server
             "artifacts": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
         }
 
-    before = told()
+    before = tracker_()
     result = json.loads((folder / "result.json").read_text())
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     for name in ("train/loss", "val/accuracy", "train/learning_rate"):
@@ -118,7 +118,7 @@ def test_a_run_is_told_whole_and_telling_it_again_changes_nothing(server: Server
     (folder / "mlflow/delivered.json").unlink()
     assert Outbox(folder).pending_count()
     sync(folder)
-    assert told() == before
+    assert tracker_() == before
 
 
 def test_a_sweep_is_told_whole(server: Server, tmp_path: Path) -> None:

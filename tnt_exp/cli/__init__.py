@@ -1,6 +1,6 @@
 """The command line: `tnt-exp VERB ...`.
 
-Exit codes: 0 done, 1 a run failed, 2 the input cannot be used, 130, 143 and 75 stopped by SIGINT, SIGTERM and SIGUSR1.
+Exit codes: 0 done, 1 a run failed, 2 the input cannot be used; 130, 143 and 75: stopped by SIGINT, SIGTERM, SIGUSR1.
 """
 
 import importlib
@@ -15,20 +15,20 @@ from tnt_exp.signals import exiting
 VERBS = {
     "train": ("tnt_exp.cli.train", "compose an experiment, train it, log it (-m: sweep)"),
     "run": ("tnt_exp.cli.run", "run what a run folder's config.yaml says, in that folder"),
-    "resume": ("tnt_exp.cli.resume", "go on with a run (run folder or MLflow run id), as it was configured"),
+    "resume": ("tnt_exp.cli.resume", "continue a run (run folder or MLflow run id) with its own configuration"),
     "reproduce": ("tnt_exp.cli.reproduce", "run a finished run again in a new folder and compare, bit for bit"),
     "doctor": (
         "tnt_exp.cli.doctor",
-        "find runs that died unseen, strays, lost artifacts, leftovers (--fix: mend them)",
+        "find dead runs marked RUNNING, misplaced runs, lost artifacts (--fix: repair)",
     ),
-    "sweep": ("tnt_exp.cli.sweep", "how a sweep stands (status FOLDER), go on with it (resume FOLDER)"),
+    "sweep": ("tnt_exp.cli.sweep", "show a sweep (status FOLDER) or continue it (resume FOLDER)"),
     "report": ("tnt_exp.cli.report", "write one HTML page of a sweep (FOLDER or MLflow sweep id)"),
     "models": ("tnt_exp.cli.models", "table of model presets: parameters, MACs, memory"),
-    "evaluate": ("tnt_exp.cli.evaluate", "measure a finished run's model, on its own test images or on others"),
-    "predict": ("tnt_exp.cli.predict", "what a finished run's model says of images: files, folders, globs, a list"),
-    "explain": ("tnt_exp.cli.explain", "where a finished run's model looks in an image, as a picture"),
-    "export": ("tnt_exp.cli.export", "write a finished run's model for other runtimes, checked by each"),
-    "sync": ("tnt_exp.cli.sync", "tell MLflow what it missed while it was away"),
+    "evaluate": ("tnt_exp.cli.evaluate", "measure a finished run's model on its own test images or on others"),
+    "predict": ("tnt_exp.cli.predict", "classify images with a finished run's model: files, folders, globs, a list"),
+    "explain": ("tnt_exp.cli.explain", "draw the attention of a finished run's model on an image"),
+    "export": ("tnt_exp.cli.export", "write a finished run's model for other runtimes, verified by each"),
+    "sync": ("tnt_exp.cli.sync", "send MLflow what it missed while it could not be reached"),
     "ui": ("tnt_exp.cli.ui", "open the MLflow UI on this folder's runs"),
 }
 
@@ -44,7 +44,7 @@ usage: tnt-exp VERB ...
 first steps:
   tnt-exp train                                     train on handwritten digits (no download)
   tnt-exp train model.depth=8 optimizer=sgd         change a value, choose another option of a group
-  tnt-exp train -m model.embed_dim=48,64,96         one run a value
+  tnt-exp train -m model.embed_dim=48,64,96         one run per value
   tnt-exp ui                                        compare the runs
 """
 

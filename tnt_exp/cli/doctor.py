@@ -1,4 +1,4 @@
-"""`tnt-exp doctor`: find what is not true, say what would be done, do it with `--fix`."""
+"""`tnt-exp doctor`: find problems of runs and stores, say how to fix them, and fix them with `--fix`."""
 
 import argparse
 import os
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Examine, mend where asked, and return the exit code: 1 where something is left to mend."""
+    """Look for problems, fix them if asked to, and return the exit code: 1 if a problem is left."""
     parser = argparse.ArgumentParser(
         prog="tnt-exp doctor",
-        description="Find runs left RUNNING whose process is dead, runs strayed into the experiment Default, lost "
-        "artifacts, an older file store, locks and half-written files that dead processes left.",
+        description="Find runs marked RUNNING whose process is dead, runs in the experiment Default by mistake, lost "
+        "artifacts, an older file store, stale locks and partly written files.",
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="where multirun/ is (default: here)")
     parser.add_argument("--uri", help="tracking store (default: mlflow.db in the folder)")
-    parser.add_argument("--fix", action="store_true", help="mend what is found")
+    parser.add_argument("--fix", action="store_true", help="repair what is found")
     options = parser.parse_args(list(arguments))
     os.chdir(options.folder)
-    left = found = 0
+    unfixed = found = 0
     for finding in _findings(options.uri):
         found += 1
         print(finding.issue)
@@ -32,11 +32,11 @@ def main(arguments: Sequence[str]) -> int:
             finding.fix()
             print(f"  done: {finding.fix_description}")
         else:
-            left += 1
-            print(f"  {'--fix would' if finding.fix else 'not mended here'}: {finding.fix_description}")
+            unfixed += 1
+            print(f"  {'--fix would' if finding.fix else 'cannot be fixed here'}: {finding.fix_description}")
     if not found:
-        print("nothing to mend")
-    return int(left > 0)
+        print("no problems found")
+    return int(unfixed > 0)
 
 
 def _findings(uri: str | None) -> Iterator["Finding"]:
@@ -48,11 +48,11 @@ def _findings(uri: str | None) -> Iterator["Finding"]:
         yield from find_problems(store)
     yield from file_store(Path.cwd())
     for folder in sorted({config.parent for config in Path("multirun").rglob("config.yaml")}):
-        yield from _left_by_the_dead(folder.resolve())
+        yield from _leftovers(folder.resolve())
 
 
-def _left_by_the_dead(folder: Path) -> Iterator["Finding"]:
-    """The lock and the half-written files of a run folder that nobody uses."""
+def _leftovers(folder: Path) -> Iterator["Finding"]:
+    """The lock and the partly written files of a run folder that nobody uses."""
     from tnt_exp.tracking.doctor import Finding
 
     file = folder / ".lock"
@@ -69,7 +69,7 @@ def _left_by_the_dead(folder: Path) -> Iterator["Finding"]:
             atomic_files.release_lock(held)
 
     if owner:
-        yield Finding(f"{file} names {owner}, which died without letting go", "empty it; it stops nobody", fix)
+        yield Finding(f"{file} is a stale lock of {owner}, which is dead", "empty it", fix)
     if parts:
         names = ", ".join(part.name for part in parts)
-        yield Finding(f"{folder} has half-written files: {names}", "remove them", fix)
+        yield Finding(f"{folder} has partly written files: {names}", "remove them", fix)

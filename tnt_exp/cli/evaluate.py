@@ -20,62 +20,64 @@ if TYPE_CHECKING:
     from tnt_exp.evaluation import Evaluation
 
 _MISTAKES = 32
-_WORST = 20  # classes in the terminal; the file has all
+_WORST = 20  # classes shown in the terminal; the file has all of them
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Evaluate, write `evaluation/` in the run folder, tell MLflow, and return the exit code."""
+    """Evaluate, write `evaluation/` in the run folder, log to MLflow, and return the exit code."""
     parser = argparse.ArgumentParser(prog="tnt-exp evaluate", description="Measure a finished run's model.")
     parser.add_argument("run", help=RUN_HELP)
     parser.add_argument("overrides", nargs="*", help="other images with the same classes: dataset=... dataset.path=...")
     parser.add_argument("--uri", help="tracking store to ask for a run (default: mlflow.db in this folder)")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(list(arguments))
     finished = find_run(options.run, options.uri)
     config = apply_overrides(finished.config, options.overrides)
     _check(finished, config)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     dataset = data.load_dataset(config.dataset)
-    split = _in_order_of(finished.class_names, dataset)
+    split = _relabel(finished.class_names, dataset)
 
     from tnt_exp.evaluation import evaluate
     from tnt_exp.finished_runs.find import load_for_evaluation
 
     trainer = config.trainer
-    measured = evaluate(load_for_evaluation(finished, trainer), split, trainer.batch_size, flip=trainer.test_time_flip)
+    evaluation = evaluate(
+        load_for_evaluation(finished, trainer), split, trainer.batch_size, flip=trainer.test_time_flip
+    )
     own = config.dataset == finished.config.dataset
     label = "" if own else _label(config)
-    report = _report(finished, dataset, split, measured, "/".join(["eval", label]).rstrip("/"))
+    report = _report(finished, dataset, split, evaluation, "/".join(["eval", label]).rstrip("/"))
     report["test_time_flip"] = trainer.test_time_flip
     folder = finished.path / "_".join(["evaluation", label]).rstrip("_")
-    _write(folder, finished, split, measured, report)
-    told = finished.mlflow_run_id is not None and _tell(finished, options.uri, report["metrics"], folder)
+    _write(folder, finished, split, evaluation, report)
+    logged = finished.mlflow_run_id is not None and _log_to_mlflow(finished, options.uri, report["metrics"], folder)
     if options.json:
         print(json.dumps(report, indent=2))
     else:
         _print(report, finished if own else None)
-        print(f"written to {folder}" + (f" and to MLflow run {finished.mlflow_run_id}" if told else ""))
+        print(f"written to {folder}" + (f" and to MLflow run {finished.mlflow_run_id}" if logged else ""))
     return 0
 
 
 def _check(finished: FinishedRun, config: Config) -> None:
-    """What can be found wrong before data are read and TensorFlow is imported."""
+    """Find errors before data are read and TensorFlow is imported."""
     data.validate(config.dataset)
     device.check_backend(config.trainer)
-    facts, channels, classes = data.dataset_info(config.dataset), finished.image_shape[2], len(finished.class_names)
-    if facts.channels not in (None, channels):
+    info, channels, classes = data.dataset_info(config.dataset), finished.image_shape[2], len(finished.class_names)
+    if info.channels not in (None, channels):
         raise UserError(
             f"dataset={config.dataset.name.value}: expected images of {channels} channels, as the model was trained "
-            f"on, received {facts.channels}."
+            f"on, received {info.channels}."
         )
-    if facts.classes is not None and facts.classes > classes:
+    if info.classes is not None and info.classes > classes:
         raise UserError(
-            f"dataset={config.dataset.name.value}: expected the model's {classes} classes, received {facts.classes}."
+            f"dataset={config.dataset.name.value}: expected the model's {classes} classes, received {info.classes}."
         )
 
 
-def _in_order_of(class_names: Sequence[str], dataset: "Dataset") -> "Split":
-    """The test images, labelled with the model's class numbers."""
+def _relabel(class_names: Sequence[str], dataset: "Dataset") -> "Split":
+    """Return the test images, labelled with the model's class numbers."""
     if tuple(class_names) == dataset.class_names:
         return dataset.test
     import numpy as np
@@ -91,23 +93,23 @@ def _in_order_of(class_names: Sequence[str], dataset: "Dataset") -> "Split":
 
 
 def _label(config: Config) -> str:
-    """What other images are called, in MLflow and as a folder."""
+    """Return a name for other images, for MLflow and for the folder."""
     path = config.dataset.path
     return Path(path).stem if path else config.dataset.name.value
 
 
 def _report(
-    finished: FinishedRun, dataset: "Dataset", split: "Split", measured: "Evaluation", prefix: str
+    finished: FinishedRun, dataset: "Dataset", split: "Split", evaluation: "Evaluation", prefix: str
 ) -> dict[str, Any]:
-    counts, answers = measured.confusion.sum(axis=1), measured.confusion.sum(axis=0)
+    counts, answers = evaluation.confusion.sum(axis=1), evaluation.confusion.sum(axis=0)
     classes = [
         {
             "class": name,
             "images": int(counts[number]),
             "accuracy": float(accuracy) if counts[number] else None,
-            "precision": float(measured.confusion[number, number] / answers[number]) if answers[number] else None,
+            "precision": float(evaluation.confusion[number, number] / answers[number]) if answers[number] else None,
         }
-        for number, (name, accuracy) in enumerate(zip(finished.class_names, measured.class_accuracy, strict=True))
+        for number, (name, accuracy) in enumerate(zip(finished.class_names, evaluation.class_accuracy, strict=True))
     ]
     return {
         "run": str(finished.path),
@@ -115,14 +117,16 @@ def _report(
         "dataset_digest": dataset.digest,
         "images": len(split),
         "metrics": {
-            **dict(measured.metrics(prefix)),
-            f"{prefix}/calibration_error": measured.calibration_error(),
+            **dict(evaluation.metrics(prefix)),
+            f"{prefix}/calibration_error": evaluation.calibration_error(),
         },
         "classes": classes,
     }
 
 
-def _write(folder: Path, finished: FinishedRun, split: "Split", measured: "Evaluation", report: dict[str, Any]) -> None:
+def _write(
+    folder: Path, finished: FinishedRun, split: "Split", evaluation: "Evaluation", report: dict[str, Any]
+) -> None:
     import numpy as np
 
     from tnt_exp.reports import run_figures
@@ -130,18 +134,19 @@ def _write(folder: Path, finished: FinishedRun, split: "Split", measured: "Evalu
     folder.mkdir(exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
     names = finished.class_names
-    title = f"{report['dataset']} test: accuracy {measured.accuracy:.4f}"
-    run_figures.draw_confusion_matrix(measured.confusion, names, title, folder / "confusion_matrix.png")
-    wrong = measured.mistakes(_MISTAKES)
+    title = f"{report['dataset']} test: accuracy {evaluation.accuracy:.4f}"
+    run_figures.draw_confusion_matrix(evaluation.confusion, names, title, folder / "confusion_matrix.png")
+    wrong = evaluation.mistakes(_MISTAKES)
     if len(wrong):
         titles = [
-            f"{names[split.labels[index]]}, not {names[measured.predicted[index]]}\n({measured.confidence[index]:.2f})"
+            f"{names[split.labels[index]]}, not {names[evaluation.predicted[index]]}\n"
+            f"({evaluation.confidence[index]:.2f})"
             for index in wrong
         ]
         run_figures.draw_samples(split.images[wrong].astype(np.float32) / 255, titles, folder / "mistakes.png")
 
 
-def _tell(finished: FinishedRun, uri: str | None, metrics: dict[str, float], folder: Path) -> bool:
+def _log_to_mlflow(finished: FinishedRun, uri: str | None, metrics: dict[str, float], folder: Path) -> bool:
     from tnt_exp.tracking.queries import log_evaluation, run_store
 
     return log_evaluation(uri or run_store(finished.path), str(finished.mlflow_run_id), metrics, folder)
@@ -155,8 +160,8 @@ def _print(report: dict[str, Any], own: FinishedRun | None) -> None:
     for name, value in report["metrics"].items():
         key = name.rpartition("/")[2]
         before = reported.get(f"test/{key}")
-        said = "" if before is None else " as training reported" if before == value else f" training reported {before}"
-        print(f"  {key:<18}{value:.6f} {said}".rstrip())
+        note = "" if before is None else " as training reported" if before == value else f" training reported {before}"
+        print(f"  {key:<18}{value:.6f} {note}".rstrip())
     known = sorted((row for row in report["classes"] if row["images"]), key=lambda row: row["accuracy"])
     rows = [
         [

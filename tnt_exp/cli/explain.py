@@ -1,4 +1,4 @@
-"""`tnt-exp explain`: where a finished run's model looks in an image."""
+"""`tnt-exp explain`: draw the attention of a finished run's model on an image."""
 
 import argparse
 from collections.abc import Sequence
@@ -39,31 +39,31 @@ def main(arguments: Sequence[str]) -> int:
     from tnt_exp.reports.attention import attention_maps
 
     classifier = load_for_evaluation(finished, finished.config.trainer)
-    name, probability, seen, maps = _answer(classifier, image)
+    name, probability, pixels, maps = _attention(classifier, image)
     file = options.output or finished.path / "explained" / f"{options.image.stem}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
-    attention_maps(seen, maps, f"{options.image.name}: {name} ({probability:.3f})", file)
+    attention_maps(pixels, maps, f"{options.image.name}: {name} ({probability:.3f})", file)
     print(f"{probability:.4f}  {name}  {options.image}\nwritten to {file}")
     return 0
 
 
-def _answer(classifier: Any, image: "np.ndarray") -> "tuple[str, float, np.ndarray, AttentionMaps]":
-    """The class, its probability, the image as the network sees it in [0, 1], and the attention."""
+def _attention(classifier: Any, image: "np.ndarray") -> "tuple[str, float, np.ndarray, AttentionMaps]":
+    """Return the class, its probability, the image as the network sees it in [0, 1], and the attention."""
     import numpy as np
     from keras import ops
 
     from tnt_exp.reports.attention import AttentionMaps
 
     preprocess, network = classifier.preprocess, classifier.network
-    given = preprocess(image[None])
-    probabilities = ops.convert_to_numpy(ops.softmax(network(given)))[0]
+    inputs = preprocess(image[None])
+    probabilities = ops.convert_to_numpy(ops.softmax(network(inputs)))[0]
     inner: list[np.ndarray] = []
     outer: list[np.ndarray] = []
-    for within, between in network.attention(given):
-        outer.append(np.asarray(ops.convert_to_numpy(between), np.float64)[0])
-        if within is not None:
-            inner.append(np.asarray(ops.convert_to_numpy(within), np.float64))
-    seen = ops.convert_to_numpy(given)[0] * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
+    for inner_weights, outer_weights in network.attention(inputs):
+        outer.append(np.asarray(ops.convert_to_numpy(outer_weights), np.float64)[0])
+        if inner_weights is not None:
+            inner.append(np.asarray(ops.convert_to_numpy(inner_weights), np.float64))
+    pixels = ops.convert_to_numpy(inputs)[0] * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
     best = int(probabilities.argmax())
     maps = AttentionMaps(outer, inner[-1], class_token=outer[0].shape[-1] > network.geometry.patches)
-    return classifier.class_names[best], float(probabilities[best]), seen, maps
+    return classifier.class_names[best], float(probabilities[best]), pixels, maps

@@ -1,4 +1,4 @@
-"""`tnt-exp export`: a finished run's model in other formats, checked before it is kept."""
+"""`tnt-exp export`: write a finished run's model in other formats; each is verified before it is kept."""
 
 import argparse
 import json
@@ -21,11 +21,11 @@ from tnt_exp.finished_runs.find import RUN_HELP
 if TYPE_CHECKING:
     from tnt_exp.export.writers import ExportCheck
 
-_IMAGES = 32  # real ones, to compare on
+_IMAGES = 32  # real images on which exports are compared
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Export and return the exit code: 1 where a format was refused."""
+    """Export, and return the exit code: 1 if a format was refused."""
     parser = argparse.ArgumentParser(
         prog="tnt-exp export",
         description="A finished run's model in other formats: preprocessing inside, labels in the metadata. Each is "
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         nargs="+",
         metavar="KEY=VALUE",
         help=f"format=all, or some of {','.join(FORMATS)}; output=FOLDER (default: export/ in the run folder); "
-        "dataset.path=... where the run's images have moved",
+        "dataset.path=... if the run's images have moved",
     )
     parser.add_argument("--uri", help="tracking store to ask for a run (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     images = data.load_dataset(config.dataset).test.images[:_IMAGES]
 
-    # Every runtime is compared on the CPU: arithmetic of a GPU is another.
+    # All runtimes are compared on the CPU, because GPUs round differently.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     import numpy as np
 
@@ -67,16 +67,22 @@ def main(arguments: Sequence[str]) -> int:
 
     classifier = as_float32(classifier)
     logits = np.asarray(classifier(images))
-    about = export_metadata(finished, classifier)
+    about = export_metadata(
+        classifier,
+        finished.image_shape,
+        run=finished.path.name,
+        mlflow_run_id=finished.mlflow_run_id,
+        metrics=finished.result["metrics"],
+    )
     checks: dict[str, ExportCheck] = {}
     for format_ in formats:
         output.mkdir(parents=True, exist_ok=True)
         try:
             with atomic_path(output / format_.name) as part:
                 part.mkdir()
-                told = dict(about)
-                WRITERS[format_.name](classifier, told, part)
-                (part / "metadata.json").write_text(json.dumps(told, indent=2) + "\n")
+                metadata = dict(about)
+                WRITERS[format_.name](classifier, metadata, part)
+                (part / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
                 checks[format_.name] = verify_export(format_.name, part, images, logits)
         except UserError as error:
             print(f"tnt-exp: {error}", file=sys.stderr)
@@ -85,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _available(text: str) -> list[Format]:
-    """The formats asked for; of `all`, those whose packages are here."""
+    """Return the formats asked for; of `all`, those whose packages are installed."""
     formats = chosen(text)
     lines = {format_.name: line for format_ in formats if (line := missing(format_)) is not None}
     for line in lines.values():
@@ -109,5 +115,5 @@ def _print(checks: "dict[str, ExportCheck]", output: Path) -> None:
         for name, found in checks.items()
     ]
     if rows:
-        header = ["format", "size", "largest difference", "ms an image (CPU)", "written"]
+        header = ["format", "size", "largest difference", "ms per image (CPU)", "written"]
         print(format_table(header, rows, [1, 2, 3]))

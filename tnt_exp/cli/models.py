@@ -1,4 +1,4 @@
-"""`tnt-exp models`: what each model preset costs, computed."""
+"""`tnt-exp models`: the computed cost of each model preset."""
 
 import argparse
 import json
@@ -10,11 +10,11 @@ from tnt_exp.model import cost
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of presets: parameters, MACs and activation memory of one image."""
+    """Print the table of presets: parameters, MACs and activation memory per image."""
     parser = argparse.ArgumentParser(
         prog="tnt-exp models", description="Parameters, MACs and activation memory of each model preset."
     )
-    parser.add_argument("overrides", nargs="*", help="changes of every preset, such as model.depth=8")
+    parser.add_argument("overrides", nargs="*", help="overrides of every preset, such as model.depth=8")
     parser.add_argument("--classes", type=int, help="classes of the head (default: as published: 1000, 100 or 10)")
     parser.add_argument("--json", action="store_true", help="a list of objects, for programs")
     options_ = parser.parse_args(list(arguments))
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _row(name: str, overrides: Sequence[str], classes: int | None) -> dict[str, Any]:
     model = compose([f"model={name}", *overrides]).model
-    # The data each preset is made for: digits, CIFAR-100 or ImageNet.
+    # The data for which each preset is made: digits, CIFAR-100 or ImageNet.
     made_for = 10 if model.image_size < 32 else 100 if model.image_size < 224 else 1000
     classes, channels = classes or made_for, 1 if model.image_size < 32 else 3
     return {

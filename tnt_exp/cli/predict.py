@@ -1,4 +1,4 @@
-"""`tnt-exp predict`: what a finished run's model says of image files."""
+"""`tnt-exp predict`: classify image files with a finished run's model."""
 
 import argparse
 import csv
@@ -17,19 +17,19 @@ from tnt_exp.training import device
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Predict and return the exit code: 1 where a file could not be read."""
+    """Predict and return the exit code: 1 if a file could not be read."""
     parser = argparse.ArgumentParser(
         prog="tnt-exp predict",
-        description="What a finished run's model says of images. A file that cannot be read is named, and the exit "
-        "code is 1; the others are predicted.",
+        description="Classify images with a finished run's model. A file that cannot be read is named, and the exit "
+        "code is 1; the others are classified.",
     )
     parser.add_argument("run", help=RUN_HELP)
     parser.add_argument("images", nargs="+", help="files, folders, globs, or - for a list on standard input")
-    parser.add_argument("--top", type=int, default=3, help="classes an image (default 3)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images a call of the model (default 64)")
+    parser.add_argument("--top", type=int, default=3, help="classes per image (default 3)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per call of the model (default 64)")
     parser.add_argument("--uri", help="tracking store to ask for a run (default: mlflow.db in this folder)")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_const", const=_json, dest="form", help="a JSON object a line")
+    form.add_argument("--json", action="store_const", const=_json, dest="form", help="one JSON object per line")
     form.add_argument("--csv", action="store_const", const=_csv, dest="form", help="comma-separated, with a header")
     options = parser.parse_args(list(arguments))
     for name in ("top", "batch_size"):
@@ -52,19 +52,19 @@ def main(arguments: Sequence[str]) -> int:
     try:
         (options.form or _table)(counter.count(stream), list(classifier.class_names))
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough: `| head`
+    except BrokenPipeError:  # the reader has closed the pipe: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     counter.report()
     return 1 if counter.unreadable else 0
 
 
 class _Counter:
-    """Counts what goes by, and shows it on standard error where a person watches."""
+    """Counts predictions, and shows the count on standard error if that is a terminal."""
 
     def __init__(self) -> None:
         self.images = self.unreadable = 0
         self._begin = self._shown = time.monotonic()
-        # Rows on the same terminal are progress enough.
+        # If the rows go to the same terminal, they are progress enough.
         self._watched = sys.stderr.isatty() and not sys.stdout.isatty()
 
     def count(self, stream: Iterable[Prediction]) -> Iterator[Prediction]:
@@ -100,13 +100,13 @@ def _table(stream: Iterable[Prediction], class_names: Sequence[str]) -> None:
 
 def _json(stream: Iterable[Prediction], class_names: Sequence[str]) -> None:
     for row in stream:
-        told: dict[str, object] = {"file": printable_name(row.file)}
+        fields: dict[str, object] = {"file": printable_name(row.file)}
         if row.error is None:
             (best, probability), *_ = row.classes
-            told |= {"class": best, "probability": probability, "classes": dict(row.classes)}
+            fields |= {"class": best, "probability": probability, "classes": dict(row.classes)}
         else:
-            told["error"] = row.error
-        print(json.dumps(told))
+            fields["error"] = row.error
+        print(json.dumps(fields))
 
 
 def _csv(stream: Iterable[Prediction], class_names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""`tnt-exp report`: a sweep as one HTML page."""
+"""`tnt-exp report`: write a sweep as one HTML page."""
 
 import argparse
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     folder = Path(options.sweep)
     if (folder / STUDY_FILE).is_file():
-        results_, output = results.load_results(SweepStudy.open(folder)), options.output or folder / "report.html"
+        sweep, output = results.load_results(SweepStudy.open(folder)), options.output or folder / "report.html"
     else:
         from tnt_exp.tracking import resolve_tracking_uri
 
-        results_ = results.load_results_from_mlflow(resolve_tracking_uri(options.uri), options.sweep)
-        output = options.output or Path(f"report_{results_.id}.html")
-    output.write_text(render_page(results_))
+        sweep = results.load_results_from_mlflow(resolve_tracking_uri(options.uri), options.sweep)
+        output = options.output or Path(f"report_{sweep.id}.html")
+    output.write_text(render_page(sweep))
     print(output.resolve())
     return 0

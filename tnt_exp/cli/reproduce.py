@@ -19,11 +19,11 @@ from tnt_exp.run_folder import RunFolder
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run again, compare, and return the exit code: 0 equal bit for bit, 1 different or failed."""
+    """Run again, compare, and return the exit code: 0 equal to the bit, 1 different or failed."""
     parser = argparse.ArgumentParser(
         prog="tnt-exp reproduce",
         description="Run a finished run again, as it was configured, in a new folder; compare curves, final metrics, "
-        "weights and optimizer bit for bit. Equal bits are to be expected on the same machine, on a GPU with "
+        "weights and optimizer bit for bit. Equal bits can be expected on the same machine; on a GPU with "
         "trainer.deterministic=true.",
     )
     parser.add_argument("run", help="a run folder, or an MLflow run id")
@@ -33,16 +33,18 @@ def main(arguments: Sequence[str]) -> int:
     folder = find_run_folder(options.run, options.uri)
     config, result = load_config(folder / "config.yaml"), RunFolder(folder).read_result()
     if result.get("status") != "FINISHED":
-        raise UserError(f"{folder}: expected a finished run, received one that is not. Go on with: tnt-exp resume")
+        raise UserError(
+            f"{folder}: expected a finished run, received one that is not. Continue it with: tnt-exp resume {folder}"
+        )
     target = options.output.resolve() if options.output else None
     if target is not None and target.exists():
-        raise UserError(f"--output: expected a new folder, received {target}, which is there.")
+        raise UserError(f"--output: expected a new folder, received the existing {target}.")
     chdir_to_start_dir(folder)
     preflight(config)
     then = (provenance.read(folder) or [{}])[-1]
     for line in provenance.differences(then, provenance.start()):
-        print(f"differs from then: {line}")
-    target = target or _beside(folder)
+        print(f"differs from the original: {line}")
+    target = target or _new_folder(folder)
     target.mkdir(parents=True)
     configure_logging(target)
     from tnt_exp.run import run_experiment
@@ -58,12 +60,12 @@ def main(arguments: Sequence[str]) -> int:
         print(f"equal, bit for bit: {rows} epochs, final metrics, weights and optimizer of {folder}")
         return 0
     for line in provenance.differences(then, provenance.read(target)[-1]):
-        print(f"differs from then: {line}")
+        print(f"differs from the original: {line}")
     print(f"different, first in {found}")
     return 1
 
 
-def _beside(folder: Path) -> Path:
+def _new_folder(folder: Path) -> Path:
     runs, name = Path("multirun/runs").resolve(), f"{folder.name}_reproduced"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(runs / each for each in names if not (runs / each).exists())

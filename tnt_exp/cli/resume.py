@@ -1,4 +1,4 @@
-"""`tnt-exp resume`: go on with a run, by its folder or its MLflow id."""
+"""`tnt-exp resume`: continue a run, by its folder or its MLflow id."""
 
 import argparse
 import os
@@ -11,9 +11,9 @@ from tnt_exp.finished_runs.find import find_run_folder
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Go on from where the run is, as it was configured, and return the exit code."""
+    """Continue the run with its own configuration, and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="tnt-exp resume", description="Go on with a run from its newest checkpoint; nothing else need be said."
+        prog="tnt-exp resume", description="Continue a run from its newest checkpoint, with its own configuration."
     )
     parser.add_argument("run", help="a run folder, or an MLflow run id")
     parser.add_argument("--uri", help="tracking store to ask for an id (default: mlflow.db in this folder)")
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def chdir_to_start_dir(folder: Path) -> None:
-    """Go to where a run was started, if that is here: relative paths and the default store are meant from there."""
+    """Change to the folder in which a run was started, if it exists: relative paths count from there."""
     starts = provenance.read(folder)
     if starts and Path(starts[-1]["cwd"]).is_dir():
         os.chdir(starts[-1]["cwd"])

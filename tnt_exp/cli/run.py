@@ -1,4 +1,4 @@
-"""`tnt-exp run`: run what a run folder's `config.yaml` says, in that folder. A sweep runs each of its points so."""
+"""`tnt-exp run`: run the `config.yaml` of a run folder, in that folder. A sweep runs each of its trials this way."""
 
 import argparse
 import faulthandler
@@ -25,20 +25,20 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     if options.supervised:
         worker.exit_with_parent()
-        faulthandler.enable()  # a crash of native code names its place in the log
-    # On a cluster, a job of an earlier start of the sweep may still be at it.
+        faulthandler.enable()  # a crash of native code leaves a stack trace in the log
+    # On a cluster, a job of an earlier start of the sweep may still be running in the folder.
     return run_folder_config(options.folder.resolve(), wait=math.inf if options.supervised else 0.0)
 
 
 def run_folder_config(folder: Path, wait: float = 0.0) -> int:
-    """Run what a run folder's `config.yaml` says, there, and return the exit code.
+    """Run the `config.yaml` of a run folder, in that folder, and return the exit code.
 
     Args:
         folder: The run folder, absolute.
         wait: Seconds to wait for another process that uses it.
 
     Raises:
-        UserError: It is no run folder, or another process uses it.
+        UserError: It is not a run folder, or another process uses it.
     """
     file = folder / "config.yaml"
     if not file.is_file():
@@ -57,7 +57,7 @@ def run_folder_config(folder: Path, wait: float = 0.0) -> int:
 
 
 def _tags(folder: Path) -> dict[str, str]:
-    """What says in MLflow that the run is one of many."""
+    """Return the MLflow tags of a trial of a sweep."""
     if not (folder.parent / STUDY_FILE).is_file():
         return {}
     study = SweepStudy.open(folder.parent)
@@ -71,7 +71,7 @@ def _tags(folder: Path) -> dict[str, str]:
 
 
 def configure_logging(folder: Path) -> None:
-    """Log as `tnt-exp train` does, by the same lines of train.yaml."""
+    """Configure logging as `tnt-exp train` does, from the same lines of train.yaml."""
     logs = yaml.safe_load((conf_dir() / "train.yaml").read_text())["hydra"]["job_logging"]
     console = {"class": "logging.StreamHandler", "formatter": "simple", "stream": "ext://sys.stdout"}
     file = {**logs["handlers"]["file"], "class": "logging.FileHandler", "filename": str(folder / "train.log")}

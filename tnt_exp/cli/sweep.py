@@ -1,4 +1,4 @@
-"""`tnt-exp sweep`: how a sweep stands, and go on with it."""
+"""`tnt-exp sweep`: show the state of a sweep, and continue it."""
 
 import argparse
 import os
@@ -11,13 +11,13 @@ from tnt_exp.sweep.study import SweepStudy
 
 def main(arguments: Sequence[str]) -> int:
     """Run `tnt-exp sweep` and return its exit code."""
-    parser = argparse.ArgumentParser(prog="tnt-exp sweep", description="How a sweep stands, and go on with it.")
+    parser = argparse.ArgumentParser(prog="tnt-exp sweep", description="Show the state of a sweep, and continue it.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    status = verbs.add_parser("status", help="every point of a sweep: its state, objective, time, failure")
+    status = verbs.add_parser("status", help="all trials of a sweep: state, objective, time, failure")
     status.add_argument("folder", type=Path)
-    resume = verbs.add_parser("resume", help="go on with a sweep that was interrupted")
+    resume = verbs.add_parser("resume", help="continue a sweep that was interrupted")
     resume.add_argument("folder", type=Path)
-    resume.add_argument("overrides", nargs="*", help="said anew: sweep.rerun=failed launcher.slots=4 ...")
+    resume.add_argument("overrides", nargs="*", help="changed settings: sweep.rerun=failed launcher.slots=4 ...")
     options = parser.parse_args(list(arguments))
     study = SweepStudy.open(options.folder)
     if options.verb == "status":
@@ -35,8 +35,8 @@ def _resume(study: SweepStudy, overrides: Sequence[str]) -> int:
 
     config_dir = study.data["config_dir"]
     os.chdir(study.data["cwd"])
-    said = [*study.data["command"], *to_hydra_overrides(overrides, config_dir), f"hydra.sweep.dir={study.folder}"]
+    arguments = [*study.data["command"], *to_hydra_overrides(overrides, config_dir), f"hydra.sweep.dir={study.folder}"]
     if study.data["search"]:
-        # Which trials there are depends on it, and slots may be said anew.
-        said.append(f"hydra.sweeper.parallel={study.data['search']['parallel']}")
-    return sweep(said, config_dir)
+        # The trials depend on it, while the number of slots may change.
+        arguments.append(f"hydra.sweeper.parallel={study.data['search']['parallel']}")
+    return sweep(arguments, config_dir)

@@ -1,4 +1,4 @@
-"""`tnt-exp sync`: tell MLflow what it missed while it was away."""
+"""`tnt-exp sync`: send MLflow what it missed while it could not be reached."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from tnt_exp.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Deliver what waits and return the exit code: 0 nothing is left, 1 something is."""
+    """Deliver pending messages and return the exit code: 1 if some are left."""
     parser = argparse.ArgumentParser(
-        prog="tnt-exp sync", description="Tell MLflow what it missed. What it has is not told twice."
+        prog="tnt-exp sync", description="Send MLflow what it missed. Nothing is logged twice."
     )
     parser.add_argument("folder", type=Path, nargs="*", help="a run, a sweep or a folder of them (default: multirun)")
     options = parser.parse_args(list(arguments))
@@ -21,9 +21,9 @@ def main(arguments: Sequence[str]) -> int:
     given = options.folder or [Path("multirun")]
     for folder in given:
         if not folder.is_dir():
-            raise UserError(f"{folder}: expected the folder of a run, of a sweep or of many, received none.")
+            raise UserError(f"{folder}: expected the folder of a run, of a sweep or of several, received none.")
     found = dict.fromkeys(file.parent.parent for folder in given for file in folder.rglob(f"{FOLDER}/{MESSAGES}"))
-    left = 0
+    pending = 0
     for folder in sorted(found):
         before = Outbox(folder).pending_count()
         if before == 0:
@@ -31,9 +31,10 @@ def main(arguments: Sequence[str]) -> int:
         error = sync(folder.resolve())
         after = Outbox(folder).pending_count()
         print(
-            f"{folder}: {before - after} messages delivered" + (f", {after} wait: {first_line(error)}" if error else "")
+            f"{folder}: {before - after} messages delivered"
+            + (f", {after} pending: {first_line(error)}" if error else "")
         )
-        left += after
-    if not left:
+        pending += after
+    if not pending:
         print("MLflow has everything")
-    return int(bool(left))
+    return int(bool(pending))

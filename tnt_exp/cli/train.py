@@ -1,4 +1,4 @@
-"""`tnt-exp train`: compose, check, and hand over to Hydra to run once or many times."""
+"""`tnt-exp train`: compose and validate, then let Hydra run one experiment or a sweep."""
 
 import errno
 import sys
@@ -24,7 +24,7 @@ from tnt_exp.preflight import preflight
 def main(arguments: Sequence[str]) -> int:
     """Run `tnt-exp train` and return its exit code.
 
-    Everything is composed and checked first, before anything slow is imported.
+    Everything is composed and validated first, before anything slow is imported.
     """
     register()
     dry_run = "--dry-run" in arguments
@@ -34,25 +34,25 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--experimental-rerun: expected no such flag (it would load a pickle); repeat the command.")
     if flags.config_name or flags.config_path:
         raise UserError("--config-name, --config-path: expected --config-dir=FOLDER with groups of your own.")
-    if (flags.multirun or dry_run) and not _only_shows(flags):
+    if (flags.multirun or dry_run) and not _is_only_shown(flags):
         from tnt_exp.sweep.search_space import to_hydra_overrides
 
         overrides = to_hydra_overrides(flags.overrides, flags.config_dir)
         return sweep([*overrides, *(["hydra.sweeper.dry_run=true"] if dry_run else [])], flags.config_dir)
-    return _once(flags, arguments)
+    return _run_one(flags, arguments)
 
 
-def _only_shows(flags: Namespace) -> bool:
+def _is_only_shown(flags: Namespace) -> bool:
     return bool(flags.cfg or flags.info or flags.help or flags.hydra_help or flags.shell_completion)
 
 
-def _once(flags: Namespace, arguments: Sequence[str]) -> int:
+def _run_one(flags: Namespace, arguments: Sequence[str]) -> int:
     for text in flags.overrides:
         if parse_override(text).key_or_group.partition(".")[0] in ("sweep", "launcher"):
             raise UserError(f"{text}: expected the flag -m with it (it says how a sweep is run), received none.")
     preflight(compose(flags.overrides, flags.config_dir))
-    if _only_shows(flags):
-        sys.argv = ["tnt-exp train", *arguments]  # hydra.main reads its arguments there
+    if _is_only_shown(flags):
+        sys.argv = ["tnt-exp train", *arguments]  # hydra.main reads its arguments from there
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(lambda cfg: None)()
         return 0
     codes: list[int] = []
@@ -65,13 +65,13 @@ def _once(flags: Namespace, arguments: Sequence[str]) -> int:
         folder, overrides = hydra_config.runtime.output_dir, list(hydra_config.overrides.task)
         try:
             codes.append(run_experiment(to_config(cfg), folder=folder, overrides=overrides))
-        except (UserError, OSError) as error:  # Hydra would print a line of its own
+        except (UserError, OSError) as error:  # Hydra would print a traceback
             errors.append(error)
 
     try:
         _hydra(flags.config_dir).run(config_name=CONFIG_NAME, task_function=task, overrides=flags.overrides)
-    except FileNotFoundError as error:  # the task's own are caught there: Hydra could not make the folder
-        raise PermissionError(errno.EACCES, "no folder can be made there", error.filename) from None
+    except FileNotFoundError as error:  # the task catches its own: Hydra could not create the folder
+        raise PermissionError(errno.EACCES, "no folder can be created there", error.filename) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise to_user_error(error) from error
     if errors:
@@ -80,24 +80,24 @@ def _once(flags: Namespace, arguments: Sequence[str]) -> int:
 
 
 def _hydra(config_dir: str | None) -> Hydra:
-    """`hydra.main` would turn every error into a traceback of its own, so Hydra is called as it calls itself."""
+    """Return a Hydra instance; `hydra.main` would turn every error into a traceback."""
     search_path = create_config_search_path(str(conf_dir()))
     if config_dir:
         search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}")
     main_hydra = Hydra.create_main_hydra2("train", search_path)
-    GlobalHydra.instance().clear()  # points are composed by its own interface, which wants to be the only one
+    GlobalHydra.instance().clear()  # trials are composed by Hydra's own interface, which must be the only instance
     return main_hydra
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
-    """Run many and return the exit code.
+    """Run a sweep and return the exit code.
 
     Args:
         overrides: As Hydra reads them (see `tnt_exp.sweep.search_space`).
-        config_dir: A folder of the user's own groups.
+        config_dir: The folder of the user's own config groups.
 
     Raises:
-        UserError: A point cannot run.
+        UserError: A trial cannot run.
     """
     from tnt_exp.signals import Signals, Stopped
     from tnt_exp.sweep.hydra_executor import run_job

@@ -1,4 +1,4 @@
-"""A finished run's model in the formats of other runtimes, each checked by its own runtime in a fresh process."""
+"""Export of a finished run's model to other runtimes, each verified by its runtime in a fresh process."""
 
 from tnt_exp.export.formats import FORMATS, Format, missing
 

@@ -1,4 +1,4 @@
-"""The formats there are. Imports nothing slow."""
+"""The export formats. Imports nothing slow."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ class Format:
 
     Attributes:
         name: As in `format=NAME`.
-        file: What is in its folder; empty: the folder itself.
-        packages: What must be installed to write and to check it.
-        install: What pip is to install.
+        file: The file in its folder; empty: the folder itself.
+        packages: What must be installed to write and to verify it.
+        install: The arguments of `pip install`.
     """
 
     name: str
@@ -37,7 +37,7 @@ FORMATS = {
 
 
 def chosen(text: str) -> list[Format]:
-    """The formats of `format=TEXT`: names with commas between, or `all`.
+    """Return the formats of `format=TEXT`: names separated by commas, or `all`.
 
     Raises:
         UserError: One is unknown.
@@ -54,7 +54,7 @@ def chosen(text: str) -> list[Format]:
 
 
 def missing(format_: Format) -> str | None:
-    """What to install before the format can be written, in a line; None where all is there."""
+    """Return one line that says what to install before the format can be written, or None."""
     lacking = [name for name in format_.packages if importlib.util.find_spec(name) is None]
     if not lacking:
         return None

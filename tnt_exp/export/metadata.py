@@ -1,16 +1,14 @@
-"""What is exported: the model in float32, and what a user of it must know."""
+"""What is exported: the model in float32, and the metadata that its users need."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import tnt_exp
 from tnt_exp.model import TNT, Classifier
 
-if TYPE_CHECKING:
-    from tnt_exp.finished_runs import FinishedRun
-
 
 def as_float32(classifier: Classifier) -> Classifier:
-    """The same model, computing in float32 and without recomputation: what every runtime knows."""
+    """Return the same model, computing in float32 and without rematerialisation, as every runtime supports it."""
     network = classifier.network
     config = {**network.get_config(), "dtype": "float32", "remat": False}
     plain = TNT.from_config(config)
@@ -20,14 +18,29 @@ def as_float32(classifier: Classifier) -> Classifier:
     return copy
 
 
-def export_metadata(finished: "FinishedRun", classifier: Classifier) -> dict[str, Any]:
-    """Labels, preprocessing, input and output, as plain values."""
-    height, width, channels = finished.image_shape
+def export_metadata(
+    classifier: Classifier,
+    image_shape: tuple[int, int, int],
+    *,
+    run: str,
+    mlflow_run_id: str | None,
+    metrics: Mapping[str, float],
+) -> dict[str, Any]:
+    """Return labels, preprocessing, input and output as plain values.
+
+    Args:
+        classifier: The model.
+        image_shape: (height, width, channels) of its training images.
+        run: Name of the run.
+        mlflow_run_id: Id of its MLflow run; None: there is none.
+        metrics: Metrics of the run.
+    """
+    height, width, channels = image_shape
     preprocess = classifier.preprocess
     return {
         "made_by": f"tnt-exp {tnt_exp.__version__}",
-        "run": finished.path.name,
-        "mlflow_run_id": finished.mlflow_run_id,
+        "run": run,
+        "mlflow_run_id": mlflow_run_id,
         "labels": list(classifier.class_names),
         "input": {
             "name": "images",
@@ -44,5 +57,5 @@ def export_metadata(finished: "FinishedRun", classifier: Classifier) -> dict[str
             "std": list(preprocess.std),
         },
         "output": {"name": "logits", "dtype": "float32", "shape": [None, len(classifier.class_names)]},
-        "metrics": {key: value for key, value in finished.result["metrics"].items() if key.startswith("test/")},
+        "metrics": {key: value for key, value in metrics.items() if key.startswith("test/")},
     }

@@ -1,6 +1,6 @@
-"""A Keras file to an ONNX file, by PyTorch: `python -m tnt_exp.export.onnx_by_torch SOURCE ABOUT TARGET`.
+"""Convert a Keras file to ONNX with PyTorch: `python -m tnt_exp.export.onnx_by_torch SOURCE METADATA TARGET`.
 
-TensorFlow's own converter asks for a protobuf that TensorFlow 2.21 refuses. Runs with KERAS_BACKEND=torch.
+TensorFlow's own converter needs a protobuf that TensorFlow 2.21 refuses. Runs with KERAS_BACKEND=torch.
 """
 
 import json
@@ -24,10 +24,10 @@ class _Serve(torch.nn.Module):
         return logits
 
 
-def convert(source: Path, about: dict[str, Any], target: Path) -> None:
-    """Write images uint8 (batch, H, W, channels) -> logits float32 (batch, classes), the batch of any size."""
+def convert(source: Path, metadata: dict[str, Any], target: Path) -> None:
+    """Write images uint8 (batch, H, W, channels) -> logits float32 (batch, classes), for batches of any size."""
     serve = _Serve(model.load(source)).eval()
-    images = torch.zeros((2, *about["input"]["shape"][1:]), dtype=torch.uint8)
+    images = torch.zeros((2, *metadata["input"]["shape"][1:]), dtype=torch.uint8)
     torch.onnx.export(
         serve,
         (images,),
@@ -39,9 +39,9 @@ def convert(source: Path, about: dict[str, Any], target: Path) -> None:
         external_data=False,
         verbose=False,
     )
-    written = onnx.load(target)
-    onnx.helper.set_model_props(written, {"labels": json.dumps(about["labels"]), "metadata": json.dumps(about)})
-    onnx.save(written, target)
+    exported = onnx.load(target)
+    onnx.helper.set_model_props(exported, {"labels": json.dumps(metadata["labels"]), "metadata": json.dumps(metadata)})
+    onnx.save(exported, target)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A SavedModel of a model on any backend: `python -m tnt_exp.export.portable SOURCE.keras ABOUT.json FOLDER`."""
+"""A SavedModel of a model on any backend: `python -m tnt_exp.export.portable SOURCE.keras METADATA.json FOLDER`."""
 
 import json
 import os
@@ -20,32 +20,32 @@ def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path)
     """Write a SavedModel with a `metadata.json` (labels, input) in it.
 
     Args:
-        classifier: The model; where Keras does not run on TensorFlow, a fresh process converts it.
-        image_shape: (H, W, C) of the images it was trained on.
-        folder: Made here.
+        classifier: The model; if Keras does not run on TensorFlow, a fresh process converts it.
+        image_shape: (H, W, C) of its training images.
+        folder: Created here.
 
     Raises:
         RuntimeError: The fresh process failed.
     """
-    about = {"labels": list(classifier.class_names), "input": {"dtype": "uint8", "shape": [None, *image_shape]}}
+    metadata = {"labels": list(classifier.class_names), "input": {"dtype": "uint8", "shape": [None, *image_shape]}}
     if keras.backend.backend() == "tensorflow":
-        _write(classifier, about, folder)
+        _write(classifier, metadata, folder)
         return
-    with tempfile.TemporaryDirectory() as beside:
-        source, told = Path(beside) / "source.keras", Path(beside) / "about.json"
+    with tempfile.TemporaryDirectory() as temporary:
+        source, metadata_file = Path(temporary) / "source.keras", Path(temporary) / "about.json"
         classifier.save(source)
-        told.write_text(json.dumps(about))
-        command = [sys.executable, "-m", "tnt_exp.export.portable", str(source), str(told), str(folder)]
+        metadata_file.write_text(json.dumps(metadata))
+        command = [sys.executable, "-m", "tnt_exp.export.portable", str(source), str(metadata_file), str(folder)]
         environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"a SavedModel could not be written: {writers.last_line(done.stderr)}")
 
 
-def _write(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
+def _write(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True)
-    writers.savedmodel(as_float32(classifier), about, folder)
-    (folder / "metadata.json").write_text(json.dumps(about, indent=2) + "\n")
+    writers.savedmodel(as_float32(classifier), metadata, folder)
+    (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What an exported model says, by its own runtime: `python runtime.py FORMAT FOLDER IMAGES.npy ANSWERS.npz`.
+"""The logits of an exported model by its own runtime: `python runtime.py FORMAT FOLDER IMAGES.npy OUTPUT.npz`.
 
-Run as a file, in a process of its own, and imports nothing of this package: only the Keras file needs it.
+Run as a file, in a process of its own; imports nothing of this package unless the format is Keras.
 """
 
 import importlib
@@ -19,7 +19,7 @@ _REPEATS = 30
 
 
 def keras(folder: Path) -> Model:
-    """Keras, with this package's layers."""
+    """Load with Keras and the layers of this package."""
     from tnt_exp import model
 
     classifier = model.load(folder / "model.keras")
@@ -27,7 +27,7 @@ def keras(folder: Path) -> Model:
 
 
 def savedmodel(folder: Path) -> Model:
-    """TensorFlow alone."""
+    """Load with TensorFlow alone."""
     import tensorflow as tf
 
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
@@ -35,7 +35,7 @@ def savedmodel(folder: Path) -> Model:
 
 
 def litert(folder: Path) -> Model:
-    """LiteRT; its copy inside TensorFlow where the package is not installed."""
+    """Load with LiteRT, or its copy inside TensorFlow if the package is not installed."""
     try:
         interpreter_class = importlib.import_module("ai_edge_litert.interpreter").Interpreter
     except ImportError:
@@ -43,12 +43,12 @@ def litert(folder: Path) -> Model:
 
         interpreter_class = tf.lite.Interpreter
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the copy will go some day
+        warnings.simplefilter("ignore")  # about the deprecation of that copy
         interpreter = interpreter_class(model_path=str(folder / "model.tflite"))
     into, out = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
     shape: list[tuple[int, ...]] = []
 
-    def answer(images: np.ndarray) -> np.ndarray:
+    def predict(images: np.ndarray) -> np.ndarray:
         if shape != [images.shape]:
             interpreter.resize_tensor_input(into, images.shape)
             interpreter.allocate_tensors()
@@ -57,11 +57,11 @@ def litert(folder: Path) -> Model:
         interpreter.invoke()
         return np.asarray(interpreter.get_tensor(out))
 
-    return answer
+    return predict
 
 
 def onnx(folder: Path) -> Model:
-    """ONNX Runtime."""
+    """Load with ONNX Runtime."""
     import onnxruntime  # type: ignore[import-not-found,unused-ignore]
 
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
@@ -69,7 +69,7 @@ def onnx(folder: Path) -> Model:
 
 
 def timm(folder: Path) -> Model:
-    """timm, on PyTorch; resized and normalised here as its configuration says."""
+    """Load with timm on PyTorch; images are resized and normalised here as its configuration says."""
     import timm as timm_
     import torch
 
@@ -78,7 +78,7 @@ def timm(folder: Path) -> Model:
     size, crop, mode = config["input_size"][-1], config["crop_pct"], config["interpolation"]
     mean, std = (torch.tensor(config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
 
-    def answer(images: np.ndarray) -> np.ndarray:
+    def predict(images: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
         if crop < 1 or pixels.shape[-2:] != (size, size):
             resized, short = math.floor(size / crop), min(pixels.shape[-2:])
@@ -89,7 +89,7 @@ def timm(folder: Path) -> Model:
         with torch.inference_mode():
             return np.asarray(model((pixels / 255 - mean) / std))
 
-    return answer
+    return predict
 
 
 RUNTIMES: dict[str, Callable[[Path], Model]] = {
@@ -101,7 +101,7 @@ RUNTIMES: dict[str, Callable[[Path], Model]] = {
 }
 
 
-def main(format_: str, folder: Path, images: Path, answers: Path) -> None:
+def main(format_: str, folder: Path, images: Path, output: Path) -> None:
     """Write `logits` of all images and `milliseconds`, the median time of one image alone."""
     model, batch = RUNTIMES[format_](folder), np.load(images)
     logits = model(batch)
@@ -111,7 +111,7 @@ def main(format_: str, folder: Path, images: Path, answers: Path) -> None:
         begin = time.perf_counter()
         model(one)
         seconds.append(time.perf_counter() - begin)
-    np.savez(answers, logits=logits, milliseconds=1000 * np.median(seconds[3:]))
+    np.savez(output, logits=logits, milliseconds=1000 * np.median(seconds[3:]))
 
 
 if __name__ == "__main__":

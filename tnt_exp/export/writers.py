@@ -1,7 +1,7 @@
-"""Write a model in each format. Keras runs on TensorFlow here; ONNX is written by PyTorch in a process of its own."""
+"""Write a model in each format, and verify it with its own runtime.
 
-# MERGED DOCS:
-# """Whether an exported model says what the run's model says."""
+Keras runs on TensorFlow here; ONNX is written by PyTorch in a process of its own.
+"""
 
 import json
 import logging
@@ -22,19 +22,21 @@ from tnt_exp.export import runtime
 from tnt_exp.model import Classifier
 from tnt_exp.model.pretrained import save_timm
 
+TOLERANCE = 1e-4  # largest difference of a logit
+
 Write = Callable[[Classifier, dict[str, Any], Path], None]
 
 
-def keras(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
-    """`model.keras`, to be read with `tnt_exp.model.load`; labels and preprocessing are part of it."""
+def keras(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
+    """Write `model.keras`, for `tnt_exp.model.load`; labels and preprocessing are part of it."""
     classifier.save(folder / "model.keras")
 
 
-def savedmodel(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
-    """A TensorFlow SavedModel; its signature takes images of any size and gives logits and probabilities."""
+def savedmodel(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
+    """Write a TensorFlow SavedModel; its signature takes images of any size and returns logits and probabilities."""
     import tensorflow as tf
 
-    images = tf.TensorSpec((None, None, None, about["input"]["shape"][-1]), tf.uint8, name="images")
+    images = tf.TensorSpec((None, None, None, metadata["input"]["shape"][-1]), tf.uint8, name="images")
 
     def serve(images: Any) -> dict[str, Any]:
         logits = classifier(images)
@@ -46,45 +48,52 @@ def savedmodel(classifier: Classifier, about: dict[str, Any], folder: Path) -> N
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
 
 
-def litert(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
-    """`model.tflite`; labels and metadata are a zip at its end, as TensorFlow Lite's metadata library puts files."""
+def litert(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
+    """Write `model.tflite`; labels and metadata are a zip archive at its end, where TensorFlow Lite expects them."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    images = tf.TensorSpec(about["input"]["shape"], tf.uint8, name="images")
+    images = tf.TensorSpec(metadata["input"]["shape"], tf.uint8, name="images")
     serve = tf.function(lambda images: {"logits": classifier(images)}, input_signature=[images])
-    # Keras' variables would stay variables, which the interpreter reads as uninitialised memory.
+    # Variables of Keras would stay variables, which the interpreter reads as uninitialised memory.
     frozen = convert_variables_to_constants_v2(serve.get_concrete_function())
     file = folder / "model.tflite"
-    logging.getLogger("absl").setLevel(logging.ERROR)  # it asks for the variables that are no more
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns about variables that no longer exist
     file.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
     with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr("labels.txt", "\n".join(about["labels"]) + "\n")
-        archive.writestr("metadata.json", json.dumps(about))
+        archive.writestr("labels.txt", "\n".join(metadata["labels"]) + "\n")
+        archive.writestr("metadata.json", json.dumps(metadata))
 
 
-def onnx(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
-    """`model.onnx`; labels and metadata are among its properties."""
-    source, told = folder / "source.keras", folder / "about.json"
+def onnx(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
+    """Write `model.onnx`; labels and metadata are among its properties."""
+    source, metadata_file = folder / "source.keras", folder / "about.json"
     classifier.save(source)
-    told.write_text(json.dumps(about))
-    command = [sys.executable, "-m", "tnt_exp.export.onnx_by_torch", str(source), str(told), str(folder / "model.onnx")]
+    metadata_file.write_text(json.dumps(metadata))
+    command = [
+        sys.executable,
+        "-m",
+        "tnt_exp.export.onnx_by_torch",
+        str(source),
+        str(metadata_file),
+        str(folder / "model.onnx"),
+    ]
     environment = os.environ | {"KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"format=onnx: expected PyTorch to convert the model, received: {last_line(done.stderr)}")
     source.unlink()
-    told.unlink()
+    metadata_file.unlink()
 
 
-def timm(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
-    """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
+def timm(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
+    """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
-    timm has no preprocessing in its models: `config.json` says what `timm.data` is to do, and the labels.
+    Models of timm have no preprocessing inside: `config.json` holds the settings for `timm.data`, and the labels.
     """
     options, preprocess = classifier.network.get_config(), classifier.preprocess
     save_timm(classifier.network, folder / "model.safetensors")
-    about["preprocessing"] = {**about["preprocessing"], "inside": False}
+    metadata["preprocessing"] = {**metadata["preprocessing"], "inside": False}
     channels, size, classes = options["channels"], options["image_size"], options["num_classes"]
     legacy = options["fusion"] == "pixel_norm_dense"
     config = {
@@ -104,33 +113,31 @@ def timm(classifier: Classifier, about: dict[str, Any], folder: Path) -> None:
             "fixed_input_size": True,
             "interpolation": preprocess.interpolation,
             "crop_pct": preprocess.crop_fraction,
-            "mean": _one_a_channel(preprocess.mean, channels),
-            "std": _one_a_channel(preprocess.std, channels),
+            "mean": _per_channel(preprocess.mean, channels),
+            "std": _per_channel(preprocess.std, channels),
             "first_conv": "pixel_embed.proj",
             "classifier": "head",
-            "label_names": about["labels"],
+            "label_names": metadata["labels"],
         },
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _one_a_channel(numbers: Sequence[float], channels: int) -> list[float]:
+def _per_channel(numbers: Sequence[float], channels: int) -> list[float]:
     return list(numbers) * (channels if len(numbers) == 1 else 1)
 
 
 def last_line(text: str) -> str:
-    """What a traceback comes down to."""
+    """Return the last line of a traceback."""
     return (text.strip().splitlines() or ["nothing"])[-1]
 
 
 WRITERS: dict[str, Write] = {"keras": keras, "savedmodel": savedmodel, "litert": litert, "onnx": onnx, "timm": timm}
 
-TOLERANCE = 1e-4  # largest difference of a logit
-
 
 @dataclass(frozen=True)
 class ExportCheck:
-    """How an export compares.
+    """The result of verifying an export.
 
     Attributes:
         difference: Largest difference of a logit over all images.
@@ -144,29 +151,29 @@ class ExportCheck:
 
 
 def verify_export(format_: str, folder: Path, images: np.ndarray, logits: np.ndarray) -> ExportCheck:
-    """Load an export in a fresh process by its own runtime and compare.
+    """Load an export in a fresh process with its own runtime, and compare its logits.
 
     Args:
         format_: Name of the format.
         folder: Where it was written.
-        images: uint8 (N, H, W, C), real ones.
-        logits: float32 (N, classes): what the run's model says of them.
+        images: Real images, uint8 (N, H, W, C).
+        logits: float32 (N, classes), of the run's model.
 
     Raises:
         UserError: It cannot be loaded, or differs by more than `TOLERANCE`.
     """
-    with tempfile.TemporaryDirectory() as beside:
-        given, answers = Path(beside) / "images.npy", Path(beside) / "answers.npz"
+    with tempfile.TemporaryDirectory() as temporary:
+        given, answers = Path(temporary) / "images.npy", Path(temporary) / "answers.npz"
         np.save(given, images)
         command = [sys.executable, "-P", runtime.__file__, format_, str(folder.resolve()), str(given), str(answers)]
         environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
-        done = subprocess.run(command, cwd=beside, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=temporary, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"format={format_}: expected a model that loads, received: {last_line(done.stderr)}")
         with np.load(answers) as found:
-            said, milliseconds = found["logits"], float(found["milliseconds"])
-    difference = float(np.abs(said - logits).max())
-    if not difference <= TOLERANCE:  # NaN is no agreement either
+            exported_logits, milliseconds = found["logits"], float(found["milliseconds"])
+    difference = float(np.abs(exported_logits - logits).max())
+    if not difference <= TOLERANCE:  # false for NaN, too
         raise UserError(
             f"format={format_}: expected logits within {TOLERANCE} of the run's model, received a difference of "
             f"{difference:.3g}; nothing was written."

@@ -1,4 +1,4 @@
-"""Runs that have ended: found by whatever names them, their models loaded."""
+"""Runs that have ended: found by any reference, their models loaded."""
 
 from tnt_exp.finished_runs.find import find_run, load_model
 from tnt_exp.finished_runs.run import FinishedRun, apply_overrides

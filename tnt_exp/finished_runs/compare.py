@@ -1,4 +1,4 @@
-"""Whether two runs are the same, to the bit."""
+"""Compare two runs to the bit."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,7 @@ _TIME_COLUMNS = ("seconds", "train/images_per_second", "train/waiting")
 
 
 def first_difference(run: Path, other: Path) -> str | None:
-    """The first difference between two runs in their curves, final metrics, weights and optimizer; None: no bit.
+    """Return the first difference of two runs in curves, final metrics, weights and optimizer; None: equal to the bit.
 
     Args:
         run: A run folder.
@@ -42,7 +42,7 @@ def _metrics(folder: Path) -> dict[str, float]:
 
 
 def _state_difference(run: Path, other: Path) -> str | None:
-    """Of the last checkpoints: weights, optimizer, random state, weights of the chosen epoch."""
+    """Compare the last checkpoints: weights, optimizer, random state, weights of the chosen epoch."""
     from safetensors.numpy import load_file
 
     last = [max(folder.glob("checkpoints/step-*.safetensors"), default=None) for folder in (run, other)]

@@ -1,7 +1,4 @@
-"""From what a person types to a finished run."""
-
-# MERGED DOCS:
-# """The model of a finished run, in the process at hand."""
+"""Find a run by what the user typed, and load its model."""
 
 import os
 import re
@@ -25,16 +22,16 @@ RUN_HELP = "a run folder, an MLflow run id, runs:/ID, models:/NAME@ALIAS or best
 
 
 def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> FinishedRun:
-    """The run that is meant.
+    """Return the run that a reference names.
 
     Args:
         reference: A run folder (relative to the working folder or absolute), an MLflow run id, `runs:/ID`,
-            `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or `best:SWEEP_FOLDER`: its best point. A run that MLflow
-            knows and whose folder is not on this machine is fetched to `multirun/fetched/ID`.
-        uri: Tracking store to ask; None: sqlite in the working folder.
+            `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or `best:SWEEP_FOLDER` (the best trial of a sweep). A run that
+            MLflow knows and whose folder is not on this machine is downloaded to `multirun/fetched/ID`.
+        uri: Tracking store; None: SQLite in the working folder.
 
     Raises:
-        UserError: There is no such run, or it left no model.
+        UserError: There is no such run, or it has no model.
     """
     text = os.fspath(reference)
     if text.startswith("best:"):
@@ -52,14 +49,14 @@ def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> Finis
 
 
 def find_run_folder(reference: str, uri: str | None = None) -> Path:
-    """The folder of a run, whatever became of it.
+    """Return the folder of a run, finished or not.
 
     Args:
         reference: The folder, or the MLflow id of a run on this machine.
-        uri: Tracking store to ask for an id; None: sqlite in the working folder.
+        uri: Tracking store for an id; None: SQLite in the working folder.
 
     Raises:
-        UserError: There is no such run here.
+        UserError: There is no such run on this machine.
     """
     folder = Path(reference).expanduser()
     if _RUN_ID.fullmatch(reference) and not folder.exists():
@@ -81,7 +78,7 @@ def _best(folder: Path) -> Path:
     }
     if not values:
         raise UserError(f"best:{folder}: expected a sweep with a finished run, received one without.")
-    job = (max if study.maximize else min)(values, key=values.__getitem__)  # the first of equals
+    job = (max if study.maximize else min)(values, key=values.__getitem__)  # the first among equals
     return study.folder / str(job)
 
 
@@ -91,35 +88,37 @@ def _newest() -> str:
 
 
 def load_model(run: str | os.PathLike[str], uri: str | None = None) -> "Classifier":
-    """The Keras model of a finished run: `tnt_exp.load("multirun/runs/...").predict(images)`.
+    """Return the Keras model of a finished run: `tnt_exp.load("multirun/runs/...").predict(images)`.
 
-    Keras runs on the backend that the process has chosen (`KERAS_BACKEND`, or an earlier `import keras`), else on
-    the one that trained the model.
+    Keras runs on the backend that the process has chosen (`KERAS_BACKEND`, or an earlier `import keras`), else on the
+    one that trained the model.
 
     Args:
         run: A run folder, an MLflow run id, `runs:/ID`, `models:/NAME@ALIAS` or `best:SWEEP_FOLDER`.
-        uri: Tracking store to ask where it is asked; None: sqlite in the working folder.
+        uri: Tracking store, if MLflow is asked; None: SQLite in the working folder.
 
     Returns:
-        The model. `predict` takes images (N, height, width, channels), uint8 or floats in 0..255, and gives logits
+        The model. `predict` takes images (N, height, width, channels), uint8 or floats in 0..255, and returns logits
         (N, classes), float32. `class_names` are in the order of the logits.
 
     Raises:
         UserError: There is no such run, or its model cannot be read.
     """
     finished = find_run(run, uri)
-    os.environ.setdefault("KERAS_BACKEND", finished.config.trainer.backend.value)  # no effect once Keras is imported
+    os.environ.setdefault(
+        "KERAS_BACKEND", finished.config.trainer.backend.value
+    )  # has no effect once Keras is imported
     from tnt_exp import model
 
     return model.load(finished.model_file)
 
 
 def load_for_evaluation(finished: FinishedRun, trainer: TrainerConfig) -> "Classifier":
-    """The model as training evaluated it: the same backend and the same compilation, so the same bits.
+    """Return the model as training evaluated it: on the same backend, compiled in the same way, so with the same bits.
 
     Args:
         finished: The run.
-        trainer: Its section `trainer`, perhaps with another backend.
+        trainer: Its section `trainer`, possibly with another backend.
 
     Raises:
         UserError: Keras already runs on another backend.

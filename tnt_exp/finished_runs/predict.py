@@ -1,7 +1,4 @@
-"""Image files from whatever names them, decoded a few ahead of where they are needed."""
-
-# MERGED DOCS:
-# """A model's answers to a stream of images."""
+"""Predictions for image files: expanded, decoded a few ahead of where they are needed, and predicted in batches."""
 
 import glob
 import os
@@ -24,16 +21,15 @@ _STDIN = "-"
 
 
 def expand_inputs(arguments: Sequence[str], stdin: Iterable[str] = sys.stdin) -> Iterator[Path]:
-    """The files that are meant, one by one: nothing is listed before it is needed.
+    """Yield image files one by one; nothing is listed before it is needed.
 
     Args:
-        arguments: Files, folders (all images in them and below), globs (`**` too), or `-`: a list on standard input,
-            a file a line.
+        arguments: Files, folders (all images in them and below), globs (also `**`), or `-`: a list on standard input,
+            one file per line.
         stdin: Standard input.
 
     Raises:
-        UserError: At once, where an argument names nothing; a file of a list that is not there is found when it is
-            read.
+        UserError: At once, if an argument matches nothing. A missing file of a list is found when it is read.
     """
     for argument in arguments:
         if argument != _STDIN and not Path(argument).exists() and next(_matches(argument), None) is None:
@@ -61,13 +57,13 @@ def _matches(pattern: str) -> Iterator[str]:
 def decode_inputs(
     files: Iterator[Path], size: int, channels: int, ahead: int = 64
 ) -> Iterator[tuple[Path, np.ndarray | UserError]]:
-    """Each file with its image, uint8 (size, size, channels), or with what is wrong with it; in order.
+    """Yield each file with its image, uint8 (size, size, channels), or with the error; in order.
 
     Args:
         files: Their names.
-        size: Side of an image, pixels; see `tnt_exp.data.sources.image_folder.decode`.
+        size: Side of an image, pixels; see `tnt_exp.data.image_files.decode_image`.
         channels: 1 (grey) or 3 (RGB).
-        ahead: Files that are being decoded or wait for the reader, at most.
+        ahead: The largest number of files that are being decoded or wait for the reader.
     """
 
     def image(file: Path) -> np.ndarray | UserError:
@@ -92,12 +88,12 @@ def decode_inputs(
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one file.
+    """The prediction for one file.
 
     Attributes:
         file: Its name.
-        classes: (name, probability) of the likeliest classes, the likeliest first; empty where `error` is set.
-        error: Why it could not be read.
+        classes: (name, probability) of the most probable classes, best first; empty if `error` is set.
+        error: Why the file could not be read.
     """
 
     file: Path
@@ -108,13 +104,13 @@ class Prediction:
 def predict_images(
     classifier: Any, images: Iterable[tuple[Path, np.ndarray | UserError]], *, batch_size: int, top: int
 ) -> Iterator[Prediction]:
-    """Answers in the order of the images; no more than one batch is in memory.
+    """Yield predictions in the order of the images; no more than one batch is in memory.
 
     Args:
         classifier: uint8 images (B, S, S, C) -> logits (B, classes), with `class_names`.
-        images: Files and their images (S, S, C), or what is wrong with them.
-        batch_size: Images a call, at most; every call has one static shape.
-        top: Classes an answer.
+        images: Files with their images (S, S, C), or with the error.
+        batch_size: Largest number of images per call; every call has one static shape.
+        top: Classes per prediction.
     """
     stream = iter(images)
     size: int | None = None

@@ -1,7 +1,4 @@
-"""A finished run's configuration, with another dataset or device."""
-
-# MERGED DOCS:
-# """One finished run: its folder, and what is known of its model before anything slow is imported."""
+"""A finished run: its folder, its configuration, and what is known of its model without importing Keras."""
 
 import json
 import zipfile
@@ -16,24 +13,24 @@ from tnt_exp.config import Config, validation
 from tnt_exp.config.compose import compose, load_config, parse_override
 from tnt_exp.errors import UserError
 
-_SECTIONS = ("dataset", "trainer")  # what can be said anew of a model that is trained
+_SECTIONS = ("dataset", "trainer")  # what may change once a model is trained
 
 
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """The configuration with `dataset=...`, `dataset.KEY=...` and `trainer.KEY=...` in place.
+    """Return the configuration with `dataset=...`, `dataset.KEY=...` and `trainer.KEY=...` changed.
 
     Raises:
-        UserError: An unknown key, a wrong value, or a section that a trained model has behind it.
+        UserError: An unknown key, a wrong value, or a section that cannot change once the model is trained.
     """
     keys = [parse_override(text).key_or_group for text in overrides]
     for text, key in zip(overrides, keys, strict=True):
         if key.partition(".")[0] not in _SECTIONS:
             raise UserError(f"{text}: expected dataset=..., dataset.KEY=... or trainer.KEY=... for a finished run.")
-    said = compose(overrides)
+    composed = compose(overrides)
     changed = replace(config)
-    for key in sorted(keys, key=lambda key: "." in key):  # a whole section first, then values in it
+    for key in sorted(keys, key=lambda key: "." in key):  # whole sections first, then single values
         section, _, field = key.partition(".")
-        whole = getattr(said, section)
+        whole = getattr(composed, section)
         new = replace(getattr(changed, section), **{field: getattr(whole, field)}) if field else whole
         setattr(changed, section, new)
     validation.validate(changed)
@@ -42,12 +39,12 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run folder that holds a model.
+    """A run folder with a model.
 
     Attributes:
         path: The folder, absolute.
-        config: What was run.
-        result: What `result.json` says.
+        config: Its configuration.
+        result: The content of `result.json`.
     """
 
     path: Path
@@ -59,7 +56,7 @@ class FinishedRun:
         """Read a run folder.
 
         Raises:
-            UserError: It is none, or its run left no model.
+            UserError: It is not a run folder, or has no model.
         """
         path = path.resolve()
         for name in ("config.yaml", "result.json", "model.keras"):
@@ -73,12 +70,12 @@ class FinishedRun:
 
     @property
     def model_file(self) -> Path:
-        """The chosen model."""
+        """The file of the chosen model."""
         return self.path / "model.keras"
 
     @property
     def mlflow_run_id(self) -> str | None:
-        """MLflow's id of the run, None where MLflow was not told."""
+        """The id of its MLflow run, or None if it was not tracked."""
         return self.result.get("mlflow_run_id")
 
     @property
@@ -88,13 +85,13 @@ class FinishedRun:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of the images it was trained on; square ones of the model's size if not known."""
+        """(height, width, channels) of its training images; the size of the model if they have no common size."""
         facts, size = data.dataset_info(self.config.dataset), self.config.model.image_size
         return facts.height or size, facts.width or size, int(self._model["network"]["config"]["channels"])
 
     @cached_property
     def _model(self) -> dict[str, Any]:
-        # A Keras file is a zip with the model's configuration in it: no need to wait for Keras.
+        # A Keras file is a zip archive that holds the model's configuration: Keras need not be imported.
         try:
             with zipfile.ZipFile(self.model_file) as archive:
                 config: dict[str, Any] = json.loads(archive.read("config.json"))["config"]

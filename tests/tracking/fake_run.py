@@ -1,4 +1,4 @@
-"""A run that only talks: python talker.py FOLDER URI FIRST LAST SECONDS.
+"""A run that only talks: python fake_run.py FOLDER URI FIRST LAST SECONDS.
 
 Logs two metrics at each step, SECONDS apart; the longest time that one step took is left in FOLDER/slowest.
 Does not end while there is a file FOLDER/wait.
