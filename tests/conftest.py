@@ -8,13 +8,19 @@ import pytest
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs first: a process that gets a file of them last works on alone while the others are done."""
-    whole = ("tests/test_", "tests/sweep/", "tests/tracking/", "tests/finished/")
+    whole = ("tests/test_", "tests/sweep/", "tests/tracking/", "tests/finished_runs/")
     items.sort(key=lambda item: not item.nodeid.startswith(whole))  # a stable order within
 
 
 @pytest.fixture(autouse=True)
-def _no_store_left_over() -> Iterator[None]:
-    """MLflow keeps the store that was named last, for the whole process."""
+def _restore_process_state() -> Iterator[None]:
+    """Undo what tests in one process would see of each other.
+
+    absl keeps the stream that was standard error when TensorFlow was imported, which is pytest's, and closes it when
+    Hydra configures logging. MLflow keeps the store that was named last.
+    """
+    if "absl.logging" in sys.modules:
+        sys.modules["absl.logging"].get_absl_handler().python_handler.stream = sys.__stderr__
     yield
     if "mlflow" in sys.modules:
         sys.modules["mlflow"].set_tracking_uri(None)

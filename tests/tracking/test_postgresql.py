@@ -20,7 +20,7 @@ from tnt_exp.tracking.outbox import Outbox
 
 pytestmark = [pytest.read_cursor.postgresql, pytest.read_cursor.timeout(600)]
 
-STAND_IN = Path(__file__).parents[1] / "sweep/stand_in.py"
+FAKE_TRAIN = Path(__file__).parents[1] / "sweep/fake_train.py"
 
 
 def programs() -> Path:
@@ -122,7 +122,7 @@ def test_a_run_is_told_whole_and_telling_it_again_changes_nothing(server: Server
 
 
 def test_a_sweep_is_told_whole(server: Server, tmp_path: Path) -> None:
-    launcher = f"launcher.command=['{sys.executable}','{STAND_IN}','--supervised']"
+    launcher = f"launcher.command=['{sys.executable}','{FAKE_TRAIN}','--supervised']"
     begin = time.time()
     tnt_exp(
         tmp_path,

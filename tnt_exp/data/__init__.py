@@ -1,14 +1,13 @@
 """Images and labels: where they come from, how they are split, in what order they are seen.
 
-`validate` and `dataset_info` need nothing but the standard library and answer in milliseconds;
-everything else is imported when it is first asked for.
+`validate` and `dataset_info` answer in milliseconds; everything else is imported when it is first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tnt_exp.data.metadata import DatasetInfo, dataset_info
-from tnt_exp.data.validate import validate
+from tnt_exp.data.metadata import DatasetInfo
+from tnt_exp.data.validate import dataset_info, validate
 
 if TYPE_CHECKING:
     from tnt_exp.data.batches import Batches, epoch_order, padded_batches

@@ -1,4 +1,4 @@
-"""The order in which images are seen, and the arrays that the training loop takes.
+"""The order in which images are seen, and the arrays that the trainer reads.
 
 Shapes: S steps of a chunk, B images of a batch, (H, W, C) an image.
 """
@@ -15,19 +15,19 @@ _CHUNK_BYTES = 2**28
 
 
 def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
-    """The order of `samples` images in an epoch: a permutation (int64) and a function of its arguments alone."""
+    """Return the order of `samples` images in an epoch: a permutation (int64), a function of its arguments alone."""
     return random_order(samples, OrderPurpose.epoch, seed, epoch)
 
 
 class Batches:
-    """Shuffled batches of a split, the last incomplete batch of an epoch left out.
+    """Shuffled batches of a split; the last incomplete batch of an epoch is left out.
 
     Args:
         split: The images; at least `batch_size` of them.
-        batch_size: Images a step.
-        seed: With the epoch, all that the order depends on.
-        repeats: Times each image is in a batch, one after the other; divides `batch_size`. An epoch has as many steps
-            as without, and so shows one image in `repeats` (arXiv 1901.09335; timm's RASampler).
+        batch_size: Images per step.
+        seed: With the epoch, it determines the order.
+        repeats: How often each image is in a batch, in a row; divides `batch_size`. An epoch has the same number of
+            steps, and so shows one image in `repeats` (arXiv 1901.09335; timm's RASampler).
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int, repeats: int = 1) -> None:
@@ -38,7 +38,7 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in the split."""
+        """The number of complete batches in the split."""
         return len(self.split) // self.batch_size
 
     @property
@@ -54,10 +54,10 @@ class Batches:
         """
         positions = epoch_order(self.seed, epoch, len(self.split))
         steps_done = [*range(start_step, self.steps_per_epoch, steps), self.steps_per_epoch]
-        different = self.batch_size // self.repeats  # images of a batch
-        chosen = [positions[a * different : b * different] for a, b in pairwise(steps_done)]
-        for some, images in zip(chosen, _take(self.split, chosen), strict=True):
-            labels = self.split.labels[some]
+        distinct = self.batch_size // self.repeats  # images of a batch
+        chosen = [positions[a * distinct : b * distinct] for a, b in pairwise(steps_done)]
+        for positions_, images in zip(chosen, _take(self.split, chosen), strict=True):
+            labels = self.split.labels[positions_]
             if self.repeats > 1:
                 images, labels = (np.repeat(values, self.repeats, axis=0) for values in (images, labels))
             labels = labels.reshape(-1, self.batch_size)
@@ -68,8 +68,8 @@ def padded_batches(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, 
     """Yield every image of a split once, in order, in batches of one static shape, for evaluation.
 
     Yields:
-        images uint8 (B, H, W, C), labels int32 (B,) and how many of them are real: the last batch
-        is filled up by repeating the last image.
+        images uint8 (B, H, W, C), labels int32 (B,), and how many of them are real: the last batch is filled by
+        repeating the last image.
     """
     parts = [slice(first, first + batch_size) for first in range(0, len(split), batch_size)]
     for part, images in zip(parts, _take(split, parts), strict=True):
@@ -81,8 +81,8 @@ def padded_batches(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, 
 
 
 def _take(split: Split, selections: Sequence[slice | np.ndarray]) -> Iterator[np.ndarray]:
-    """The images of each selection in turn; those in files are decoded ahead."""
+    """Yield the images of each selection; those in files are decoded ahead."""
     images = split.images
     if isinstance(images, np.ndarray):
         return (images[selection] for selection in selections)
-    return images.ahead(selections)
+    return images.prefetch(selections)

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from tnt_exp.data.image_files import FileImages
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
+@dataclass(frozen=True, eq=False)  # arrays cannot be compared by ==
 class Split:
     """Images and their class numbers.
 
     Attributes:
-        images: uint8 (images, height, width, channels): an array, or what stands where one would.
+        images: uint8 (images, height, width, channels): an array, or `FileImages` that decodes on access.
         labels: int32 (images,), from 0.
-        content: SHA-256 over the files of the images, in order; None: the images come without files.
+        content: SHA-256 over the files of the images, in order; None: the images do not come in files.
     """
 
     images: "np.ndarray | FileImages"
@@ -31,13 +31,13 @@ class Split:
         return len(self.labels)
 
     def take(self, positions: np.ndarray) -> "Split":
-        """The images at `positions` (rising, each once), copied unless these are all there are."""
+        """Return the images at `positions` (ascending, each once), copied unless these are all images."""
         if len(positions) == len(self):
             return self
         return Split(self.images[positions], self.labels[positions])
 
 
-class SplitName(Protocol):
+class LazySplit(Protocol):
     """Images with known labels, which may not have been read yet."""
 
     @property
@@ -45,20 +45,20 @@ class SplitName(Protocol):
         """The class number of each image, int32 (images,)."""
 
     def take(self, positions: np.ndarray) -> Split:
-        """Read the images at `positions` (rising, each once); fewer where unreadable ones are left out."""
+        """Read the images at `positions` (ascending, each once); unreadable ones may be left out."""
 
 
 def make_split(images: np.ndarray, labels: np.ndarray, classes: int, source: object) -> Split:
-    """A split of what was read from `source`, its labels checked.
+    """Return a split of what was read from `source`, after checking its labels.
 
     Raises:
-        UserError: No images, or not one label from 0 to classes-1 for each.
+        UserError: There are no images, or not one label from 0 to classes-1 for each.
     """
     if len(images) == 0:
         raise UserError(f"{source}: expected at least one image, received none; give another file")
     if len(labels) != len(images):
         raise UserError(
-            f"{source}: expected one label an image, received {len(images)} images and {len(labels)} labels; "
+            f"{source}: expected one label per image, received {len(images)} images and {len(labels)} labels; "
             "fetch or write the file again"
         )
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -72,17 +72,17 @@ def make_split(images: np.ndarray, labels: np.ndarray, classes: int, source: obj
 
 @dataclass(frozen=True, eq=False)
 class RawDataset:
-    """What a source gives, before limits and splits. A part that it does not have is None."""
+    """What a source holds, before limits and splits. A part that it does not have is None."""
 
-    train: SplitName
-    test: SplitName | None
+    train: LazySplit
+    test: LazySplit | None
     class_names: tuple[str, ...]
-    validation: SplitName | None = None
+    validation: LazySplit | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set, divided. The test part is for the end."""
+    """A data set, split. The test part is for the final evaluation only."""
 
     name: str
     train: Split
@@ -94,7 +94,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """The number of classes."""
         return len(self.class_names)
 
     @property
@@ -110,10 +110,10 @@ class Dataset:
 
 
 def dataset_digest(splits: Iterable[Split | None], class_names: Iterable[str]) -> str:
-    """16 hexadecimal digits of SHA-256 over pixels, labels and class names, in order.
+    """Return 16 hexadecimal digits of SHA-256 over pixels, labels and class names, in order.
 
-    Images that come in files are told by their files' content and the size to which they are decoded, whether they
-    are in memory or not: nothing is decoded for it.
+    Images in files are identified by the content of their files and the size to which they are decoded, whether they
+    are in memory or not: nothing is decoded for the digest.
     """
     sha = hashlib.sha256("\0".join(class_names).encode())
     for split in splits:

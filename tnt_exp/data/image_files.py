@@ -1,17 +1,10 @@
-"""One image file to pixels.
+"""Decode image files with Pillow, on all cores, ahead of where the images are needed.
 
-Pillow: measured on photographs of 500 by 375 pixels, one core, to 224 pixels with an antialiased bicubic filter, 255
-images/s, where TensorFlow's decoder and resize give 142; its decoder lets other threads run meanwhile.
+Measured on photographs of 500 by 375 pixels, one core, to 224 pixels with an antialiased bicubic filter: 255 images/s,
+where TensorFlow's decoder and resize reach 142. Threads and Pillow instead of tf.data: the pixels are those of images
+held in memory, to the bit; all formats and EXIF rotations are supported; JAX and PyTorch need no TensorFlow for it.
+The order in which threads finish has no effect: each image has its place in an array before it is decoded.
 """
-
-# MERGED DOCS:
-# """Images that stay in their files and are decoded by all cores, ahead of whoever takes them.
-#
-# Threads and Pillow, not tf.data: the pixels are those of the images held in memory, to the bit (TensorFlow decodes and
-# resizes differently), every format and EXIF turn is known, it is the faster decoder (see `decoding`), and JAX and
-# PyTorch need no TensorFlow for it. Nothing depends on which thread is done first: each image has its place in an array
-# before it is decoded.
-# """
 
 import io
 from collections import deque
@@ -25,9 +18,12 @@ from PIL import Image, ImageOps
 from tnt_exp.errors import wrap_read_errors
 from tnt_exp.hardware import cpu_count
 
+_FILES_PER_TASK = 4
+_PREFETCH_PER_CORE = 16  # images per core that are being decoded or wait for the reader: enough to keep all cores busy
+
 
 def decode_image(file: Path, size: int, channels: int) -> np.ndarray:
-    """Decode an image to uint8 (size, size, channels): turned as EXIF says, short side resized, middle kept.
+    """Decode an image to uint8 (size, size, channels): rotated as EXIF says, short side resized, centre kept.
 
     Raises:
         UserError: It cannot be decoded.
@@ -36,7 +32,7 @@ def decode_image(file: Path, size: int, channels: int) -> np.ndarray:
 
 
 def read_bytes(file: Path) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
 
     Raises:
         UserError: It cannot be read.
@@ -46,9 +42,9 @@ def read_bytes(file: Path) -> bytes:
 
 
 def decode_pixels(encoded: bytes, file: Path, size: int, channels: int) -> np.ndarray:
-    """What `decode` gives, of bytes read before; `file` is for the error."""
+    """Decode bytes as `decode_image` decodes a file; `file` is for the error message."""
     with wrap_read_errors(file), Image.open(io.BytesIO(encoded)) as image:
-        # Lets the JPEG decoder skip detail that the resize would drop; twice the size leaves it enough.
+        # Lets the JPEG decoder skip detail that the resize would drop; twice the size keeps enough of it.
         image.draft(None, (2 * size, 2 * size))
         ImageOps.exif_transpose(image, in_place=True)
         fitted = ImageOps.fit(_to_mode(image, "L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BICUBIC)
@@ -56,18 +52,18 @@ def decode_pixels(encoded: bytes, file: Path, size: int, channels: int) -> np.nd
 
 
 def verify_image(encoded: bytes, file: Path, channels: int) -> None:
-    """Find out whether `pixels` can decode these bytes, at a third of its cost.
+    """Check that `decode_pixels` can decode these bytes, at a third of its cost.
 
     Raises:
         UserError: They cannot be decoded.
     """
-    # At size 1 a JPEG is parsed to its end, while most of the arithmetic is left out.
+    # At size 1 a JPEG is parsed to its end, but most of the arithmetic is skipped.
     decode_pixels(encoded, file, 1, channels)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow would cut 16-bit levels off at 255.
+        # Pillow would clip 16-bit levels at 255.
         image = Image.fromarray((np.asarray(image, np.uint32) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"levels of mode {image.mode}, whose range is not known")
@@ -76,23 +72,19 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-_FILES_PER_TASK = 4
-
-_PREFETCH_PER_CORE = 16  # images a core that are being decoded or wait for the reader: enough that no core waits
-
 Selection = slice | np.ndarray
 
 
 class FileImages:
-    """Stands where an array of images would; each taking decodes anew.
+    """Images that stay in their files; used like an array, and decoded on each access.
 
     Args:
-        files: One an image.
-        size: Side of an image, pixels (see `decode`).
+        files: One per image.
+        size: Side of an image, pixels (see `decode_image`).
         channels: 1 (grey) or 3 (RGB).
 
     Attributes:
-        files: One an image.
+        files: One per image.
         shape: (images, height, width, channels).
     """
 
@@ -100,14 +92,14 @@ class FileImages:
         self.files = files
         self.shape = (len(files), size, size, channels)
 
-    def __getitem__(self, chosen: Selection) -> np.ndarray:
-        """Decode a slice, or the images at some positions: uint8 (chosen, H, W, C)."""
-        return next(self.ahead([chosen]))
+    def __getitem__(self, selection: Selection) -> np.ndarray:
+        """Decode a slice, or the images at some positions: uint8 (selection, H, W, C)."""
+        return next(self.prefetch([selection]))
 
-    def ahead(self, selections: Iterable[Selection]) -> Iterator[np.ndarray]:
+    def prefetch(self, selections: Iterable[Selection]) -> Iterator[np.ndarray]:
         """Yield the images of each selection in turn, while those of the next are being decoded.
 
-        At most two selections, or a few images a core where these are more, are in memory besides the yielded one.
+        At most two selections, or a few images per core if these are more, are in memory besides the yielded one.
 
         Raises:
             UserError: A file can no longer be read.
@@ -128,7 +120,7 @@ class FileImages:
             while waiting:
                 yield _collect(*waiting.popleft())
         finally:
-            pool.shutdown(cancel_futures=True)  # whoever stops early waits for no more than is being decoded
+            pool.shutdown(cancel_futures=True)  # a reader that stops early waits only for what is being decoded
 
 
 def _fill(images: np.ndarray, files: Sequence[Path], start: int) -> None:

@@ -1,30 +1,30 @@
-"""From a configuration to a data set."""
+"""Load the data set of a configuration: read, limit, split."""
 
 import logging
-from typing import assert_never
 
 import numpy as np
 
-from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.data.dataset import Dataset, RawDataset, SplitName, dataset_digest
-from tnt_exp.data.metadata import dataset_path, test_split_size, train_split_sizes
+from tnt_exp.config.dataset import DatasetConfig
+from tnt_exp.data.dataset import Dataset, LazySplit, RawDataset, dataset_digest
+from tnt_exp.data.metadata import test_split_size, train_split_sizes
+from tnt_exp.data.sources import get_source
 from tnt_exp.data.splits import OrderPurpose, stratified_split
 from tnt_exp.data.validate import validate
 
 _log = logging.getLogger(__name__)
 
-_Selection = tuple[SplitName, np.ndarray]  # a part and the positions chosen in it
+_Selection = tuple[LazySplit, np.ndarray]  # images and the positions that are chosen
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:
-    """Read, limit and split the images that `config` names.
+    """Read, limit and split the data set of the configuration.
 
     Raises:
-        UserError: Data missing, damaged, mislabelled or of another form, or a split would be empty.
+        UserError: Data are missing, damaged, mislabelled or of another form, or a split would be empty.
     """
     validate(config)
     _log.info("reading dataset=%s%s", config.name.value, "" if config.path is None else f" from {config.path}")
-    parts = _read(config)
+    parts = get_source(config.name).read(config)
     train, validation, test = _select(parts, config)
     selections = [train, test] if validation is None else [train, test, validation]
     splits = [part.take(positions) for part, positions in selections]
@@ -41,11 +41,11 @@ def load_dataset(config: DatasetConfig) -> Dataset:
 
 
 def _select(parts: RawDataset, config: DatasetConfig) -> tuple[_Selection, _Selection | None, _Selection]:
-    """Choose (training, validation, test) images.
+    """Return the (training, validation, test) images.
 
-    In this order: the test images are taken out of training where the source has none of its own,
-    `train_limit` is applied, the validation images are taken out where the source has none.
-    Each choice is stratified and a function of `split_seed`; images keep the order of the source.
+    In this order: test images are taken from the training images if the source has none, `train_limit` is applied,
+    validation images are taken if the source has none. Each choice is stratified and a function of `split_seed`;
+    images keep the order of the source.
     """
     source, seed = parts.train, config.split_seed
     train = np.arange(len(source.labels))
@@ -64,37 +64,5 @@ def _select(parts: RawDataset, config: DatasetConfig) -> tuple[_Selection, _Sele
     return (source, train), validation, test
 
 
-def _join(part: SplitName | None) -> _Selection | None:
+def _join(part: LazySplit | None) -> _Selection | None:
     return None if part is None else (part, np.arange(len(part.labels)))
-
-
-def _read(config: DatasetConfig) -> RawDataset:
-    # Each source is imported only when it is the one: scikit-learn and Pillow are slow to import.
-    name, path = config.name, dataset_path(config)
-    if name is Source.digits:
-        from tnt_exp.data.sources.bundled import read_digits
-
-        return read_digits()
-    if path is None:
-        from tnt_exp.data.sources.download import download
-
-        return download(name)
-    match name:
-        case Source.cifar10 | Source.cifar100:
-            from tnt_exp.data.sources.cifar import read_cifar
-
-            return read_cifar(name, path)
-        case Source.mnist | Source.fashion_mnist:
-            from tnt_exp.data.sources.mnist import read_mnist
-
-            return read_mnist(name, path)
-        case Source.image_folder:
-            from tnt_exp.data.sources.image_folder import read_image_folder
-
-            return read_image_folder(path, config)
-        case Source.npz:
-            from tnt_exp.data.sources.npz import read_npz
-
-            return read_npz(path)
-        case _:
-            assert_never(name)

@@ -1,20 +1,17 @@
-"""What is known of a data set before it is read."""
+"""What is known about a data set before it is read: sizes of splits, `dataset.path`. Imports nothing slow."""
 
-# MERGED DOCS:
-# """How many images each part gets. Plain integers, so that it can be known before anything is read."""
-# """The official class names, in the order of the class numbers."""
-
+import os
 from dataclasses import dataclass
 from math import floor
 from pathlib import Path
 
-from tnt_exp.config.dataset import DatasetConfig, Source
+from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.errors import UserError
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Numbers of a data set; None: not known before the data are read."""
+    """Numbers of a data set; None: unknown before the data are read."""
 
     height: int | None = None  # pixels
     width: int | None = None  # pixels
@@ -23,54 +20,13 @@ class DatasetInfo:
     train: int | None = None  # training images, after the limit and the validation split
 
 
-DIGITS_SIZE = 1797  # images, training and test together
-
-# (height, width, channels, classes)
-_SHAPES = {
-    Source.digits: (8, 8, 1, 10),
-    Source.cifar10: (32, 32, 3, 10),
-    Source.cifar100: (32, 32, 3, 100),
-    Source.mnist: (28, 28, 1, 10),
-    Source.fashion_mnist: (28, 28, 1, 10),
-}
-
-# (training, test) images of the official data sets that come divided.
-OFFICIAL_SIZES = {
-    Source.cifar10: (50_000, 10_000),
-    Source.cifar100: (50_000, 10_000),
-    Source.mnist: (60_000, 10_000),
-    Source.fashion_mnist: (60_000, 10_000),
-}
-
-
-def dataset_info(config: DatasetConfig) -> DatasetInfo:
-    """What `load(config)` will give, as far as it is known without reading.
-
-    Files on disk may hold fewer images than the official ones: with `path`, `train` is unknown.
-
-    Raises:
-        UserError: A part would be empty.
-    """
-    if config.name is Source.image_folder:
-        return DatasetInfo(height=config.image_size, width=config.image_size, channels=config.channels)
-    if config.name is Source.npz:
-        return DatasetInfo()
-    height, width, channels, classes = _SHAPES[config.name]
-    train = None
-    if config.name is Source.digits:
-        train, _ = train_split_sizes(DIGITS_SIZE - test_split_size(DIGITS_SIZE, config), config)
-    elif config.path is None:
-        train, _ = train_split_sizes(OFFICIAL_SIZES[config.name][0], config)
-    return DatasetInfo(height, width, channels, classes, train)
-
-
 def test_split_size(images: int, config: DatasetConfig) -> int:
-    """Images kept for the test out of `images` that come undivided."""
+    """Return how many of `images` are kept for the test, if the source has no test part."""
     return _held_out(images, config.test_fraction, "test_fraction")
 
 
 def train_split_sizes(images: int, config: DatasetConfig) -> tuple[int, int]:
-    """(training, validation) images out of `images` that are not for the test.
+    """Return (training, validation) sizes of `images` that are not for the test.
 
     `train_limit` is applied first: a limit of 10,000 with a validation fraction of 0.2 gives 8,000 and 2,000.
     """
@@ -95,65 +51,45 @@ def _held_out(images: int, fraction: float, key: str) -> int:
     return held_out
 
 
-_CIFAR100 = """
-apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle
-bowl boy bridge bus butterfly camel can castle caterpillar cattle
-chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
-dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard
-lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
-mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
-plain plate poppy porcupine possum rabbit raccoon ray road rocket
-rose sea seal shark shrew skunk skyscraper snail snake spider
-squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
-train trout tulip turtle wardrobe whale willow_tree wolf woman worm
-"""
+def official_info(config: DatasetConfig, shape: tuple[int, int, int], classes: int, official_train: int) -> DatasetInfo:
+    """Return the info of a data set that has a test part of its own.
 
-CLASS_NAMES: dict[Source, tuple[str, ...]] = {
-    Source.cifar10: ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    Source.cifar100: tuple(_CIFAR100.split()),
-    Source.mnist: tuple("0123456789"),
-    Source.fashion_mnist: (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ),
-}
+    Files on disk may hold fewer images than the official ones: with `dataset.path`, the number of training images is
+    unknown.
 
-
-def dataset_path(config: DatasetConfig) -> Path | None:
-    """`dataset.path` with `~` expanded; None where the data come without.
+    Args:
+        config: The dataset section.
+        shape: (height, width, channels) of its images.
+        classes: Number of classes.
+        official_train: Number of official training images.
 
     Raises:
-        UserError: There is one too many or too few.
+        UserError: A split would be empty.
     """
-    name = config.name.value
+    train = None if config.path else train_split_sizes(official_train, config)[0]
+    return DatasetInfo(*shape, classes, train)
+
+
+def required_path(config: DatasetConfig) -> Path:
+    """Return `dataset.path` with `~` expanded.
+
+    Raises:
+        UserError: It is not given, or nothing readable is there.
+    """
     if not config.path:
-        if config.path is not None or config.name in (Source.image_folder, Source.npz):
-            raise UserError(f"dataset.path: expected a file or folder for dataset={name}, received none; give it")
-        return None
-    if config.name is Source.digits:
         raise UserError(
-            f"dataset.path={config.path}: expected none with dataset=digits, whose images come with the program; "
-            "leave it out or choose another dataset"
+            f"dataset.path: expected a file or folder for dataset={config.name.value}, received none; give it"
         )
-    return Path(config.path).expanduser()
-
-
-def required_image_size(config: DatasetConfig) -> int:
-    """`dataset.image_size` of an image folder, pixels.
-
-    Raises:
-        UserError: It is not given.
-    """
-    if config.image_size is None:
+    path = Path(config.path).expanduser()
+    if not path.exists():
+        raise UserError(f"dataset.path={path}: expected a file or folder, received a path where nothing is; correct it")
+    if not os.access(path, os.R_OK):
         raise UserError(
-            "dataset.image_size: expected a side in pixels for dataset=image_folder, received none; give it"
+            f"dataset.path={path}: expected something you may read, received something you may not; see its permissions"
         )
-    return config.image_size
+    return path
+
+
+def optional_path(config: DatasetConfig) -> Path | None:
+    """Return `dataset.path` as `required_path` does, or None if it is null."""
+    return None if config.path is None else required_path(config)

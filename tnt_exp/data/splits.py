@@ -1,7 +1,4 @@
-"""Random order as a pure function of whole numbers."""
-
-# MERGED DOCS:
-# """Stratified, seeded splits."""
+"""Stratified splits and random orders as pure functions of integers."""
 
 from enum import IntEnum
 
@@ -9,7 +6,7 @@ import numpy as np
 
 
 class OrderPurpose(IntEnum):
-    """What an order is for: the same seed gives each purpose an order of its own."""
+    """The purpose of a random order: the same seed gives each purpose an order of its own."""
 
     epoch = 0
     test = 1
@@ -18,10 +15,10 @@ class OrderPurpose(IntEnum):
 
 
 def random_order(size: int, purpose: OrderPurpose, *seed: int) -> np.ndarray:
-    """A permutation of 0..size-1 (int64).
+    """Return a permutation of 0..size-1 (int64).
 
-    Sorts the raw words of a counter-based generator: NumPy promises these for all versions and
-    machines, which it does not for `Generator.permutation`.
+    Sorts the raw words of a counter-based generator: NumPy guarantees these for all versions and machines, which it
+    does not for `Generator.permutation`.
     """
     words = np.random.Philox(np.random.SeedSequence([purpose, *seed])).random_raw(size)
     return np.argsort(words, kind="stable")
@@ -30,8 +27,8 @@ def random_order(size: int, purpose: OrderPurpose, *seed: int) -> np.ndarray:
 def class_shares(class_counts: np.ndarray, size: int, ties: np.ndarray) -> np.ndarray:
     """Divide `size` among classes in proportion to `class_counts`, by largest remainder.
 
-    The shares add up to `size` exactly and none exceeds its class. Equal remainders go by `ties`,
-    a permutation of the classes.
+    The shares add up to `size` exactly and none exceeds its class. Equal remainders are ordered by `ties`, a
+    permutation of the classes.
     """
     whole, remainder = np.divmod(class_counts.astype(np.int64) * size, class_counts.sum())
     neediest = np.lexsort((ties, -remainder))
@@ -43,7 +40,7 @@ def stratified_split(labels: np.ndarray, size: int, purpose: OrderPurpose, seed:
     """Choose `size` of `labels`, each class in proportion.
 
     Returns:
-        (chosen, rest): positions, each in rising order; together all of 0..len(labels)-1.
+        (chosen, rest): positions, each ascending; together all of 0..len(labels)-1.
     """
     counts = np.bincount(labels)
     share = class_shares(counts, size, random_order(len(counts), purpose, seed, 1))

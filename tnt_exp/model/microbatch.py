@@ -19,8 +19,8 @@ _LARGEST = 8 * 2**20
 def parallel_streams() -> int:
     """How many parts are computed at once; 0: batches stay whole.
 
-    It is TensorFlow's threads that decide, as `tnt_exp.training.device.prepare_device` sets them: where an operation has one
-    thread, only operations beside it use the other cores.
+    It is TensorFlow's threads that decide, as `tnt_exp.training.device.prepare_device` sets them: where an operation
+    has one thread, only operations beside it use the other cores.
     """
     if keras.config.backend() != "tensorflow":
         return 0

@@ -1,4 +1,4 @@
-"""The files of an archive or a folder, one at a time and never extracted."""
+"""The files of an archive or a folder, read one at a time and never extracted."""
 
 import bz2
 import gzip
@@ -10,9 +10,12 @@ from pathlib import Path, PurePosixPath
 
 from tnt_exp.errors import UserError, wrap_read_errors
 
+# The largest official file has 155 MB; a member that claims far more is damaged, and would fill the memory.
+_LARGEST = 2**29
+
 
 def find_files(folder: Path, names: Collection[str]) -> dict[str, Path]:
-    """Those of `names` that are files in a folder or, where it has none of them, in its subfolders.
+    """Return those of `names` that are files in a folder or, if it has none of them, in its subfolders.
 
     Raises:
         UserError: The folder cannot be listed, or two subfolders hold the same name.
@@ -33,18 +36,14 @@ def find_files(folder: Path, names: Collection[str]) -> dict[str, Path]:
     return found
 
 
-# The largest official file has 155 MB; a member that claims far more is damage, and would fill the memory.
-_LARGEST = 2**29
-
-
 def archive_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of each wanted file in a folder (see `find`) or a tar archive.
+    """Yield (name, content) of each wanted file in a folder (see `find_files`) or a tar archive.
 
-    Files are known by their last name: archives differ in the folder they put in front.
-    An archive is read as one stream, under gzip, bzip2, xz or no compression.
+    Files are recognised by their last name, because archives differ in the folder in front of it. An archive is read
+    as one stream, compressed by gzip, bzip2, xz or not at all.
 
     Raises:
-        UserError: Damaged, or two files of one name.
+        UserError: The archive is damaged, or has two files of one name.
     """
     if not path.is_dir():
         yield from _archive(path, wanted)
@@ -92,7 +91,7 @@ def _decompressed(path: Path) -> BufferedIOBase:
 
 
 def _read_to_end(stream: BufferedIOBase) -> None:
-    """Checksums stand behind the last member: only who reads on learns that the file is whole."""
+    """Read to the end: checksums stand behind the last member."""
     while stream.read(2**20):
         pass
 

@@ -2,18 +2,43 @@
 
 import numpy as np
 
+from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import RawDataset, Split
+from tnt_exp.data.metadata import DatasetInfo, test_split_size, train_split_sizes
+from tnt_exp.data.sources.source import DatasetSource
+from tnt_exp.errors import UserError
+
+_IMAGES = 1797  # training and test together
 
 
-def read_digits() -> RawDataset:
-    """All 1,797 images, undivided: uint8 (1797, 8, 8, 1), grey levels 0..16 scaled to 0..255."""
-    from sklearn.datasets import load_digits
+class DigitsSource(DatasetSource):
+    """1,797 images of 8x8 grey pixels in ten classes, without a test part of their own."""
 
-    bunch = load_digits()
-    levels = bunch.images.astype(np.uint16)[..., None]
-    images = ((levels * 255 + 8) // 16).astype(np.uint8)  # rounds to the nearest
-    return RawDataset(
-        train=Split(images, bunch.target.astype(np.int32)),
-        test=None,
-        class_names=tuple(str(name) for name in bunch.target_names),
-    )
+    def info(self, config: DatasetConfig) -> DatasetInfo:
+        """See `DatasetSource`."""
+        train, _ = train_split_sizes(_IMAGES - test_split_size(_IMAGES, config), config)
+        return DatasetInfo(8, 8, 1, 10, train)
+
+    def validate(self, config: DatasetConfig) -> None:
+        """See `DatasetSource`."""
+        if config.path is not None:
+            raise UserError(
+                f"dataset.path={config.path}: expected none with dataset=digits, whose images come with the program; "
+                "leave it out or choose another dataset"
+            )
+
+    def read(self, config: DatasetConfig) -> RawDataset:
+        """Return uint8 (1797, 8, 8, 1): grey levels 0..16 scaled to 0..255."""
+        from sklearn.datasets import load_digits  # slow to import
+
+        bunch = load_digits()
+        levels = bunch.images.astype(np.uint16)[..., None]
+        images = ((levels * 255 + 8) // 16).astype(np.uint8)  # rounds to the nearest
+        return RawDataset(
+            train=Split(images, bunch.target.astype(np.int32)),
+            test=None,
+            class_names=tuple(str(name) for name in bunch.target_names),
+        )
+
+
+SOURCES = {"digits": DigitsSource()}

@@ -6,6 +6,7 @@ the Python version, pickled dictionaries of an array (images, 3072) and a list o
 """
 
 import logging
+import tarfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,38 @@ from typing import Any
 
 import numpy as np
 
-from tnt_exp.config.dataset import Source
+from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import RawDataset, Split, make_split
-from tnt_exp.data.metadata import CLASS_NAMES, OFFICIAL_SIZES
-from tnt_exp.data.sources.archives import archive_members
+from tnt_exp.data.metadata import DatasetInfo, official_info, optional_path
+from tnt_exp.data.sources.archives import archive_members, find_files
+from tnt_exp.data.sources.download import download
 from tnt_exp.data.sources.safe_pickle import Pixels, safe_unpickle
+from tnt_exp.data.sources.source import DatasetSource
 from tnt_exp.errors import UserError, wrap_read_errors
+
+_log = logging.getLogger(__name__)
+
+_PIXELS = 3 * 32 * 32
+_COARSE_CLASSES = 20  # CIFAR-100's superclasses; their labels are in the files, but not used
+_OFFICIAL_SIZES = (50_000, 10_000)  # training and test images
+
+_CIFAR100_NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle
+bowl boy bridge bus butterfly camel can castle caterpillar cattle
+chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
+dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard
+lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
+mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+plain plate poppy porcupine possum rabbit raccoon ray road rocket
+rose sea seal shark shrew skunk skyscraper snail snake spider
+squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+
+_CLASS_NAMES = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "cifar100": tuple(_CIFAR100_NAMES.split()),
+}
 
 
 @dataclass(frozen=True)
@@ -27,86 +54,105 @@ class CifarLayout:
 
     train: tuple[str, ...]
     test: str
-    names: str  # the file of class names; the official names where it is not there
+    names: str  # the file of class names; without it, the official names
     key: str | None = None  # of the labels in a pickle; None: the binary version
     names_key: str = ""  # of the class names in their pickle
     label_bytes: int = 0  # of a binary record; the last one is the class
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The files that must be there."""
+        """The files that must exist."""
         return (*self.train, self.test)
 
 
-_FIVE = tuple(f"data_batch_{number}" for number in range(1, 6))
+_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 
-CIFAR = {
-    Source.cifar10: (
-        CifarLayout(tuple(f"{name}.bin" for name in _FIVE), "test_batch.bin", "batches.meta.txt", label_bytes=1),
-        CifarLayout(_FIVE, "test_batch", "batches.meta", key="labels", names_key="label_names"),
+_LAYOUTS = {
+    "cifar10": (
+        CifarLayout(tuple(f"{name}.bin" for name in _BATCHES), "test_batch.bin", "batches.meta.txt", label_bytes=1),
+        CifarLayout(_BATCHES, "test_batch", "batches.meta", key="labels", names_key="label_names"),
     ),
-    Source.cifar100: (
+    "cifar100": (
         CifarLayout(("train.bin",), "test.bin", "fine_label_names.txt", label_bytes=2),
         CifarLayout(("train",), "test", "meta", key="fine_labels", names_key="fine_label_names"),
     ),
 }
 
 
-def require_cifar_files(source: Source, path: Path, found: Collection[str]) -> CifarLayout:
-    """The version of which `found` has every file of images.
+class CifarSource(DatasetSource):
+    """CIFAR-10 or CIFAR-100: an official archive, the folder that it unpacks to, or a download by Keras.
 
-    Raises:
-        UserError: There is none.
+    Args:
+        name: "cifar10" or "cifar100".
     """
-    layouts = CIFAR[source]
-    best = max(layouts, key=lambda layout: len(set(layout.images) & set(found)))
-    missing = [name for name in best.images if name not in found]
-    if missing:
-        expected = " or ".join(", ".join(layout.images) for layout in layouts)
-        raise UserError(
-            f"dataset.path={path}: expected the files of {source.value} ({expected}), "
-            f"received no {', '.join(missing)}; give the official archive or the folder it unpacks to"
-        )
-    return best
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._class_names = _CLASS_NAMES[name]
+        self._layouts = _LAYOUTS[name]
+
+    def info(self, config: DatasetConfig) -> DatasetInfo:
+        """See `DatasetSource`."""
+        return official_info(config, (32, 32, 3), len(self._class_names), _OFFICIAL_SIZES[0])
+
+    def validate(self, config: DatasetConfig) -> None:
+        """See `DatasetSource`."""
+        path = optional_path(config)
+        if path is None:
+            return
+        if path.is_dir():
+            self._find_layout(path, find_files(path, [name for layout in self._layouts for name in layout.images]))
+            return
+        with wrap_read_errors(path):
+            is_archive = tarfile.is_tarfile(path)
+        if not is_archive:
+            raise UserError(
+                f"dataset.path={path}: expected a folder or a tar archive (.tar, .tar.gz, ...), received another file"
+            )
+
+    def read(self, config: DatasetConfig) -> RawDataset:
+        """Read either version, binary or Python."""
+        path = optional_path(config)
+        if path is None:
+            return download(self._name, self._class_names)
+        by_name = {name: layout for layout in self._layouts for name in (*layout.images, layout.names)}
+        classes = len(self._class_names)
+        splits: dict[str, Split] = {}
+        names: dict[str, tuple[str, ...]] = {}
+        for name, content in archive_members(path, by_name):
+            layout, file = by_name[name], f"{path}: {name}"
+            if name == layout.names:
+                names[name] = _class_names(layout, content, classes, file)
+            else:
+                splits[name] = _images(layout, content, classes, file)
+
+        layout = self._find_layout(path, splits)
+        train, test = _join([splits[name] for name in layout.train]), splits[layout.test]
+        if (len(train), len(test)) != _OFFICIAL_SIZES:
+            _log.warning(
+                "%s: %d training and %d test images; the official %s has %d and %d",
+                *(path, len(train), len(test), self._name, *_OFFICIAL_SIZES),
+            )
+        return RawDataset(train=train, test=test, class_names=names.get(layout.names, self._class_names))
+
+    def _find_layout(self, path: Path, found: Collection[str]) -> CifarLayout:
+        """Return the version of which `found` has every file of images.
+
+        Raises:
+            UserError: There is none.
+        """
+        best = max(self._layouts, key=lambda layout: len(set(layout.images) & set(found)))
+        missing = [name for name in best.images if name not in found]
+        if missing:
+            expected = " or ".join(", ".join(layout.images) for layout in self._layouts)
+            raise UserError(
+                f"dataset.path={path}: expected the files of {self._name} ({expected}), "
+                f"received no {', '.join(missing)}; give the official archive or the folder it unpacks to"
+            )
+        return best
 
 
-_log = logging.getLogger(__name__)
-
-_PIXELS = 3 * 32 * 32
-
-_COARSE_CLASSES = 20  # CIFAR-100's superclasses, not used but there
-
-
-def read_cifar(source: Source, path: Path) -> RawDataset:
-    """Read an official archive, or the folder that it unpacks to, in either version.
-
-    Raises:
-        UserError: A file is missing, damaged, mislabelled or of another form.
-    """
-    by_name = {name: layout for layout in CIFAR[source] for name in (*layout.images, layout.names)}
-    classes = len(CLASS_NAMES[source])
-    splits: dict[str, Split] = {}
-    names: dict[str, tuple[str, ...]] = {}
-    for name, content in archive_members(path, by_name):
-        layout, file = by_name[name], f"{path}: {name}"
-        if name == layout.names:
-            names[name] = _class_names(layout, content, classes, file)
-        else:
-            splits[name] = _images(layout, content, classes, file)
-
-    layout = require_cifar_files(source, path, splits)
-    train, test = _joined([splits[name] for name in layout.train]), splits[layout.test]
-    received = (len(train), len(test))
-    if received != OFFICIAL_SIZES[source]:
-        _log.warning(
-            "%s: %d training and %d test images; the official %s has %d and %d",
-            *(path, *received, source.value, *OFFICIAL_SIZES[source]),
-        )
-    return RawDataset(
-        train=train,
-        test=test,
-        class_names=names.get(layout.names, CLASS_NAMES[source]),
-    )
+SOURCES = {name: CifarSource(name) for name in _CLASS_NAMES}
 
 
 def _images(layout: CifarLayout, content: bytes, classes: int, file: str) -> Split:
@@ -137,7 +183,7 @@ def _records(layout: CifarLayout, content: bytes, file: str) -> np.ndarray:
 
 
 def _arrays(batch: dict[str, Any], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, pixels) of an unpickled batch. Raises what is wrong with it, of any kind."""
+    """Return (labels, pixels) of an unpickled batch; raises any kind of error if it has another form."""
     missing = [name for name in ("data", key) if name not in batch]
     if missing:
         raise ValueError(f"no {' and no '.join(missing)} in it")
@@ -167,7 +213,7 @@ def _class_names(layout: CifarLayout, content: bytes, classes: int, file: str) -
     return tuple(names)
 
 
-def _joined(splits: list[Split]) -> Split:
+def _join(splits: list[Split]) -> Split:
     if len(splits) == 1:
         return splits[0]
     return Split(np.concatenate([s.images for s in splits]), np.concatenate([s.labels for s in splits]))

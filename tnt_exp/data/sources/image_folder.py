@@ -1,7 +1,4 @@
-"""Which folders of an image folder are classes, and which files in them are images."""
-
-# MERGED DOCS:
-# """Images of one's own, a folder a class: held in memory, or left in their files where they are too many."""
+"""The user's own images, one folder per class."""
 
 import hashlib
 import logging
@@ -14,43 +11,44 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import psutil
-from rich.console import Console
-from rich.progress import track
 
 from tnt_exp.config.dataset import DatasetConfig, OnError
 from tnt_exp.data.dataset import RawDataset, Split
-from tnt_exp.data.image_files import FileImages, decode_pixels, read_bytes, verify_image
-from tnt_exp.data.metadata import required_image_size
+from tnt_exp.data.metadata import DatasetInfo, required_path
+from tnt_exp.data.sources.source import DatasetSource
 from tnt_exp.errors import UserError, printable_name, wrap_read_errors
 from tnt_exp.hardware import cpu_count
+
+_log = logging.getLogger(__name__)
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _VALIDATION = ("val", "valid", "validation")
+_CHECKED_FILES_PER_TASK = 32
+_GIB = 2**30
 
 ClassFolders = tuple[tuple[int, Path], ...]  # class number and one of its folders
 
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """The classes, by name in rising order, and the folders of each part; None: the part is not there."""
+    """The classes, sorted by name, and the folders of each part; None: there is no such part."""
 
     class_names: tuple[str, ...]
     train: ClassFolders
     validation: ClassFolders | None = None
     test: ClassFolders | None = None
-    unread: tuple[str, ...] = ()  # folders beside train that are no part
+    unread: tuple[str, ...] = ()  # folders beside train that are not read
 
 
 def folder_layout(root: Path) -> FolderLayout:
     """Find the class folders of `root`.
 
-    `root` holds train/ with a folder a class (and test/, val/ with the same), or the class folders themselves.
+    `root` holds train/ with one folder per class (and test/, val/ with the same), or the class folders themselves.
     A class may itself be called "train": then that folder holds images, not folders.
 
     Raises:
-        UserError: Fewer than two classes, or a part has a class that training has not.
+        UserError: There are fewer than two classes, or a part has a class that training does not have.
     """
     top = _subfolders(root)
     parts = {name.lower(): folder for name, folder in top}
@@ -80,9 +78,9 @@ def folder_layout(root: Path) -> FolderLayout:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the image files in a folder and its subfolders, known by their suffix, in a fixed order.
+    """Yield the image files in a folder and its subfolders, recognised by their suffix, in a fixed order.
 
-    Hidden files and other files are passed over; links are followed, but not round in circles.
+    Hidden files and other files are skipped; links are followed, but never in circles.
 
     Raises:
         UserError: A folder cannot be listed.
@@ -113,9 +111,9 @@ def _subfolders(folder: Path) -> list[tuple[str, Path]]:
             for entry in folder.iterdir()
             if not entry.name.startswith(".")
             and entry.is_dir()
-            and not here.is_relative_to(entry.resolve())  # a link back up is no class
+            and not here.is_relative_to(entry.resolve())  # a link to a parent folder is not a class
         ]
-    # One spelling for accented letters, which macOS stores apart: the same data, the same classes.
+    # One spelling of accented letters (macOS stores them decomposed): the same data, the same classes.
     return sorted((unicodedata.normalize("NFC", printable_name(entry.name)), entry) for entry in entries)
 
 
@@ -139,36 +137,51 @@ def _numbered(names: tuple[str, ...], folders: list[tuple[str, Path]], part: Pat
     return tuple((names.index(name), folder) for name, folder in folders)
 
 
-_log = logging.getLogger(__name__)
+class ImageFolderSource(DatasetSource):
+    """Image files in one folder per class; held in memory, or decoded when they are needed if they are too many."""
 
-_CHECKED_FILES_PER_TASK = 32
+    own_keys = frozenset({"image_size", "channels", "memory_limit"})
 
-_GIB = 2**30
+    def info(self, config: DatasetConfig) -> DatasetInfo:
+        """See `DatasetSource`."""
+        return DatasetInfo(height=config.image_size, width=config.image_size, channels=config.channels)
+
+    def validate(self, config: DatasetConfig) -> None:
+        """See `DatasetSource`."""
+        if config.image_size is None:
+            raise UserError(
+                "dataset.image_size: expected a side in pixels for dataset=image_folder, received none; give it"
+            )
+        path = required_path(config)
+        if not path.is_dir():
+            raise UserError(
+                f"dataset.path={path}: expected a folder of class folders, received a file; unpack it first"
+            )
+        folder_layout(path)
+
+    def read(self, config: DatasetConfig) -> RawDataset:
+        """List the files (see `folder_layout`); images are read when they are taken."""
+        root = required_path(config)
+        folders = folder_layout(root)
+        for name in folders.unread:
+            _log.warning("%s: folder %s beside train is not read", printable_name(root), name)
+
+        def files(part: ClassFolders | None, name: str) -> "ImageFiles | None":
+            return None if part is None else ImageFiles(part, config, name)
+
+        return RawDataset(
+            train=ImageFiles(folders.train, config, "training images"),
+            validation=files(folders.validation, "validation images"),
+            test=files(folders.test, "test images"),
+            class_names=folders.class_names,
+        )
 
 
-def read_image_folder(root: Path, config: DatasetConfig) -> RawDataset:
-    """List a folder of class folders (see `layout`); images are read when they are taken.
-
-    Raises:
-        UserError: Not two classes, or a class without images.
-    """
-    folders = folder_layout(root)
-    for name in folders.unread:
-        _log.warning("%s: folder %s beside train is not read", printable_name(root), name)
-
-    def files(part: ClassFolders | None, name: str) -> "ImageFiles | None":
-        return None if part is None else ImageFiles(part, config, name)
-
-    return RawDataset(
-        train=ImageFiles(folders.train, config, "training images"),
-        validation=files(folders.validation, "validation images"),
-        test=files(folders.test, "test images"),
-        class_names=folders.class_names,
-    )
+SOURCES = {"image_folder": ImageFolderSource()}
 
 
 class ImageFiles:
-    """Image files with their classes; a `Part` that is read only where it is taken.
+    """Image files with their classes; a `LazySplit`.
 
     Attributes:
         labels: int32 (files,).
@@ -176,7 +189,7 @@ class ImageFiles:
 
     def __init__(self, folders: ClassFolders, config: DatasetConfig, name: str) -> None:
         self._config, self._name = config, name
-        self._size = required_image_size(config)
+        self._size = int(config.image_size or 0)  # validated
         self._files: list[Path] = []
         labels: list[int] = []
         for label, folder in folders:
@@ -194,14 +207,16 @@ class ImageFiles:
         return len(self._files)
 
     def take(self, positions: np.ndarray) -> Split:
-        """Read the files at `positions`; shorter than these where unreadable ones are skipped.
+        """Read the files at `positions`; unreadable ones are left out if `on_error` is skip.
 
         Images that need more than `dataset.memory_limit` stay in their files: every file is read once and checked, so
-        that one that is damaged is found here, not in the middle of training.
+        that a damaged one is found here and not in the middle of training.
 
         Raises:
-            UserError: A file is unreadable and `on_error` is stop, nothing is left, or memory would not do.
+            UserError: A file is unreadable and `on_error` is stop, no image is left, or memory does not suffice.
         """
+        from tnt_exp.data.image_files import FileImages  # Pillow is slow to import
+
         shape = (len(positions), self._size, self._size, self._config.channels)
         held = np.prod(shape, dtype=object) <= self._config.memory_limit * _GIB
         _check_memory(shape if held else (1, *shape[1:]))
@@ -236,13 +251,15 @@ class ImageFiles:
                 _log.warning("left out: %s", error)
                 readable[index] = False
         finally:
-            pool.shutdown(cancel_futures=True)  # an error or Ctrl-C waits for no more than is being decoded
+            pool.shutdown(cancel_futures=True)  # an error or Ctrl-C waits only for what is being decoded
         return hashes, readable
 
     def _unreadable(
         self, files: list[Path], images: np.ndarray | None, hashes: np.ndarray, pool: ThreadPoolExecutor, title: str
     ) -> Iterator[tuple[int, UserError]]:
-        """Fill `images` and `hashes`; yield (index, error) of the unreadable, in order."""
+        """Fill `images` and `hashes`; yield (index, error) of the unreadable files, in order."""
+        from tnt_exp.data.image_files import decode_pixels, read_bytes, verify_image
+
         size, channels = self._size, self._config.channels
 
         def one(index: int) -> None:
@@ -262,6 +279,9 @@ class ImageFiles:
                     errors.append((index, error))
             return errors
 
+        from rich.console import Console  # slow to import
+        from rich.progress import track
+
         starts = range(0, len(files), _CHECKED_FILES_PER_TASK)
         done = track(
             pool.map(some, starts),
@@ -274,6 +294,8 @@ class ImageFiles:
 
 
 def _check_memory(shape: tuple[int, ...]) -> None:
+    import psutil  # slow to import
+
     needed, free = int(np.prod(shape, dtype=object)), psutil.virtual_memory().available
     if needed > free:
         raise UserError(

@@ -6,69 +6,117 @@ from pathlib import Path
 
 import numpy as np
 
-from tnt_exp.config.dataset import Source
+from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import RawDataset, Split, make_split
-from tnt_exp.data.metadata import CLASS_NAMES
+from tnt_exp.data.metadata import DatasetInfo, official_info, optional_path
 from tnt_exp.data.sources.archives import find_files
-from tnt_exp.data.sources.npz import image_label_pair, read_npz_arrays
+from tnt_exp.data.sources.download import download
+from tnt_exp.data.sources.npz import image_label_pair, read_npz_arrays, require_npz_file
+from tnt_exp.data.sources.source import DatasetSource
 from tnt_exp.errors import UserError, wrap_read_errors
 
-# Each as it is or with .gz behind: training images and labels, test images and labels.
-MNIST = (
+_SIDE = 28
+_OFFICIAL_TRAIN = 60_000
+
+# Each as it is or with the suffix .gz: training images and labels, test images and labels.
+_IDX_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
 
+_CLASS_NAMES = {
+    "mnist": tuple("0123456789"),
+    "fashion_mnist": (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+}
 
-def require_mnist_files(path: Path) -> tuple[Path, ...]:
-    """The four files of a folder, in the order of `MNIST`.
+
+class MnistSource(DatasetSource):
+    """MNIST or Fashion-MNIST: a folder of the four idx files, a mnist.npz, or a download by Keras.
+
+    Args:
+        name: "mnist" or "fashion_mnist".
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._class_names = _CLASS_NAMES[name]
+
+    def info(self, config: DatasetConfig) -> DatasetInfo:
+        """See `DatasetSource`."""
+        return official_info(config, (_SIDE, _SIDE, 1), len(self._class_names), _OFFICIAL_TRAIN)
+
+    def validate(self, config: DatasetConfig) -> None:
+        """See `DatasetSource`."""
+        path = optional_path(config)
+        if path is not None and path.is_dir():
+            _find_idx_files(path)
+        elif path is not None:
+            require_npz_file(path)
+
+    def read(self, config: DatasetConfig) -> RawDataset:
+        """See `DatasetSource`."""
+        path, classes = optional_path(config), len(self._class_names)
+        if path is None:
+            return download(self._name, self._class_names)
+        if path.is_dir():
+            train_images, train_labels, test_images, test_labels = _find_idx_files(path)
+            train = (_read_idx(train_images, 3)[..., None], _read_idx(train_labels, 1))
+            test = (_read_idx(test_images, 3)[..., None], _read_idx(test_labels, 1))
+            files = (train_images, test_images)
+        else:
+            train, test = _read_npz(path)
+            files = (path, path)
+        return RawDataset(
+            train=_split(train, classes, files[0]), test=_split(test, classes, files[1]), class_names=self._class_names
+        )
+
+
+SOURCES = {name: MnistSource(name) for name in _CLASS_NAMES}
+
+_Pair = tuple[np.ndarray, np.ndarray]
+
+
+def _find_idx_files(path: Path) -> tuple[Path, ...]:
+    """Return the four files of a folder, in the order of `_IDX_FILES`.
 
     Raises:
         UserError: One is missing.
     """
-    found = find_files(path, [*MNIST, *(f"{name}.gz" for name in MNIST)])
-    files = [found.get(name) or found.get(f"{name}.gz") for name in MNIST]
-    missing = [name for name, file in zip(MNIST, files, strict=True) if file is None]
+    found = find_files(path, [*_IDX_FILES, *(f"{name}.gz" for name in _IDX_FILES)])
+    files = [found.get(name) or found.get(f"{name}.gz") for name in _IDX_FILES]
+    missing = [name for name, file in zip(_IDX_FILES, files, strict=True) if file is None]
     if missing:
         raise UserError(
-            f"dataset.path={path}: expected {', '.join(MNIST)} (each may end in .gz), "
+            f"dataset.path={path}: expected {', '.join(_IDX_FILES)} (each may end in .gz), "
             f"received no {', '.join(missing)}; give the folder of the official files, or an mnist.npz"
         )
     return tuple(file for file in files if file is not None)
 
 
-_SIDE = 28
-
-
-def read_mnist(source: Source, path: Path) -> RawDataset:
-    """Read a folder of the four idx files, each gzipped or not, or one .npz.
-
-    Raises:
-        UserError: A file is missing, damaged, mislabelled or of another form.
-    """
-    names = CLASS_NAMES[source]
-    if path.is_dir():
-        train_images, train_labels, test_images, test_labels = require_mnist_files(path)
-        train = (_idx(train_images, 3)[..., None], _idx(train_labels, 1))
-        test = (_idx(test_images, 3)[..., None], _idx(test_labels, 1))
-        sources = (train_images, test_images)
-    else:
-        arrays = read_npz_arrays(path)
-        first, second = (
-            image_label_pair(arrays, "x_train", "y_train", path),
-            image_label_pair(arrays, "x_test", "y_test", path),
+def _read_npz(path: Path) -> tuple[_Pair, _Pair]:
+    """Return (training, test) images and labels of Keras' mnist.npz."""
+    arrays = read_npz_arrays(path)
+    train = image_label_pair(arrays, "x_train", "y_train", path)
+    test = image_label_pair(arrays, "x_test", "y_test", path)
+    if train is None or test is None:
+        raise UserError(
+            f"{path}: expected arrays x_train, y_train, x_test, y_test, "
+            f"received {', '.join(sorted(arrays)) or 'none'}; dataset=npz reads others"
         )
-        if first is None or second is None:
-            raise UserError(
-                f"{path}: expected arrays x_train, y_train, x_test, y_test, "
-                f"received {', '.join(sorted(arrays)) or 'none'}; dataset=npz reads others"
-            )
-        train, test, sources = first, second, (path, path)
-    return RawDataset(
-        train=_split(train, len(names), sources[0]), test=_split(test, len(names), sources[1]), class_names=names
-    )
+    return train, test
 
 
 def _split(arrays: tuple[np.ndarray, np.ndarray], classes: int, file: Path) -> Split:
@@ -81,8 +129,8 @@ def _split(arrays: tuple[np.ndarray, np.ndarray], classes: int, file: Path) -> S
     return make_split(images, labels, classes, file)
 
 
-def _idx(file: Path, dimensions: int) -> np.ndarray:
-    """An idx file of unsigned bytes: two zeros, type 8, number of dimensions, big-endian sizes, the bytes."""
+def _read_idx(file: Path, dimensions: int) -> np.ndarray:
+    """Read an idx file of unsigned bytes: two zeros, type 8, number of dimensions, big-endian sizes, the bytes."""
     with wrap_read_errors(file):
         content = file.read_bytes()
         if file.suffix == ".gz":

@@ -1,40 +1,64 @@
-"""Arrays of one's own, in NumPy's .npz."""
+"""The user's own arrays, in NumPy's .npz format."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import RawDataset, make_split
+from tnt_exp.data.metadata import DatasetInfo, required_path
+from tnt_exp.data.sources.source import DatasetSource
 from tnt_exp.errors import UserError, wrap_read_errors
 
 
-def read_npz(path: Path) -> RawDataset:
-    """Read `x_train`, `y_train` (and `x_test`, `y_test`), or `images`, `labels`; `class_names` where it is there.
+class NpzSource(DatasetSource):
+    """A .npz file with `x_train`, `y_train` (and `x_test`, `y_test`), or `images`, `labels`; optionally `class_names`.
 
-    Images are uint8 (images, height, width) or (images, height, width, 1 or 3), labels whole numbers from 0.
-
-    Raises:
-        UserError: A key is missing, or an array is damaged or of another form.
+    Images are uint8 (images, height, width) or (images, height, width, 1 or 3), labels integers from 0.
     """
-    arrays = read_npz_arrays(path)
-    train = image_label_pair(arrays, "x_train", "y_train", path) or image_label_pair(arrays, "images", "labels", path)
-    if train is None:
-        raise UserError(
-            f"{path}: expected arrays x_train and y_train, or images and labels, "
-            f"received {', '.join(sorted(arrays)) or 'none'}; name them so"
+
+    def info(self, config: DatasetConfig) -> DatasetInfo:
+        """Nothing is known before the file is read."""
+        return DatasetInfo()
+
+    def validate(self, config: DatasetConfig) -> None:
+        """See `DatasetSource`."""
+        require_npz_file(required_path(config))
+
+    def read(self, config: DatasetConfig) -> RawDataset:
+        """See `DatasetSource`."""
+        path = required_path(config)
+        arrays = read_npz_arrays(path)
+        train = image_label_pair(arrays, "x_train", "y_train", path)
+        train = train or image_label_pair(arrays, "images", "labels", path)
+        if train is None:
+            raise UserError(
+                f"{path}: expected arrays x_train and y_train, or images and labels, "
+                f"received {', '.join(sorted(arrays)) or 'none'}; name them so"
+            )
+        test = image_label_pair(arrays, "x_test", "y_test", path)
+        if test is not None and test[0].shape[1:] != train[0].shape[1:]:
+            raise UserError(
+                f"{path}: x_test: expected images of shape {train[0].shape[1:]} as in training, "
+                f"received {test[0].shape[1:]}; resize them first"
+            )
+        names = _class_names(arrays, train[1], path)
+        return RawDataset(
+            train=make_split(*train, len(names), path),
+            test=None if test is None else make_split(*test, len(names), f"{path}: test"),
+            class_names=names,
         )
-    test = image_label_pair(arrays, "x_test", "y_test", path)
-    if test is not None and test[0].shape[1:] != train[0].shape[1:]:
-        raise UserError(
-            f"{path}: x_test: expected images of shape {train[0].shape[1:]} as in training, "
-            f"received {test[0].shape[1:]}; resize them first"
-        )
-    names = _class_names(arrays, train[1], path)
-    return RawDataset(
-        train=make_split(*train, len(names), path),
-        test=None if test is None else make_split(*test, len(names), f"{path}: test"),
-        class_names=names,
-    )
+
+
+SOURCES = {"npz": NpzSource()}
+
+
+def require_npz_file(path: Path) -> None:
+    """Raise UserError if a path is not a .npz file."""
+    if path.is_dir() or not zipfile.is_zipfile(path):
+        received = "a folder" if path.is_dir() else "another file"
+        raise UserError(f"dataset.path={path}: expected an .npz file, received {received}")
 
 
 def read_npz_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -1,8 +1,8 @@
-"""Pickles of plain data and byte arrays, read without running anything of theirs.
+"""Pickles of plain data and byte arrays, read without running anything in them.
 
-The Python version of CIFAR is a pickle, and a pickle is a program. Here the only names it may
-call are stand-ins below: they keep what the pickle says of an array and do nothing. NumPy itself
-never sees the pickle's state; the array is made afterwards, from checked bytes.
+The Python version of CIFAR is a pickle, and a pickle is a program. The only names that it may call here are the
+replacements below: they keep what the pickle says about an array, and do nothing. NumPy never sees the pickle's state;
+the array is made afterwards, from checked bytes.
 """
 
 import io
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Pixels:
-    """Stands in for `numpy.ndarray`, and for the functions that rebuild one."""
+    """Replaces `numpy.ndarray`, and the functions that rebuild one."""
 
     shape: Any = None
     dtype: Any = None
@@ -29,10 +29,10 @@ class Pixels:
         _, self.shape, self.dtype, self.fortran, self.content = state
 
     def array(self) -> np.ndarray:
-        """The array, uint8.
+        """Return the array, uint8.
 
         Raises:
-            ValueError, TypeError: It is no array of bytes, or bytes and shape disagree.
+            ValueError, TypeError: It is not an array of bytes, or bytes and shape disagree.
         """
         if not isinstance(self.dtype, _DType) or self.dtype.name not in ("u1", "uint8"):
             raise ValueError("an array of another type than uint8")
@@ -42,24 +42,24 @@ class Pixels:
 
 
 class _Buffer(Pixels):
-    """Stands in for `_frombuffer`, which rebuilds an array under protocol 5."""
+    """Replaces `_frombuffer`, which rebuilds an array under protocol 5."""
 
     def __init__(self, content: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> None:
         self.content, self.dtype, self.shape, self.fortran = content, dtype, shape, order == "F"
 
 
 class _DType:
-    """Stands in for `numpy.dtype`."""
+    """Replaces `numpy.dtype`."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         self.name = name.decode() if isinstance(name, bytes) else name
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and the like: of no interest for single bytes."""
+        """Ignore byte order and the like, which single bytes do not have."""
 
 
 class _Encode:
-    """Stands in for `_codecs.encode`, as which Python 3 writes bytes under protocols 0 to 2."""
+    """Replaces `_codecs.encode`, with which Python 3 writes bytes under protocols 0 to 2."""
 
     def __new__(cls, text: str, encoding: str) -> bytes:  # type: ignore[misc]
         if encoding != "latin1":
@@ -70,7 +70,7 @@ class _Encode:
         """Never called; without it, a pickle could set attributes of this class."""
 
 
-_ADMITTED = {
+_ALLOWED = {
     ("numpy", "ndarray"): Pixels,
     ("numpy", "dtype"): _DType,
     ("numpy.core.multiarray", "_reconstruct"): Pixels,
@@ -84,7 +84,7 @@ _ADMITTED = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ADMITTED[module, name]
+            return _ALLOWED[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"refused: the pickle asks for {module}.{name}") from None
 
@@ -98,10 +98,10 @@ def _check_memory(content: bytes) -> None:
 
 
 def safe_unpickle(content: bytes) -> dict[str, Any]:
-    """The dictionary in a pickle, keys as text, arrays as `Pixels`.
+    """Return the dictionary in a pickle, keys as text, arrays as `Pixels`.
 
     Raises:
-        Exception: Nearly any kind, where the pickle is damaged or asks for more than plain data.
+        Exception: Nearly any kind, if the pickle is damaged or asks for more than plain data.
     """
     _check_memory(content)
     value = _Unpickler(io.BytesIO(content), encoding="bytes").load()

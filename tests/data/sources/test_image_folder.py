@@ -199,7 +199,7 @@ def test_memory_is_asked_for_before_it_is_taken(tmp_path: Path) -> None:
 
 
 def test_an_early_error_does_not_wait_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tnt_exp.data.sources import image_folder
+    from tnt_exp.data import image_files
 
     decoded = []
 
@@ -210,7 +210,7 @@ def test_an_early_error_does_not_wait_for_the_rest(tmp_path: Path, monkeypatch: 
         time.sleep(0.001)
         return np.zeros((size, size, channels), np.uint8)
 
-    monkeypatch.setattr(image_folder, "decode_pixels", slowly)
+    monkeypatch.setattr(image_files, "decode_pixels", slowly)
     for name in "ab":
         (tmp_path / name).mkdir()
         for image in range(1000):

@@ -112,7 +112,7 @@ def test_no_more_is_decoded_ahead_than_is_said(photos: Path, monkeypatch: pytest
     before = set(threading.enumerate())
     files = sorted(photos.rglob("*.png")) * 100
     images = FileImages(files, 8, 3)
-    stream = images.ahead([slice(first, first + 10) for first in range(0, 1000, 10)])
+    stream = images.prefetch([slice(first, first + 10) for first in range(0, 1000, 10)])
     for expected in (20, 30):  # what was yielded, and one more selection: 16 images or more would wait
         next(stream)
         give_up = time.monotonic() + 60
