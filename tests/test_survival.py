@@ -153,7 +153,7 @@ def test_killed_run_is_found_mended_and_resumed(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     said = tnt(elsewhere, "resume", str(run_id), "--uri", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert "going on" in said
+    assert "resuming" in said
     assert query(tmp_path, "SELECT status FROM runs") == [("FINISHED",)]
     assert not (elsewhere / "mlflow.db").exists()
 
@@ -188,7 +188,7 @@ def test_full_disk_is_one_line_and_leaves_the_checkpoints(tmp_path: Path) -> Non
     assert result(run)["status"] == "FAILED"
     assert "no space left on the disk" in str(result(run)["error"])
     assert [file.name for file in run.rglob(".part.*")] == []
-    assert "going on" in tnt(tmp_path, "train", *wide, "schedule=constant")
+    assert "resuming" in tnt(tmp_path, "train", *wide, "schedule=constant")
     assert result(run)["status"] == "FINISHED"
 
 
@@ -227,8 +227,8 @@ def test_loss_that_is_not_finite_goes_back_where_that_is_asked_for(tmp_path: Pat
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_signal_before_the_run_begins_has_its_exit_code(tmp_path: Path, number: signal.Signals, code: int) -> None:
     child = (
-        f"import os, sys\nfrom tnt_exp import check\n"
-        f"check.check = lambda config: os.kill(os.getpid(), {int(number)})\n"
+        f"import os, sys\nfrom tnt_exp import preflight\n"
+        f"preflight.preflight = lambda config: os.kill(os.getpid(), {int(number)})\n"
         "from tnt_exp.cli import main\nsys.exit(main(['train']))\n"
     )
     assert subprocess.run([sys.executable, "-c", child], cwd=tmp_path, timeout=60).returncode == code

@@ -72,7 +72,7 @@ def test_five_ways_to_fail_leave_the_other_seven_alone(folder: Any) -> None:
 def test_a_failed_point_is_tried_again_in_its_folder(folder: Any) -> None:
     text = folder.run("seed=0,1,5", "tracking.run_name=failures", "sweep.retries=2", code=1)
     assert folder.begins() == {0: 3, 1: 3, 2: 1}
-    assert text.count("| again |") == 4
+    assert text.count("| retry |") == 4
 
 
 def test_fail_fast_starts_nothing_after_a_failure(folder: Any) -> None:

@@ -121,7 +121,7 @@ def test_the_story_told_by_mlflow_is_that_of_the_folder(finished: Any) -> None:
     folder = finished
     here = results.load_results(SweepStudy.open(folder.sweep))
     there = results.load_results_from_mlflow(f"sqlite:///{folder.path / 'mlflow.db'}", folder.sweep.name)
-    assert [(row.job, row.state, row.command, row.directory) for row in here.rows] == [
-        (row.job, row.state, row.command, row.directory) for row in there.rows
+    assert [(row.job, row.state, row.command, row.place) for row in here.rows] == [
+        (row.job, row.state, row.command, row.place) for row in there.rows
     ]
     assert here.objective == there.objective

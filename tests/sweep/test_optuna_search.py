@@ -80,7 +80,7 @@ def search(folder: Path, settings: SweepConfig, parallel: int = 1, stop: int | N
         else:
             value = sign * objective(study.config(trial))
             end(study, trial, {"status": "FINISHED", "metrics": {"val/accuracy": value}})
-        found.ended(trial)
+        found.on_trial_end(trial)
         ended += 1
 
 

@@ -124,7 +124,7 @@ def test_a_dry_run_shows_the_points_and_writes_nothing(
     text = capsys.readouterr().out
     assert text.splitlines()[0].split()[:4] == ["job", "model.embed_dim", "parameters", "MACs"]
     assert "left out: model=tiny model.embed_dim=33" in text
-    assert "2 points" in text
+    assert "2 trials" in text
     assert main(["train", "-m", "sweep=recipe", "model=tiny", "--dry-run"]) == 0
     assert "24 trials, 1 at once, random" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

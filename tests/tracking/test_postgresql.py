@@ -18,7 +18,7 @@ from tracking.servers import Server, free_port, points, runs, sync
 from tnt_exp.run_folder import ARTIFACTS
 from tnt_exp.tracking.outbox import Outbox
 
-pytestmark = [pytest.read_cursor.postgresql, pytest.read_cursor.timeout(600)]
+pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(600)]
 
 FAKE_TRAIN = Path(__file__).parents[1] / "sweep/fake_train.py"
 
