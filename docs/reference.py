@@ -26,7 +26,7 @@ Every key, its default and what it means; written from `tnt_exp/config/` and `co
 `tnt-exp train --cfg job` prints what a command comes to.
 """
 
-_SIGNS = {"above": "above", "least": "at least", "below": "below", "most": "at most"}
+_SIGNS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
 def page() -> str:

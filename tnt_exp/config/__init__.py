@@ -1,4 +1,4 @@
-"""Typed configuration. Imports no other room and nothing slow."""
+"""The typed configuration. Imports nothing slow."""
 
 from tnt_exp.config.schema import GROUPS, Config
 

@@ -32,34 +32,36 @@ class AugmentationConfig:
 
     name: str = config_field("none", "preset name, a tag of the run")
     fill: Fill = config_field(Fill.constant, "what lies outside the image")
-    horizontal_flip: float = config_field(0.0, "probability of a left-right flip", least=0, most=1)
-    vertical_flip: float = config_field(0.0, "probability of an up-down flip", least=0, most=1)
-    rotation: float = config_field(0.0, "largest rotation either way, degrees", least=0, most=180)
+    horizontal_flip: float = config_field(0.0, "probability of a left-right flip", ge=0, le=1)
+    vertical_flip: float = config_field(0.0, "probability of an up-down flip", ge=0, le=1)
+    rotation: float = config_field(0.0, "largest rotation either way, degrees", ge=0, le=180)
     zoom: float = config_field(
-        0.0, "largest change of height and of width (drawn apart), part of the size", least=0, below=1
+        0.0, "largest change of height and of width (drawn separately), fraction of the size", ge=0, lt=1
     )
-    shear: float = config_field(0.0, "largest shear either way along x and along y, degrees", least=0, below=90)
-    translation: float = config_field(0.0, "largest shift either way, part of the size", least=0, most=1)
-    crop_padding: int = config_field(0, "pad by this many source pixels, then crop at random", least=0)
+    shear: float = config_field(0.0, "largest shear either way along x and along y, degrees", ge=0, lt=90)
+    translation: float = config_field(0.0, "largest shift either way, fraction of the size", ge=0, le=1)
+    crop_padding: int = config_field(0, "pad by this many source pixels, then crop at random", ge=0)
     crop_scale: list[float] | None = config_field(
-        None, "random resized crop: smallest and largest part of the area; null: off", above=0, most=1
+        None, "random resized crop: smallest and largest fraction of the area; null: off", gt=0, le=1
     )
     crop_ratio: list[float] = config_field(
-        [0.75, 4 / 3], "random resized crop: smallest and largest width / height", above=0
+        [0.75, 4 / 3], "random resized crop: smallest and largest width / height", gt=0
     )
-    brightness: float = config_field(0.0, "factor within 1 +- this", least=0)
-    contrast: float = config_field(0.0, "factor within 1 +- this", least=0)
-    saturation: float = config_field(0.0, "factor within 1 +- this", least=0)
-    hue: float = config_field(0.0, "largest turn either way, part of the colour circle", least=0, most=0.5)
+    brightness: float = config_field(0.0, "factor within 1 +- this", ge=0)
+    contrast: float = config_field(0.0, "factor within 1 +- this", ge=0)
+    saturation: float = config_field(0.0, "factor within 1 +- this", ge=0)
+    hue: float = config_field(0.0, "largest rotation either way, fraction of the colour circle", ge=0, le=0.5)
     policy: Policy = config_field(Policy.none, "a published policy of random operations")
-    policy_magnitude: float = config_field(9.0, "RandAugment m, of 10", least=0, most=10)
-    policy_operations: int = config_field(2, "RandAugment n, operations an image", least=1)
-    policy_magnitude_std: float = config_field(0.0, "RandAugment mstd, deviation of the magnitude", least=0)
+    policy_magnitude: float = config_field(9.0, "RandAugment m, of 10", ge=0, le=10)
+    policy_operations: int = config_field(2, "RandAugment n, operations per image", ge=1)
+    policy_magnitude_std: float = config_field(0.0, "RandAugment mstd, deviation of the magnitude", ge=0)
     policy_increasing: bool = config_field(True, "RandAugment inc: every operation grows with the magnitude")
-    erasing: float = config_field(0.0, "probability of random erasing (arXiv 1708.04896)", least=0, most=1)
-    repeats: int = config_field(1, "times each image is in a batch, changed each time anew (arXiv 1901.09335)", least=1)
-    mixup: float = config_field(0.0, "alpha of MixUp (arXiv 1710.09412); 0: off", least=0)
-    cutmix: float = config_field(0.0, "alpha of CutMix (arXiv 1905.04899); 0: off", least=0)
-    cutmix_probability: float = config_field(0.5, "CutMix rather than MixUp where both are on", least=0, most=1)
-    mix_probability: float = config_field(1.0, "probability that a batch is mixed at all", least=0, most=1)
-    mix_off_epochs: int = config_field(0, "last epochs without mixing", least=0)
+    erasing: float = config_field(0.0, "probability of random erasing (arXiv 1708.04896)", ge=0, le=1)
+    repeats: int = config_field(
+        1, "how often each image is in a batch, augmented anew each time (arXiv 1901.09335)", ge=1
+    )
+    mixup: float = config_field(0.0, "alpha of MixUp (arXiv 1710.09412); 0: off", ge=0)
+    cutmix: float = config_field(0.0, "alpha of CutMix (arXiv 1905.04899); 0: off", ge=0)
+    cutmix_probability: float = config_field(0.5, "CutMix rather than MixUp where both are on", ge=0, le=1)
+    mix_probability: float = config_field(1.0, "probability that a batch is mixed at all", ge=0, le=1)
+    mix_off_epochs: int = config_field(0, "last epochs without mixing", ge=0)

@@ -26,27 +26,27 @@ CONFIG_NAME = "train"
 
 
 def conf_dir() -> Path:
-    """The shipped configuration: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the shipped configuration: in the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
 
 
 def register() -> None:
-    """Make the schema known to Hydra, as `base_config` and `base_<group>`, and the resolver of run folder names."""
+    """Register the schema with Hydra, as `base_config` and `base_<group>`, and the resolvers for run folder names."""
     store = ConfigStore.instance()
     store.store(name="base_config", node=Config)
     for group, section in GROUPS.items():
         store.store(group=group, name=f"base_{group}", node=section)
     store.store(group="sweep", name="base_sweep", node=SweepConfig)
     store.store(group="hydra/launcher", name="local", node=LauncherConfig)
-    # Cached by Hydra's configuration, so that one command has one id; random, because time stamps collide.
+    # Cached, so that one command has one id; random, because time stamps of parallel commands can be equal.
     OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 
 
 def run_folder(name: str | None, resume: Resume, unnamed: str) -> str:
-    """The folder of a run: its name, or a new name where a run has none or must not be continued."""
+    """Return the folder of a run: its name, or a new name if it has none or must not be continued."""
     if name is None:
         return unnamed
     if resume is not Resume.never:
@@ -57,11 +57,11 @@ def run_folder(name: str | None, resume: Resume, unnamed: str) -> str:
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config:
-    """Compose, convert and type-check; cross-field rules are in `tnt_exp.config.validation`.
+    """Compose, convert and type-check; the rules between keys are in `tnt_exp.config.validation`.
 
     Args:
         overrides: Hydra overrides, `model.depth=8`.
-        config_dir: A folder of the user's own groups, in front of the shipped ones.
+        config_dir: The folder of the user's own config groups, searched before the shipped ones.
 
     Raises:
         UserError: A key, a group, an option or a value is wrong.
@@ -70,7 +70,7 @@ def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Con
 
 
 def compose_cfg(overrides: Sequence[str] = (), config_dir: str | None = None) -> DictConfig:
-    """What Hydra composes, names checked and types not yet.
+    """Return what Hydra composes: names are checked, types not yet.
 
     Raises:
         UserError: A key, a group or an option is wrong.
@@ -79,8 +79,8 @@ def compose_cfg(overrides: Sequence[str] = (), config_dir: str | None = None) ->
     parsed = [parse_override(override) for override in overrides]
     for override in parsed:
         check_override_key(override, config_dir)
-    # hydra.* decides where a job runs and is Hydra's to read; compose() itself would refuse it.
-    own = [text for text, override in zip(overrides, parsed, strict=True) if not _hydras_own(override)]
+    # hydra.* decides where a run goes; Hydra reads it elsewhere, and compose() would refuse it.
+    own = [text for text, override in zip(overrides, parsed, strict=True) if not _is_hydra_override(override)]
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -90,7 +90,7 @@ def compose_cfg(overrides: Sequence[str] = (), config_dir: str | None = None) ->
 
 
 def to_config(cfg: DictConfig) -> Config:
-    """The typed configuration of what Hydra composed.
+    """Return the typed configuration of what Hydra composed.
 
     Raises:
         UserError: A mandatory value is missing, or a value has the wrong type.
@@ -108,7 +108,7 @@ def to_config(cfg: DictConfig) -> Config:
 
 
 def load_config(file: Path) -> Config:
-    """The configuration that a run folder's `config.yaml` holds.
+    """Return the configuration in a run folder's `config.yaml`.
 
     Raises:
         UserError: It does not fit the schema.
@@ -120,7 +120,7 @@ def load_config(file: Path) -> Config:
 
 
 def parse_override(text: str) -> Override:
-    """One override.
+    """Parse one override.
 
     Raises:
         UserError: It is not of the form KEY=VALUE.
@@ -134,27 +134,27 @@ def parse_override(text: str) -> Override:
         ) from error
 
 
-def _hydras_own(override: Override) -> bool:
+def _is_hydra_override(override: Override) -> bool:
     return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
 
 
 def options(group: str, config_dir: str | None = None) -> list[str]:
-    """The names a group offers, from the shipped folder and the user's."""
+    """Return the options of a group, from the shipped folder and the user's own."""
     folders = [conf_dir()] + ([Path(config_dir)] if config_dir else [])
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
 def check_override_key(override: Override, config_dir: str | None = None) -> None:
-    """Raise `UserError` when the override's key, group or option does not exist."""
+    """Raise `UserError` if the override's key, group or option does not exist."""
     name = override.key_or_group
-    if _hydras_own(override):
+    if _is_hydra_override(override):
         return
     if override.is_delete():
         raise UserError(f"~{name}: expected KEY=VALUE, received a deletion; every key has a value here.")
     groups = [*GROUPS, "experiment"]
     if name in groups:
         offered = options(name, config_dir)
-        for value in _chosen(override):
+        for value in _selected_options(override):
             if value is not None and value not in offered:
                 raise UserError(
                     f"{name}={value}: expected one of {', '.join(offered)}; received {value}."
@@ -171,7 +171,7 @@ def check_override_key(override: Override, config_dir: str | None = None) -> Non
         raise UserError(f"+{name}: expected a new key, but this one exists. Write {name}=VALUE without the +.")
 
 
-def _chosen(override: Override) -> list[Any]:
+def _selected_options(override: Override) -> list[Any]:
     if override.is_sweep_override():
         values: list[Any] = [*override.sweep_string_iterator()] if override.is_discrete_sweep() else []
     else:
@@ -184,7 +184,7 @@ _FULL_KEY = re.compile(r"full_key: (\S+)")
 
 
 def to_user_error(error: Exception) -> UserError:
-    """The one line that a composition error comes down to: key, expected, received, what to do."""
+    """Return a composition error as one line: key, expected, received, what to do."""
     cause: BaseException = error
     while cause.__cause__ is not None and isinstance(cause, ConfigCompositionException):
         cause = cause.__cause__

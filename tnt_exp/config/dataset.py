@@ -32,21 +32,21 @@ class DatasetConfig:
     name: Source = config_field(Source.digits, "where images come from")
     path: str | None = config_field(None, "archive, folder or file on disk; null: bundled, or downloaded by Keras")
     image_size: int | None = config_field(
-        None, "image_folder: side to which images are cropped and resized, pixels", least=1
+        None, "image_folder: side to which images are cropped and resized, pixels", ge=1
     )
-    channels: int = config_field(3, "image_folder: 1 (grey) or 3 (RGB)", least=1, most=3)
+    channels: int = config_field(3, "image_folder: 1 (grey) or 3 (RGB)", ge=1, le=3)
     validation_fraction: float = config_field(
-        0.1, "part of the training images kept for choosing the epoch", least=0, below=1
+        0.1, "fraction of the training images kept to choose the epoch", ge=0, lt=1
     )
     test_fraction: float = config_field(
-        0.2, "digits, image_folder, npz without a test part: part kept for the test", above=0, below=1
+        0.2, "digits, image_folder, npz without a test part: fraction kept for the test", gt=0, lt=1
     )
-    split_seed: int = config_field(0, "seed of the splits, apart from the training seed", least=0)
-    train_limit: int | None = config_field(None, "use only this many training images (stratified); null: all", least=1)
+    split_seed: int = config_field(0, "seed of the splits, apart from the training seed", ge=0)
+    train_limit: int | None = config_field(None, "use only this many training images (stratified); null: all", ge=1)
     memory_limit: float = config_field(
         4.0,
-        "image_folder: a part that needs more is decoded ahead of each step instead of held in memory, GiB",
-        least=0,
+        "image_folder: a split that needs more is decoded ahead of each step instead of held in memory, GiB",
+        ge=0,
     )
     on_error: OnError = config_field(
         OnError.stop, "image_folder: an unreadable image stops the run or is skipped and counted"

@@ -1,4 +1,4 @@
-"""How a field of the schema carries its documentation and its bounds."""
+"""Fields of the schema, with their documentation and bounds."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -9,20 +9,20 @@ def config_field(
     default: Any,
     doc: str,
     *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
 ) -> Any:
-    """A dataclass field with a default, a line of documentation and optional bounds.
+    """Return a dataclass field with a default, a line of documentation and optional bounds.
 
     Args:
         default: The default; a list is copied for each instance.
-        doc: One line, with the unit where there is one.
-        above, below: Exclusive bounds of a number (or of each number of a list).
-        least, most: Inclusive bounds.
+        doc: One line, with the unit if there is one.
+        gt, lt: Exclusive bounds of a number (or of each number of a list).
+        ge, le: Inclusive bounds.
     """
-    bounds = {"above": above, "least": least, "below": below, "most": most}
+    bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le}
     metadata = {"doc": doc, "bounds": {k: v for k, v in bounds.items() if v is not None}}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
@@ -30,15 +30,15 @@ def config_field(
 
 
 _COMPARE: dict[str, tuple[str, Callable[[Any, float], bool]]] = {
-    "above": (">", lambda value, bound: value > bound),
-    "least": (">=", lambda value, bound: value >= bound),
-    "below": ("<", lambda value, bound: value < bound),
-    "most": ("<=", lambda value, bound: value <= bound),
+    "gt": (">", lambda value, bound: value > bound),
+    "ge": (">=", lambda value, bound: value >= bound),
+    "lt": ("<", lambda value, bound: value < bound),
+    "le": ("<=", lambda value, bound: value <= bound),
 }
 
 
 def out_of_bounds(section: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Yield (key, expectation, value) for each value outside its bounds, in a dataclass instance and those within."""
+    """Yield (key, expectation, value) for each value outside its bounds, in a dataclass and those in it."""
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):

@@ -1,4 +1,4 @@
-"""The schema as a list of keys: what each expects, and which is meant by a misspelt one."""
+"""The schema as a list of keys: what each expects, and which one a misspelt key means."""
 
 import dataclasses
 import difflib
@@ -28,7 +28,7 @@ class ConfigKey:
 
 
 def config_keys(section: type = Config, prefix: str = "") -> Iterator[ConfigKey]:
-    """Every key of the schema or of one of its sections, in order; what is Hydra's own (`_target_`) is left out."""
+    """Yield every key of the schema or of one of its sections, in order, without Hydra's own (`_target_`)."""
     hints = typing.get_type_hints(section)
     default = section()
     for field in dataclasses.fields(section):
@@ -46,7 +46,7 @@ def config_keys(section: type = Config, prefix: str = "") -> Iterator[ConfigKey]
 
 
 def find_key(key: str) -> ConfigKey | None:
-    """The field of a dotted key."""
+    """Return a key by its dotted name, or None."""
     return next((field for field in config_keys() if field.key == key), None)
 
 
@@ -64,12 +64,12 @@ def _words(hint: Any) -> str:
 
 
 def closest_match(word: str, names: Iterable[str]) -> str | None:
-    """The name that `word` most likely means, or None where none is near."""
+    """Return the name that `word` most likely means, or None if none is similar."""
     names = list(names)
     section, _, last = word.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == section}
     everywhere = {name.rpartition(".")[2]: name for name in names}
-    # The last part is compared alone: with its section in front, any two keys of a section look alike.
+    # Only the last part is compared: with the same section in front, all keys of a section look similar.
     for candidates, cutoff in ((siblings, 0.6), (everywhere, 0.8)):
         close = difflib.get_close_matches(last, candidates, n=1, cutoff=cutoff)
         if close:
@@ -78,6 +78,6 @@ def closest_match(word: str, names: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """' Did you mean X?' or nothing."""
+    """Return ' Did you mean X?', or nothing."""
     name = closest_match(word, names)
     return f" Did you mean {name}?" if name else ""

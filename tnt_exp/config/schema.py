@@ -1,4 +1,4 @@
-"""The whole experiment, typed: the only list of keys there is."""
+"""The typed schema of an experiment: the only list of keys."""
 
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ class RunConfig:
     """The run as a whole."""
 
     name: str | None = config_field(
-        None, "folder under multirun/runs, continued when it is there; null: a new one each time"
+        None, "folder under multirun/runs, continued if it exists; null: a new one each time"
     )
 
 
@@ -32,7 +32,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    seed: int = config_field(0, "seed of weights, batch order, dropout and augmentation", least=0)
+    seed: int = config_field(0, "seed of weights, batch order, dropout and augmentation", ge=0)
 
 
 GROUPS: dict[str, type] = {

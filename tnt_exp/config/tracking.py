@@ -1,4 +1,4 @@
-"""What MLflow is told."""
+"""What is logged to MLflow, and where."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from tnt_exp.config.field import config_field
 class TrackingConfig:
     """MLflow. The run folder is complete without it."""
 
-    enabled: bool = config_field(True, "tell MLflow")
+    enabled: bool = config_field(True, "log to MLflow")
     uri: str | None = config_field(None, "tracking server or database; null: sqlite in the working folder")
     experiment: str = config_field("tnt", "MLflow experiment; created when new")
     run_name: str | None = config_field(None, "MLflow run name; null: the run folder's name")

@@ -1,4 +1,4 @@
-"""How long, on what, and what is kept."""
+"""How long to train, on what, and what is kept."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -33,12 +33,12 @@ class Compile(Enum):
 class Select(Enum):
     """Which epoch's weights are tested and kept."""
 
-    best = "best"  # highest validation accuracy; the last where there is no validation
+    best = "best"  # highest validation accuracy; the last epoch if there is no validation
     last = "last"
 
 
 class Freeze(Enum):
-    """Which weights stand still."""
+    """Which weights are frozen."""
 
     nothing = "nothing"
     backbone = "backbone"  # all but the head and the final norm
@@ -46,58 +46,56 @@ class Freeze(Enum):
 
 
 class Resume(Enum):
-    """What a run folder that is already there means."""
+    """What happens if the run folder exists."""
 
-    auto = "auto"  # go on from its newest checkpoint
-    never = "never"  # begin anew, in a folder beside it
+    auto = "auto"  # continue from its newest checkpoint
+    never = "never"  # begin anew in another folder
 
 
 class OnNan(Enum):
-    """What happens when the loss, or the state, is infinite or not a number."""
+    """What happens if the loss or the state is infinite or not a number."""
 
-    stop = "stop"  # the run fails; its checkpoints are good
-    rollback = "rollback"  # back to the end of the epoch before, and on with a lower learning rate
+    stop = "stop"  # the run fails; its checkpoints are valid
+    rollback = "rollback"  # continue from the end of the last good epoch with a lower learning rate
 
 
 @dataclass
 class CheckpointConfig:
-    """When the state of a run is written. It is always written when a signal stops the run, and at the end."""
+    """When the state of a run is written, besides its end and each stop by a signal."""
 
-    every: float = config_field(10.0, "minutes between two checkpoints", above=0)
-    steps: int | None = config_field(
-        None, "training steps between two checkpoints, besides; null: by time alone", least=1
-    )
-    keep: int = config_field(2, "checkpoints kept", least=1)
+    every: float = config_field(10.0, "minutes between two checkpoints", gt=0)
+    steps: int | None = config_field(None, "training steps between two checkpoints, besides; null: by time alone", ge=1)
+    keep: int = config_field(2, "checkpoints kept", ge=1)
 
 
 @dataclass
 class TrainerConfig:
     """The training loop."""
 
-    epochs: int = config_field(40, "passes over the training images", least=1)
-    batch_size: int = config_field(64, "images a step", least=1)
-    label_smoothing: float = config_field(0.1, "part of the label spread over all classes", least=0, below=1)
+    epochs: int = config_field(40, "passes over the training images", ge=1)
+    batch_size: int = config_field(64, "images per step", ge=1)
+    label_smoothing: float = config_field(0.1, "fraction of the label that is spread over all classes", ge=0, lt=1)
     test_time_flip: bool = config_field(
-        False, "validation and test take the mean of the logits of an image and of its mirror"
+        False, "validation and test average the logits of an image and its mirror image"
     )
     select: Select = config_field(Select.best, "which epoch's weights are tested and kept")
     patience: int | None = config_field(
-        None, "stop after this many epochs without a better validation accuracy; null: never", least=1
+        None, "stop after this many epochs without a better validation accuracy; null: never", ge=1
     )
     backend: Backend = config_field(Backend.tensorflow, "backend of Keras")
     devices: int | None = config_field(
-        1, "GPUs (on TensorFlow and JAX) that share each batch of one run; null: all there are", least=1
+        1, "GPUs (on TensorFlow and JAX) that share each batch of one run; null: all of this machine", ge=1
     )
-    precision: Precision = config_field(Precision.float32, "dtype policy of Keras; mixed_bfloat16 pays on a GPU")
+    precision: Precision = config_field(Precision.float32, "dtype policy of Keras; mixed_bfloat16 is meant for GPUs")
     xla: Compile = config_field(Compile.auto, "compile the step with XLA")
-    deterministic: bool = config_field(False, "only operations that give the same bits every time")
-    steps_per_dispatch: int | None = config_field(None, "steps a call of the device; null: chosen by device", least=1)
-    resume: Resume = config_field(Resume.auto, "a run folder that is already there is continued, or left alone")
+    deterministic: bool = config_field(False, "only operations that are reproducible to the bit")
+    steps_per_dispatch: int | None = config_field(None, "steps per call of the device; null: chosen by device", ge=1)
+    resume: Resume = config_field(Resume.auto, "an existing run folder is continued, or left alone")
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     on_nan: OnNan = config_field(OnNan.stop, "what happens when the loss is infinite or not a number")
-    rollback_factor: float = config_field(0.5, "learning rate after a rollback / before", above=0, below=1)
-    rollbacks: int = config_field(3, "rollbacks of a run, at most; then it stops", least=1)
-    freeze: Freeze = config_field(Freeze.nothing, "which weights stand still (fine-tuning)")
-    layer_decay: float = config_field(1.0, "learning rate of a block / that of the next (fine-tuning)", above=0, most=1)
+    rollback_factor: float = config_field(0.5, "learning rate after a rollback / before", gt=0, lt=1)
+    rollbacks: int = config_field(3, "rollbacks of a run, at most; then it stops", ge=1)
+    freeze: Freeze = config_field(Freeze.nothing, "which weights are frozen (fine-tuning)")
+    layer_decay: float = config_field(1.0, "learning rate of a block / that of the next (fine-tuning)", gt=0, le=1)
     profile: bool = config_field(False, "trace five of the first training steps, into the run folder's profile/")
     remat: bool = config_field(False, "recompute blocks in the backward pass: less memory, more time")

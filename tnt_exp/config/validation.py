@@ -1,4 +1,4 @@
-"""What must hold between keys. Everything here is found before anything slow is imported."""
+"""Rules between keys. Everything here is checked before anything slow is imported."""
 
 import re
 from collections.abc import Iterator
@@ -13,15 +13,15 @@ from tnt_exp.errors import UserError
 
 
 def validate(config: Config, *, channels: int | None = None, train_images: int | None = None) -> None:
-    """Check bounds of every value and the rules between values.
+    """Check the bounds of all values and the rules between them.
 
     Args:
         config: The composed configuration.
-        channels: Channels of the dataset's images; None where not known yet.
-        train_images: Images to train on; None where not known yet.
+        channels: Channels of the images; None if unknown yet.
+        train_images: Number of training images; None if unknown yet.
 
     Raises:
-        UserError: Each broken rule on a line of its own.
+        UserError: One line per broken rule.
     """
     problems = [*_bounds(config)]
     # The rules divide by these values, so they can only be asked once the bounds hold.
@@ -98,7 +98,7 @@ def _channels(config: Config, channels: int | None) -> Iterator[str]:
             continue
         if channels is None and len(numbers) == 3:
             continue
-        what = "one a channel" if channels is None else f"{channels}, one a channel"
+        what = "one per channel" if channels is None else f"{channels}, one per channel"
         yield f"model.{key}: expected one number or {what}, received {len(numbers)}."
     if channels == 1 and (config.augmentation.saturation or config.augmentation.hue):
         yield "augmentation.saturation, augmentation.hue: expected 0 for grey images, received more."
@@ -123,7 +123,8 @@ def _training(config: Config, train_images: int | None) -> Iterator[str]:
     backend = trainer.backend.value
     if backend == "torch" and trainer.devices != 1:
         yield (
-            "trainer.devices: expected 1 for trainer.backend=torch (TensorFlow and JAX share a batch among devices), "
+            "trainer.devices: expected 1 for trainer.backend=torch "
+            "(only TensorFlow and JAX divide a batch among devices), "
             f"received {'null' if trainer.devices is None else trainer.devices}."
         )
     if trainer.devices is not None and trainer.batch_size % trainer.devices:
@@ -132,7 +133,7 @@ def _training(config: Config, train_images: int | None) -> Iterator[str]:
             f"received {trainer.batch_size}."
         )
     if backend == "jax" and trainer.xla is Compile.never:
-        yield "trainer.xla: expected auto or always for trainer.backend=jax (XLA is all it has), received never."
+        yield "trainer.xla: expected auto or always for trainer.backend=jax (it always uses XLA), received never."
     if backend == "torch" and trainer.xla is Compile.always:
         yield "trainer.xla: expected auto or never for trainer.backend=torch (it has no XLA), received always."
     if config.run.name is not None and not re.fullmatch(r"[\w][\w.-]*", config.run.name):
