@@ -62,8 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     trainer = replace(config.trainer, backend=Backend.tensorflow, precision=Precision.float32)
     classifier = load_for_evaluation(finished, trainer)  # Keras is imported there, on TensorFlow
 
-    from tnt_exp.export.metadata import as_float32, export_metadata
-    from tnt_exp.export.writers import WRITERS, verify_export
+    from tnt_exp.export.writers import WRITERS, as_float32, export_metadata, verify_export
 
     classifier = as_float32(classifier)
     logits = np.asarray(classifier(images))

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tnt_exp.export import writers
-from tnt_exp.export.metadata import as_float32
+from tnt_exp.export.writers import as_float32
 from tnt_exp.model import Classifier, load
 
 

@@ -19,7 +19,7 @@ log = logging.getLogger("tnt_exp")
 def run_with_launcher(launcher: Launcher, scheduler: Scheduler) -> None:
     """Run trials until none is left.
 
-    A launcher that raises may have lost some trials while others ended well: their folders tell.
+    A launcher that raises may have lost some trials while others ended well: their folders show it.
 
     Args:
         launcher: Set up by Hydra.

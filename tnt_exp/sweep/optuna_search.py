@@ -86,7 +86,7 @@ class OptunaSearch:
             if number >= self._settings.trials:
                 return None
             due = number - self._parallel + 1
-            self._tell(due)
+            self._report_results(due)
             if self.n_told < due:
                 return None
             self._ask()
@@ -101,8 +101,8 @@ class OptunaSearch:
             return None
         return self.study.trials[number]
 
-    def _tell(self, due: int) -> None:
-        """Tell the sampler about the first `due` trials, in order, as far as they have ended."""
+    def _report_results(self, due: int) -> None:
+        """Report the results of the first `due` trials to the sampler, in order, as far as they have ended."""
         while self.n_told < due:
             outcome = self._trial_outcome(self.n_told)
             if outcome is None:
@@ -117,9 +117,9 @@ class OptunaSearch:
             self.n_told += 1
 
     def on_trial_end(self, sweep_trial: Trial) -> None:
-        """Tell the sampler, if all trials were asked for."""
+        """Report the results to the sampler, if all trials were asked for."""
         if len(self._trials) >= self._settings.trials:
-            self._tell(len(self._trials))
+            self._report_results(len(self._trials))
 
     def _ask(self) -> None:
         number = len(self._trials)

@@ -51,7 +51,7 @@ def find_problems(uri: str) -> Iterator[Finding]:
             elif "tracking.experiment" in run.data.params:
                 yield from _artifacts(client, run)
             if experiment.experiment_id == _DEFAULT:
-                yield from _stray(client, uri, run)
+                yield from _misplaced(client, uri, run)
 
 
 def _unseen(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
@@ -108,7 +108,7 @@ def _log_files(client: mlflow.MlflowClient, run: Run, folder: Path) -> None:
             client.log_artifact(run.info.run_id, str(path))
 
 
-def _stray(client: mlflow.MlflowClient, uri: str, run: Run) -> Iterator[Finding]:
+def _misplaced(client: mlflow.MlflowClient, uri: str, run: Run) -> Iterator[Finding]:
     """A run in the experiment *Default* that belongs to another experiment."""
     meant = run.data.params.get("tracking.experiment", "Default")
     if meant == "Default":

@@ -1,6 +1,6 @@
-"""The code of the MLflow model, copied beside it: it needs TensorFlow and MLflow, nothing of this package.
+"""The code of the MLflow model, copied beside it: needs TensorFlow and MLflow, nothing of this package.
 
-Images uint8 (N, height, width, channels) in; class, probability and the probabilities of all classes out.
+Images uint8 (N, height, width, channels) in; class, its probability and the probabilities of all classes out.
 """
 
 import json
@@ -14,19 +14,20 @@ from mlflow.pyfunc import PythonModel
 
 
 class SavedModelPredictor:
-    """A SavedModel with its labels. Not a `PythonModel` itself: one without hints at `predict` prints a warning."""
+    """A SavedModel with its labels. Not a `PythonModel` itself: one without type hints at `predict` prints a
+    warning."""
 
     def load_context(self, context: Any) -> None:
-        """Load what lies beside."""
+        """Load the SavedModel and its labels."""
         import tensorflow as tf
 
         folder = Path(context.artifacts["saved_model"])
         self._serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
         self._labels = json.loads((folder / "metadata.json").read_text())["labels"]
 
-    # MLflow takes a hint at `model_input` for a schema.
+    # MLflow would take a type hint of `model_input` for a schema.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Classify: a table with a row an image."""
+        """Classify images; return a table with one row per image."""
         import tensorflow as tf
 
         images = tf.constant(np.asarray(model_input, np.uint8))

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from tnt_exp.atomic_files import acquire_lock, release_lock
+from tnt_exp.atomic_files import acquire_lock, is_unlocked, release_lock
 from tnt_exp.errors import first_line
-from tnt_exp.tracking import models, reconcile
-from tnt_exp.tracking.client import make_client, relocated_uri
+from tnt_exp.tracking import models
+from tnt_exp.tracking.client import make_client, quote_filter_value, relocated_uri, search_sweep_runs
 from tnt_exp.tracking.outbox import Entry, Outbox, RunRef
 
 log = logging.getLogger("tnt_exp")
@@ -87,7 +87,7 @@ def send_messages(client: mlflow.MlflowClient, run: RunRef, folder: Path, messag
         case "status":
             client.set_terminated(run_id, message["status"], message["time"])
         case "settle":
-            reconcile.reconcile_runs(client, run.experiment_id, message)
+            _reconcile_runs(client, run.experiment_id, message)
         case kind:
             raise MlflowException.invalid_parameter_value(f"no kind of message: {kind}")
 
@@ -269,3 +269,34 @@ def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         size = _MAX_BATCH if together else 1
         while group := list(itertools.islice(found, size)):
             yield group
+
+
+def _reconcile_runs(client: mlflow.MlflowClient, experiment_id: str, message: dict[str, Any]) -> None:
+    """Apply a message of `SweepTracker.reconcile`.
+
+    Args:
+        client: Of the store.
+        experiment_id: Of the sweep.
+        message: `sweep_id`, and `endings`: for each run folder: status, keep, tags.
+    """
+    endings = message["endings"]
+    condition = (
+        f"tags.run_folder = {quote_filter_value(next(iter(endings)))}" if len(endings) == 1 else "tags.sweep_job != ''"
+    )
+    for run in search_sweep_runs(client, experiment_id, message["sweep_id"], condition):
+        folder = run.data.tags.get("run_folder", "")
+        if folder in endings:
+            _reconcile_run(client, run, Path(folder), **endings[folder])
+
+
+def _reconcile_run(
+    client: mlflow.MlflowClient, run: Run, folder: Path, *, status: str, keep: str | None, tags: dict[str, str]
+) -> None:
+    # If the folder's lock is taken, the trial was started again before this message was sent.
+    if run.info.status == "RUNNING" and is_unlocked(folder / ".lock"):
+        client.set_terminated(run.info.run_id, status if keep in (None, run.info.run_id) else "KILLED")
+    if keep not in (None, run.info.run_id):
+        client.delete_run(run.info.run_id)
+        return
+    for key, value in tags.items():
+        client.set_tag(run.info.run_id, key, value)

@@ -1,1 +1,1 @@
-"""The compiled training step, the loop around it, and what they need."""
+"""The trainer, its compiled step on each backend, optimizer, checkpoints."""

@@ -78,7 +78,7 @@ class CheckpointStore:
             OSError: The previous one could not be written.
         """
         self.wait()
-        numbers = json.dumps(checkpoint.numbers)  # here, because the caller goes on changing them
+        numbers = json.dumps(checkpoint.numbers)  # here, because the caller keeps changing them
         arguments = (checkpoint.step, checkpoint.arrays, numbers)
         self._writer = threading.Thread(target=self._write, args=arguments, name="checkpoint")
         self._writer.start()

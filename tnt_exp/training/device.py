@@ -1,4 +1,4 @@
-"""Choose the backend and the device before Keras is imported."""
+"""Select the backend and the device before Keras is imported."""
 
 import contextlib
 import importlib.util
@@ -15,8 +15,8 @@ from tnt_exp.config.trainer import Backend, Compile, TrainerConfig
 from tnt_exp.errors import UserError
 from tnt_exp.hardware import cpu_count
 
-# Passes of TensorFlow's graph optimiser that take time at the start of a run on a CPU and find nothing to do here.
-_IDLE = (
+# Passes of TensorFlow's graph optimizer that take time at the start of a run on a CPU and change nothing here.
+_USELESS_PASSES = (
     "function_optimization",
     "implementation_selector",
     "layout_optimizer",
@@ -24,27 +24,27 @@ _IDLE = (
     "shape_optimization",
 )
 
-# Flags of the XLA in TensorFlow.
-_XLA = {
-    # Half the width of AVX-512 unless told, for the sake of processors that slowed down at the whole.
+# Flags of XLA in TensorFlow.
+_XLA_FLAGS = {
+    # By default half the width of AVX-512, because older processors lower their clock at the full width.
     "xla_cpu_prefer_vector_width": "512",
-    # Reductions by YNNPACK end the process when a kernel is first run by two threads at once, as parts of a batch do:
-    # both add to one list of constants (TensorFlow 2.21). XLA's own are as fast.
+    # Reductions by YNNPACK end the process when two threads run a kernel for the first time at once, as microbatches
+    # do: both add to one list of constants (TensorFlow 2.21). XLA's own reductions are as fast.
     "xla_cpu_experimental_ynn_fusion_type": "",
 }
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a run computes on.
+    """The device of a run.
 
     Attributes:
         backend: Keras backend.
         kind: "gpu" or "cpu".
-        name: Name of the GPUs, or of the processor.
+        name: Names of the GPUs, or of the processor.
         count: Devices that share each batch.
         xla: Whether XLA compiles the training step.
-        steps_per_dispatch: Training steps a call of the device.
+        steps_per_dispatch: Training steps per call of the device.
     """
 
     backend: str
@@ -56,7 +56,7 @@ class Device:
 
 
 def check_backend(trainer: TrainerConfig) -> None:
-    """Raise `UserError` when the backend is not installed; imports nothing."""
+    """Raise `UserError` if the backend is not installed; imports nothing."""
     backend = trainer.backend.value
     if importlib.util.find_spec(backend) is None:
         raise UserError(
@@ -97,16 +97,16 @@ def prepare_device(trainer: TrainerConfig) -> Device:
         name=", ".join(gpus[:count]) or _processor(),
         count=count,
         xla=xla,
-        # A dispatch costs the same whatever it does: on a GPU a step is short, on a CPU it is not.
+        # The cost of a dispatch is constant, and a step is short on a GPU but not on a CPU.
         steps_per_dispatch=trainer.steps_per_dispatch or (32 if on_gpu and backend != "torch" else 1),
     )
 
 
 def _count(trainer: TrainerConfig, there: int) -> int:
-    """How many of the devices that are there share a batch.
+    """Return how many of the available devices share a batch.
 
     Raises:
-        UserError: There are not as many, or the batch cannot be shared out among all.
+        UserError: There are not enough devices, or the batch cannot be divided among all of them.
     """
     count = trainer.devices or there
     if count > there:
@@ -122,9 +122,10 @@ def _count(trainer: TrainerConfig, there: int) -> int:
 
 
 def load_tensorflow() -> None:
-    """Load TensorFlow, if it is there, quietly; beside another backend on the CPU alone, for the GPU's memory is taken.
+    """Load TensorFlow, if it is installed, without its start-up messages.
 
-    Keras loads it on every backend when it saves a model, and MLflow when it tries one.
+    Keras loads it on every backend when it saves a model, and MLflow when it tries one. Beside another backend it may
+    use the CPU only, because the GPU's memory is taken.
     """
     import keras
 
@@ -139,7 +140,7 @@ def load_tensorflow() -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TensorFlow's libraries write a page to standard error while they load, whatever one asks of them."""
+    """Hide what TensorFlow's libraries write to standard error while they load."""
     level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if level == "0":  # the user wants to read it
         yield
@@ -156,11 +157,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int]:
-    """Names of the GPUs, and the number of CPU devices (one, unless somebody split the processor)."""
+    """Return the names of the GPUs, and the number of CPU devices (one, unless the processor was split)."""
     import tensorflow as tf  # already loaded, by Keras
 
     flags = os.environ.get("XLA_FLAGS", "")
-    chosen = [f"--{name}={value}" for name, value in _XLA.items() if name not in flags]  # else: the user's
+    chosen = [f"--{name}={value}" for name, value in _XLA_FLAGS.items() if name not in flags]  # else: the user's
     os.environ["XLA_FLAGS"] = " ".join([*chosen, flags])
     if trainer.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -168,17 +169,17 @@ def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int]:
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if not gpus and trainer.xla is not Compile.always:
-        _one_thread_an_operation(tf.config.threading)
+        _set_one_thread_per_operation(tf.config.threading)
     if not gpus:
-        tf.config.optimizer.set_experimental_options(dict.fromkeys(_IDLE, False))
+        tf.config.optimizer.set_experimental_options(dict.fromkeys(_USELESS_PASSES, False))
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     return names, len(tf.config.list_logical_devices("CPU"))
 
 
-def _one_thread_an_operation(threading: Any) -> None:
-    """Cores are for parts of a batch (`tnt_exp.model.microbatch`): operations are too small to be shared."""
-    given = os.environ.get("TF_NUM_INTEROP_THREADS")  # in a sweep, this job's share
-    with contextlib.suppress(RuntimeError):  # in a process that has computed already, threads stay as they are
+def _set_one_thread_per_operation(threading: Any) -> None:
+    """Give each operation one thread: cores compute microbatches (`tnt_exp.model.microbatch`) in parallel."""
+    given = os.environ.get("TF_NUM_INTEROP_THREADS")  # in a sweep, this trial's share
+    with contextlib.suppress(RuntimeError):  # in a process that has computed before, the threads cannot change
         threading.set_inter_op_parallelism_threads(int(given) if given else cpu_count())
         threading.set_intra_op_parallelism_threads(1)
 
@@ -186,8 +187,8 @@ def _one_thread_an_operation(threading: Any) -> None:
 def _jax(trainer: TrainerConfig) -> tuple[list[str], int]:
     import jax
 
-    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of each kind of device that is not there
-    # What was compiled once is read again, by the next run and by the next point of a sweep.
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it logs every kind of device that is missing
+    # Compiled steps are cached for the next run and the next trial of a sweep.
     if jax.config.jax_compilation_cache_dir is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "tnt-exp" / "jax"))

@@ -9,19 +9,18 @@ import numpy as np
 
 from tnt_exp.training.train_step import TrainStep
 
-_BEFORE = 2  # calls of the device that are not traced: they compile
-
-_TRACED = 5  # calls that are
+_SKIPPED_CALLS = 2  # they compile
+_TRACED_CALLS = 5
 
 
 class ProfiledStep:
-    """A step whose calls three to seven, or as many of them as the epoch has, are traced.
+    """A step whose calls three to seven (or as many of them as the epoch has) are traced.
 
-    TensorFlow writes a profile for TensorBoard (`tensorboard --logdir FOLDER`, with its profile plugin), JAX that and
-    a trace for https://ui.perfetto.dev, PyTorch a trace for Perfetto.
+    TensorFlow writes a profile for TensorBoard (`tensorboard --logdir FOLDER`, with its profile plugin), JAX also a
+    trace for https://ui.perfetto.dev, PyTorch a trace for Perfetto.
 
     Args:
-        step: Compiled.
+        step: The compiled step.
         folder: Where the trace goes.
     """
 
@@ -32,20 +31,20 @@ class ProfiledStep:
         self._trace: Any = None
 
     def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
-        """See `Step`."""
-        if self._calls == _BEFORE:
+        """See `TrainStep`."""
+        if self._calls == _SKIPPED_CALLS:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._trace = _TRACES[keras.config.backend()](self._folder)
             self._trace.start()
         sums = self._step(images, labels, first, rates, mixing)
         self._calls += 1
-        if self._calls == _BEFORE + _TRACED:
+        if self._calls == _SKIPPED_CALLS + _TRACED_CALLS:
             np.asarray(sums)  # waits for the device
             self._stop()
         return sums
 
     def sync_to_model(self) -> None:
-        """See `Step`; where an epoch has fewer calls, the trace ends with it."""
+        """See `TrainStep`; if an epoch has fewer calls, the trace ends with it."""
         self._stop()
         self._step.sync_to_model()
 
@@ -55,7 +54,7 @@ class ProfiledStep:
             self._trace = None
 
     def sync_from_model(self) -> None:
-        """See `Step`."""
+        """See `TrainStep`."""
         self._step.sync_from_model()
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains."""
+"""Progress of a run on the terminal."""
 
 import logging
 import sys
@@ -16,14 +16,14 @@ log = logging.getLogger("tnt_exp")
 
 
 class ProgressBar:
-    """A bar with step, rate and time left on a terminal; one plain line an epoch everywhere.
+    """A bar with step, rate and time left on a terminal, and one plain line per epoch everywhere.
 
     Args:
         epochs: Epochs of the run.
         steps: Steps of the run.
 
     Attributes:
-        warm: Whether the process' first step was made.
+        warm: Whether the process has made its first step.
     """
 
     def __init__(self, epochs: int, steps: int) -> None:
@@ -57,7 +57,7 @@ class ProgressBar:
             self._bar.stop()
 
     def on_step(self, epoch: int, done: int, of: int, images: int) -> None:
-        """`done` of an epoch's `of` steps of `images` images each were handed to the device."""
+        """`done` of an epoch's `of` steps, of `images` images each, were passed to the device."""
         if not self._bar:
             return
         task = self._bar.tasks[0]

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The compiled training step on each backend of Keras."""

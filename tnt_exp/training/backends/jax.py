@@ -1,7 +1,7 @@
-"""The training step as one JAX computation, its state donated from call to call.
+"""The training step as one JAX computation, whose state is donated from call to call.
 
-Over several devices it stays the same computation: the arrays of a chunk are laid out over the devices by image, the
-state lies whole on each, and the compiler places the exchange between them. Keras' variables stay on the first device.
+Over several devices it stays the same computation: the arrays of a chunk are sharded over the devices by image, the
+state is replicated, and the compiler inserts the exchange. The Keras variables stay on the first device.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ JaxState = tuple[list[Any], list[Any], list[Any]]
 
 
 def compile_train_step(computation: StepComputation, *, xla: bool, devices: int) -> "JaxStep":
-    """A step compiled once per shape of a chunk; XLA is all that JAX has."""
+    """Return a step compiled once per shape of a chunk; JAX always uses XLA."""
     del xla
     return JaxStep(computation, devices)
 
@@ -43,7 +43,7 @@ class JaxStep:
         self.sync_from_model()
 
     def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
-        """Make the updates of a chunk."""
+        """See `TrainStep`."""
         self._state, sums = self._chunk(
             self._state, images, labels, np.int32(first), np.asarray(rates, np.float32), np.float32(mixing)
         )
@@ -89,13 +89,13 @@ class JaxStep:
             return self._computation.optimizer.scale_loss(jnp.float32(1))
 
     def sync_to_model(self) -> None:
-        """Copy the state to the variables: this step and Keras' evaluation both destroy the arrays they are given."""
+        """See `TrainStep`. Copies, because this step and Keras' evaluation both donate their arrays."""
         for variables, values in zip(self._variables, self._state, strict=True):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(jnp.array(value.addressable_data(0), copy=True))
 
     def sync_from_model(self) -> None:
-        """Copy the variables' arrays: a step destroys those it is given."""
+        """See `TrainStep`. Copies, because a step donates its arrays."""
         trainable, others, optimizing = (
             [jax.device_put(jnp.array(variable.value, copy=True), self._whole) for variable in group]
             for group in self._variables

@@ -1,4 +1,4 @@
-"""The training step as one TensorFlow graph."""
+"""The training step as one TensorFlow graph, on one device or on several."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from tnt_exp.training.train_step import SUMS, StepComputation
 
 
 def compile_train_step(computation: StepComputation, *, xla: bool, devices: int) -> "TensorFlowStep":
-    """A step traced once per shape of a chunk."""
+    """Return a step that is traced once per shape of a chunk."""
     if devices == 1:
         return TensorFlowStep(computation, xla=xla, streams=0 if xla else microbatch.parallel_streams())
 
@@ -23,23 +23,23 @@ def compile_train_step(computation: StepComputation, *, xla: bool, devices: int)
 class TensorFlowStep:
     """See `tnt_exp.training.train_step.TrainStep`.
 
-    The graph of a step holds the optimizer's few vectors in place of the network's variables, so that it is as small
-    for a deep network as for a flat one.
+    The graph of a step holds the few vectors of the optimizer in place of the network's variables, so that it is as
+    small for a deep network as for a shallow one.
 
     Args:
-        computation: What a step does.
+        computation: What a step computes.
         xla: Whether XLA compiles it.
-        streams: How many parts of a batch are computed side by side; 0: batches stay whole.
+        streams: How many microbatches are computed in parallel; 0: batches are not split.
     """
 
     def __init__(self, computation: StepComputation, *, xla: bool, streams: int = 0) -> None:
         self._computation = computation
         self._streams = streams
-        # Nothing here needs autograph, and rewriting every called function costs seconds of tracing.
+        # No autograph: nothing here needs it, and rewriting every called function costs seconds of tracing.
         self._chunk = tf.function(self._train_chunk, autograph=False, jit_compile=xla)
 
     def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
-        """Make the updates of a chunk."""
+        """See `TrainStep`."""
         return self._chunk(
             tf.constant(images),
             tf.constant(labels),
@@ -66,12 +66,12 @@ class TensorFlowStep:
         number = microbatch.microbatch_count(labels.shape[0], network.most_values, self._streams)
         scale = tf.cast(
             self._computation.optimizer.scale_loss(1.0 / number), tf.float32
-        )  # the mean over parts of one size
+        )  # the mean over microbatches of one size
         shared = [[tf.convert_to_tensor(variable.value) for variable in group] for group in (vectors, others)]
         inputs = microbatch.merge_microbatches(
             microbatch.map_microbatches(self._computation.augmentation.inputs, number, self._streams, step, images)
         )
-        inputs, targets = self._computation.augmentation.mixed(inputs, labels, step, mixing)  # across the whole batch
+        inputs, targets = self._computation.augmentation.mixed(inputs, labels, step, mixing)  # of the whole batch
         batch = (inputs, targets, labels)
         gradients, sums, after = microbatch.map_microbatches(
             self._gradients, number, self._streams, (*shared, scale), *batch
@@ -82,7 +82,7 @@ class TensorFlowStep:
         return tf.reduce_sum(sums, axis=0)
 
     def _gradients(self, microbatch_index: Any, shared: Any, *batch: Any) -> tuple[list[Any], Any, list[Any]]:
-        """Gradients to the vectors, sums, and what becomes of the network's other variables."""
+        """Return gradients of the vectors, sums, and the new values of the network's other variables."""
         vectors, states, scale = shared
         network = self._computation.network
         variables = [*network.trainable_variables, *network.non_trainable_variables]
@@ -96,25 +96,29 @@ class TensorFlowStep:
         return tape.gradient(loss, vectors), sums, after
 
     def sync_to_model(self) -> None:
-        """The network's variables take the values of the vectors."""
+        """See `TrainStep`."""
         self._computation.optimizer.copy_to_variables()
 
     def sync_from_model(self) -> None:
-        """The optimizer takes over what was assigned."""
+        """See `TrainStep`."""
         self._computation.optimizer.copy_from_variables()
 
 
 class MirroredStep(TensorFlowStep):
-    """See `tnt_exp.training.train_step.TrainStep`.
+    """The step over several devices: `tf.distribute.MirroredStrategy`.
+
+    Every device mirrors the network's values and computes the gradients of its part of the batch; the first device
+    adds them, updates the Keras variables exactly as one device would, and sends the new values to the others. So
+    optimizer, averages, checkpoints and evaluation need not know about mirrors.
 
     Args:
-        computation: What a step does.
-        xla: Whether XLA compiles what each device does.
+        computation: What a step computes.
+        xla: Whether XLA compiles what each device computes.
         devices: How many, at least 2; they divide the batch.
     """
 
     def __init__(self, computation: StepComputation, *, xla: bool, devices: int) -> None:
-        super().__init__(computation, xla=False)  # the exchange between devices is not XLA's
+        super().__init__(computation, xla=False)  # XLA cannot compile the exchange between devices
         there = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         self._strategy = tf.distribute.MirroredStrategy([device.name for device in there[:devices]])
         self._devices = devices
@@ -137,7 +141,7 @@ class MirroredStep(TensorFlowStep):
             return self._share(values, number, images, labels, step, mixing, scale)
 
         gradients, sums, moved = self._strategy.run(on_device)
-        # All from here on is the first device's.
+        # From here on only the first device computes.
         self._computation.update([self._total(parts) / self._devices for parts in gradients], rate)
         for index, values in moved.items():
             self._others[int(index)].assign(self._strategy.experimental_local_results(values)[0])
@@ -146,7 +150,7 @@ class MirroredStep(TensorFlowStep):
         return self._total(sums)
 
     def sync_from_model(self) -> None:
-        """Send round what was assigned from outside."""
+        """Send variables that were assigned from outside to all devices."""
         super().sync_from_model()
         self._send(set(range(len(self._mirrors))))
 
@@ -161,7 +165,7 @@ class MirroredStep(TensorFlowStep):
     def _mirrored(
         self, values: list[Any], number: Any, images: Any, labels: Any, step: Any, mixing: Any, scale: Any
     ) -> tuple[list[Any], Any, dict[str, Any]]:
-        """Gradients and sums of a device's part; the values, by number, of what else the network changed."""
+        """Return gradients and sums of a device's part, and the changed values of other variables by index."""
         count = len(self._vectors)
         vectors, others = values[:count], values[count:]
         size = images.shape[0] // self._devices

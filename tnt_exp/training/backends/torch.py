@@ -11,19 +11,19 @@ from tnt_exp.training.train_step import StepComputation
 
 
 def compile_train_step(computation: StepComputation, *, xla: bool, devices: int) -> "TorchStep":
-    """An eager step; XLA is not PyTorch's, and `rules.py` lets it have one device."""
+    """Return an eager step; XLA does not apply, and `config.validation` allows one device."""
     del xla, devices
     return TorchStep(computation)
 
 
 class TorchStep:
-    """See `tnt_exp.training.train_step.TrainStep`; variables are always up to date."""
+    """See `tnt_exp.training.train_step.TrainStep`; the variables are always up to date."""
 
     def __init__(self, computation: StepComputation) -> None:
         self._computation = computation
 
     def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
-        """Make the updates of a chunk."""
+        """See `TrainStep`."""
         images, labels = ops.convert_to_tensor(np.asarray(images)), ops.convert_to_tensor(np.asarray(labels))
         return sum(self._train_step(images[k], labels[k], first + k, rate, mixing) for k, rate in enumerate(rates))
 
@@ -39,8 +39,8 @@ class TorchStep:
         return sums.detach()
 
     def sync_to_model(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def sync_from_model(self) -> None:
-        """The optimizer takes over what was assigned."""
+        """See `TrainStep`."""
         self._computation.optimizer.copy_from_variables()
