@@ -35,7 +35,7 @@ ui: $(VENV)/.run-installed  ## Compare the runs in the MLflow UI (http://localho
 pictures: $(VENV)/.run-installed  ## Draw docs/pictures/augmentation; ARGS='--images FOLDER --output FOLDER' for others
 	@$(BIN)/python docs/augmentation_pictures.py $(ARGS)
 
-test: $(VENV)/.test-installed  ## Run the tests; says what it leaves out
+test: $(VENV)/.test-installed  ## Run the tests; says what it leaves out (ARGS=fast: two minutes)
 	@$(BIN)/python tests/run.py $(ARGS)
 
 torture: $(VENV)/.test-installed $(VENV)/.jax-installed  ## Kill runs 100 times, continue them, compare them to the bit (long)

@@ -2,6 +2,7 @@
 
 python tests/run.py            what can be run here; says what was left out
 python tests/run.py --all      the same, but leaving something out is a failure (CI)
+python tests/run.py fast       a selection of about two minutes, on TensorFlow
 python tests/run.py ARGS       pytest arguments, on TensorFlow only
 """
 
@@ -13,6 +14,24 @@ import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
+
+
+# Files that need no training, or little: configuration, data, augmentation, structure, command line.
+_FAST = [
+    "tests/test_architecture.py",
+    "tests/test_atomic_files.py",
+    "tests/test_evaluation.py",
+    "tests/cli",
+    "tests/config",
+    "tests/data",
+    "tests/augmentation/test_geometry.py",
+    "tests/model/test_attention.py",
+    "tests/model/test_tnt.py",
+    "tests/sweep/test_plan.py",
+    "tests/tracking/test_outbox.py",
+    "tests/training/test_checkpoint.py",
+    "tests/training/test_lr_schedule.py",
+]
 
 
 def _installed(*modules: str) -> bool:
@@ -72,6 +91,9 @@ def _pytest(backend: str, arguments: list[str]) -> int:
 def main(arguments: list[str]) -> int:
     """Run, and say what was left out."""
     everything = arguments == ["--all"]
+    if arguments == ["fast"]:
+        print("a selection; `make test` runs everything")
+        return _pytest("tensorflow", _FAST)
     if arguments and not everything:
         return _pytest("tensorflow", arguments)
     missing = _missing()
