@@ -4,10 +4,12 @@ Exit codes: 0 done, 1 a run failed, 2 the input cannot be used; 130, 143 and 75:
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from tnt_exp import __version__
+from tnt_exp.credentials import hide_passwords, without_passwords
 from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.signals import exiting
 
@@ -51,7 +53,12 @@ first steps:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_missing_streams()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's own backend cannot be imported here
+    arguments = without_passwords(sys.argv[1:] if arguments is None else arguments)
+    sys.argv = without_passwords(sys.argv)
+    if arguments and arguments[0] in ("-sc", "--shell-completion"):
+        arguments = _completion(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
         return 0
@@ -66,14 +73,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code: int = importlib.import_module(VERBS[verb][0]).main(rest)
         return code
     except UserError as error:
-        print(f"tnt-exp: {error}", file=sys.stderr)
+        print(f"tnt-exp: {hide_passwords(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has closed the pipe: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     except (OSError, ValueError) as error:
         line = describe_system_error(error)
         if line is None:
             raise
-        print(f"tnt-exp: {line}", file=sys.stderr)
+        print(f"tnt-exp: {hide_passwords(line)}", file=sys.stderr)
         return 1
+
+
+def _open_missing_streams() -> None:
+    """Open standard streams that are closed (`>&-`, as some schedulers do), so that no other file takes their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
+def _completion(arguments: list[str]) -> list[str]:
+    """Return the arguments of `train` for a question of the completion script, which knows no verbs."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split(" ", 2)
+    if len(words) > 1 and words[1] == "train":
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+        os.environ["COMP_POINT"] = str(max(0, int(os.environ.get("COMP_POINT", len(line))) - len("train ")))
+    return ["train", *arguments]
 
 
 def _unknown(verb: str) -> str:

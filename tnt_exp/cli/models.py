@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tnt_exp.config.compose import compose, options
+from tnt_exp.formatting import format_bytes, format_table
 from tnt_exp.model import cost
 
 
@@ -46,15 +47,9 @@ def _row(name: str, overrides: Sequence[str], classes: int | None) -> dict[str, 
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    table.add_column("model=", no_wrap=True)
-    for heading in ("input", "classes", "depth", "widths", "parameters", "MACs", "memory/image"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(
+    header = ["model=", "input", "classes", "depth", "widths", "parameters", "MACs", "memory"]
+    cells = [
+        [
             row["name"],
             f"{row['image_size']}x{row['image_size']}x{row['channels']}",
             str(row["classes"]),
@@ -62,9 +57,12 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
             f"{row['inner_dim']}/{row['embed_dim']}",
             f"{row['parameters']:,}",
             _scaled(row["macs"]),
-            f"{row['activation_bytes'] / 2**20:,.1f} MiB",
-        )
-    Console().print(table)
+            format_bytes(row["activation_bytes"]),
+        ]
+        for row in rows
+    ]
+    print(format_table(header, cells, range(1, len(header))))
+    print("MACs and memory (activations) are per image.")
 
 
 def _scaled(number: float) -> str:

@@ -1,10 +1,13 @@
 """`tnt-exp train`: compose and validate, then let Hydra run one experiment or a sweep."""
 
+import argparse
 import errno
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra._internal.hydra import Hydra
@@ -16,7 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tnt_exp.config.compose import CONFIG_NAME, compose, conf_dir, parse_override, register, to_config, to_user_error
+from tnt_exp.cli.train_help import help_text
+from tnt_exp.config.compose import CONFIG_NAME, compose, conf_dir, register, to_config, to_user_error
+from tnt_exp.config.keys import config_keys
+from tnt_exp.config.overrides import literal_overrides, parse_override
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
 
@@ -28,33 +34,84 @@ def main(arguments: Sequence[str]) -> int:
     """
     register()
     dry_run = "--dry-run" in arguments
-    arguments = [argument for argument in arguments if argument != "--dry-run"]
-    flags = get_args_parser().parse_args(arguments)
+    try:
+        flags = _parser().parse_intermixed_args([argument for argument in arguments if argument != "--dry-run"])
+    except argparse.ArgumentError as error:
+        raise UserError(_flag_error(str(error))) from None
+    if flags.help:
+        print(help_text(flags.config_dir))
+        return 0
     if flags.experimental_rerun:
         raise UserError("--experimental-rerun: expected no such flag (it would load a pickle); repeat the command.")
     if flags.config_name or flags.config_path:
         raise UserError("--config-name, --config-path: expected --config-dir=FOLDER with groups of your own.")
-    if (flags.multirun or dry_run) and not _is_only_shown(flags):
+    if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
+        raise UserError(f"--config-dir={flags.config_dir}: expected a folder with config groups, found none there.")
+    if flags.shell_completion:
+        return _show(flags, flags.overrides)
+    sweeping = flags.multirun or dry_run
+    overrides = literal_overrides(flags.overrides, sweep=sweeping)
+    if sweeping and not _is_only_shown(flags):
         from tnt_exp.sweep.search_space import to_hydra_overrides
 
-        overrides = to_hydra_overrides(flags.overrides, flags.config_dir)
+        overrides = to_hydra_overrides(overrides, flags.config_dir)
         return sweep([*overrides, *(["hydra.sweeper.dry_run=true"] if dry_run else [])], flags.config_dir)
-    return _run_one(flags, arguments)
+    return _run_one(flags, overrides)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise argparse.ArgumentError(None, message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = get_args_parser()
+    parser.__class__ = _Parser  # Hydra's own parser prints a usage message of twenty lines and exits
+    return parser
+
+
+def _flag_error(message: str) -> str:
+    """Return one line about a flag that does not exist."""
+    if not (unknown := re.search(r"unrecognized arguments: --?(\S+)", message)):
+        return f"{message}. `tnt-exp train --help` lists the flags."
+    name, _, value = unknown[1].partition("=")
+    known = [field.key for field in config_keys()]
+    key = next((key for key in known if key.rpartition(".")[2] == name.replace("-", "_")), None)
+    hint = f"Write {key}={value or 'VALUE'}." if key else "Keys are written KEY=VALUE, without dashes."
+    return f"--{unknown[1]}: expected a flag, received an unknown one. {hint}"
 
 
 def _is_only_shown(flags: Namespace) -> bool:
-    return bool(flags.cfg or flags.info or flags.help or flags.hydra_help or flags.shell_completion)
+    return bool(flags.cfg or flags.info or flags.hydra_help)
 
 
-def _run_one(flags: Namespace, arguments: Sequence[str]) -> int:
-    for text in flags.overrides:
-        if parse_override(text).key_or_group.partition(".")[0] in ("sweep", "launcher"):
-            raise UserError(f"{text}: expected the flag -m with it (it says how a sweep is run), received none.")
-    preflight(compose(flags.overrides, flags.config_dir))
+def _show(flags: Namespace, overrides: Sequence[str]) -> int:
+    """Let Hydra print what the flags ask for."""
+    options = ["--cfg", flags.cfg] if flags.cfg else []
+    options += ["--info", flags.info] if flags.info else []
+    options += ["--hydra-help"] if flags.hydra_help else []
+    options += ["--shell-completion"] if flags.shell_completion else []
+    options += ["--resolve"] if flags.resolve else []
+    options += ["--package", flags.package] if flags.package else []
+    options += ["--config-dir", flags.config_dir] if flags.config_dir else []
+    options += ["--multirun"] if flags.multirun else []
+    sys.argv = ["tnt-exp", *options, *overrides]  # hydra.main reads its arguments from there
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(lambda cfg: None)()
+    return 0
+
+
+def _run_one(flags: Namespace, overrides: Sequence[str]) -> int:
+    for text in overrides:
+        override = parse_override(text)
+        if override.key_or_group.partition(".")[0] in ("sweep", "launcher"):
+            raise UserError(f"{text}: expected the flag -m with it (it configures a sweep), received none.")
+        if override.key_or_group == "hydra.job.chdir" and override.value():
+            raise UserError(
+                "hydra.job.chdir=true: expected false: relative paths count from the folder where the command is typed."
+            )
+    preflight(compose(overrides, flags.config_dir))
     if _is_only_shown(flags):
-        sys.argv = ["tnt-exp train", *arguments]  # hydra.main reads its arguments from there
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(lambda cfg: None)()
-        return 0
+        return _show(flags, overrides)
     codes: list[int] = []
     errors: list[Exception] = []
 
@@ -69,7 +126,7 @@ def _run_one(flags: Namespace, arguments: Sequence[str]) -> int:
             errors.append(error)
 
     try:
-        _hydra(flags.config_dir).run(config_name=CONFIG_NAME, task_function=task, overrides=flags.overrides)
+        _hydra(flags.config_dir).run(config_name=CONFIG_NAME, task_function=task, overrides=list(overrides))
     except FileNotFoundError as error:  # the task catches its own: Hydra could not create the folder
         raise PermissionError(errno.EACCES, "no folder can be created there", error.filename) from None
     except (HydraException, OmegaConfBaseException) as error:

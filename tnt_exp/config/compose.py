@@ -5,22 +5,22 @@ import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
-from tnt_exp.config.keys import config_keys, did_you_mean, find_key
+from tnt_exp.config.keys import did_you_mean, find_key
+from tnt_exp.config.overrides import is_hydra_override, literal_overrides, parse_override, selected_options, unknown_key
 from tnt_exp.config.schema import GROUPS, Config
 from tnt_exp.config.sweep import LauncherConfig, SweepConfig
 from tnt_exp.config.trainer import Resume
-from tnt_exp.errors import UserError
+from tnt_exp.credentials import without_password
+from tnt_exp.errors import UserError, first_line
 
 CONFIG_NAME = "train"
 
@@ -76,11 +76,14 @@ def compose_cfg(overrides: Sequence[str] = (), config_dir: str | None = None) ->
         UserError: A key, a group or an option is wrong.
     """
     register()
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir={config_dir}: expected a folder with config groups, found none; correct it.")
+    overrides = literal_overrides(overrides)
     parsed = [parse_override(override) for override in overrides]
     for override in parsed:
         check_override_key(override, config_dir)
     # hydra.* decides where a run goes; Hydra reads it elsewhere, and compose() would refuse it.
-    own = [text for text, override in zip(overrides, parsed, strict=True) if not _is_hydra_override(override)]
+    own = [text for text, override in zip(overrides, parsed, strict=True) if not is_hydra_override(override)]
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -95,15 +98,17 @@ def to_config(cfg: DictConfig) -> Config:
     Raises:
         UserError: A mandatory value is missing, or a value has the wrong type.
     """
-    missing = OmegaConf.missing_keys(cfg)
-    if missing:
-        raise UserError(f"{min(missing)}: expected a value, received none (???). Give it as {min(missing)}=VALUE.")
     try:
+        missing = OmegaConf.missing_keys(cfg)
+        if missing:
+            raise UserError(f"{min(missing)}: expected a value, received none (???). Give it as {min(missing)}=VALUE.")
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), cfg))
     except OmegaConfBaseException as error:
         raise to_user_error(error) from error
     if not isinstance(config, Config):
         raise TypeError(f"Expected a Config, received: {type(config)}")
+    if config.tracking.uri is not None:
+        config.tracking.uri = without_password(config.tracking.uri)
     return config
 
 
@@ -113,29 +118,22 @@ def load_config(file: Path) -> Config:
     Raises:
         UserError: It does not fit the schema.
     """
-    cfg = OmegaConf.create(yaml.safe_load(file.read_text()))
-    if not isinstance(cfg, DictConfig):
-        raise UserError(f"{file}: expected a configuration, received a list.")
-    return to_config(cfg)
-
-
-def parse_override(text: str) -> Override:
-    """Parse one override.
-
-    Raises:
-        UserError: It is not of the form KEY=VALUE.
-    """
     try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        values = yaml.safe_load(file.read_text())
+        cfg = OmegaConf.create(values)
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise UserError(
-            f"{text!r}: expected KEY=VALUE, as in model.depth=8, received something else ({reason})."
+            f"{file}: expected the configuration of a run, received a damaged file: {first_line(error)}"
         ) from error
-
-
-def _is_hydra_override(override: Override) -> bool:
-    return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
+    if not isinstance(cfg, DictConfig):
+        raise UserError(f"{file}: expected a configuration, received {type(values).__name__}.")
+    # The file is written without interpolations; resolving one could read the environment of whoever opens the run.
+    if "${" in str(values):
+        raise UserError(f"{file}: expected plain values, received an interpolation (${{...}}).")
+    try:
+        return to_config(cfg)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def options(group: str, config_dir: str | None = None) -> list[str]:
@@ -147,37 +145,24 @@ def options(group: str, config_dir: str | None = None) -> list[str]:
 def check_override_key(override: Override, config_dir: str | None = None) -> None:
     """Raise `UserError` if the override's key, group or option does not exist."""
     name = override.key_or_group
-    if _is_hydra_override(override):
+    if is_hydra_override(override):
         return
     if override.is_delete():
         raise UserError(f"~{name}: expected KEY=VALUE, received a deletion; every key has a value here.")
-    groups = [*GROUPS, "experiment"]
-    if name in groups:
+    if name in (*GROUPS, "experiment"):
         offered = options(name, config_dir)
-        for value in _selected_options(override):
-            if value is not None and value not in offered:
+        for value in selected_options(override):
+            if value not in offered and not (value is None and name == "experiment"):
+                received = "null" if value is None else value
                 raise UserError(
-                    f"{name}={value}: expected one of {', '.join(offered)}; received {value}."
+                    f"{name}={received}: expected one of {', '.join(offered)}; received {received}."
                     f"{did_you_mean(str(value), offered)}"
                 )
         return
     if find_key(name) is None:
-        known = [field.key for field in config_keys()]
-        raise UserError(
-            f"{name}: expected a key of the configuration, received an unknown one."
-            f"{did_you_mean(name, known + groups)} (`tnt-exp train --cfg job` shows every key.)"
-        )
+        raise UserError(unknown_key(name))
     if override.is_add():
         raise UserError(f"+{name}: expected a new key, but this one exists. Write {name}=VALUE without the +.")
-
-
-def _selected_options(override: Override) -> list[Any]:
-    if override.is_sweep_override():
-        values: list[Any] = [*override.sweep_string_iterator()] if override.is_discrete_sweep() else []
-    else:
-        value = override.value()
-        values = value if isinstance(value, list) else [value]
-    return values
 
 
 _FULL_KEY = re.compile(r"full_key: (\S+)")
@@ -199,13 +184,24 @@ def to_user_error(error: Exception) -> UserError:
     full_key = _FULL_KEY.search(text)
     key = full_key[1] if full_key else (getattr(cause, "full_key", None) or "")
     field = find_key(re.sub(r"\[\d+\]$", "", key))
+    if isinstance(cause, InterpolationResolutionError | InterpolationKeyError):
+        return UserError(f"{key}: expected an interpolation (${{...}}) that can be resolved; {first}.")
     if field is not None:
         quoted = re.search(r"[Vv]alue '([^']*)'", first)
         received = repr(quoted[1]) if quoted else "null" if "not Optional" in first else first
         return UserError(f"{key}: expected {field.expects} ({field.doc}), received {received}.")
     if key:
-        known = [field.key for field in config_keys()]
-        return UserError(
-            f"{key}: expected a key of the configuration, received an unknown one.{did_you_mean(key, known)}"
-        )
+        return UserError(unknown_key(key))
+    if missing := re.match(r"(?:Could not find|In .*: Could not find|Could not override) '(hydra/\w+)/?(\w*)'", first):
+        return UserError(_no_plugin(missing[1], missing[2]))
     return UserError(first)
+
+
+def _no_plugin(group: str, option: str) -> str:
+    """Return one line about a sweeper or launcher of Hydra that is not installed."""
+    instead = {
+        "hydra/sweeper": "grids need no option, searches are sweep=bayes and sweep=random (docs/sweeps.md)",
+        "hydra/launcher": "several runs at once on this machine are launcher.slots=N, clusters are launcher=ray and "
+        "launcher=submitit_slurm (docs/clusters.md)",
+    }.get(group, "see docs/configuration.md")
+    return f"{group}={option}: expected an installed plugin, found none. Here {instead}."

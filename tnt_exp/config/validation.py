@@ -1,7 +1,9 @@
 """Rules between keys. Everything here is checked before anything slow is imported."""
 
+import importlib.util
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from tnt_exp.config.dataset import Source
 from tnt_exp.config.field import out_of_bounds
@@ -10,6 +12,15 @@ from tnt_exp.config.optimizer import Shape
 from tnt_exp.config.schema import Config
 from tnt_exp.config.trainer import Compile, Freeze
 from tnt_exp.errors import UserError
+
+_LONGEST_NAME = 200  # bytes of a folder's name, characters of MLflow's names
+_LONGEST_PATH = 480  # characters; MLflow keeps an artifact path below it in a column of 512
+# Dialect of SQLAlchemy: the module that it imports by default, and the package that has it.
+_DRIVERS = {
+    "postgresql": ("psycopg2", "'tnt-exp[postgresql]'"),
+    "mysql": ("MySQLdb", "mysqlclient"),
+    "mssql": ("pyodbc", "pyodbc"),
+}
 
 
 def validate(config: Config, *, channels: int | None = None, train_images: int | None = None) -> None:
@@ -30,6 +41,8 @@ def validate(config: Config, *, channels: int | None = None, train_images: int |
         *_augmentation(config),
         *_channels(config, channels),
         *_training(config, train_images),
+        *_names(config),
+        *_tracking(config),
     ]
     if problems:
         raise UserError("\n".join(problems))
@@ -136,7 +149,68 @@ def _training(config: Config, train_images: int | None) -> Iterator[str]:
         yield "trainer.xla: expected auto or always for trainer.backend=jax (it always uses XLA), received never."
     if backend == "torch" and trainer.xla is Compile.always:
         yield "trainer.xla: expected auto or never for trainer.backend=torch (it has no XLA), received always."
-    if config.run.name is not None and not re.fullmatch(r"[\w][\w.-]*", config.run.name):
-        yield f"run.name: expected a folder name of letters, digits, '.', '_' and '-', received {config.run.name!r}."
     if config.dataset.name in (Source.image_folder, Source.npz) and config.dataset.path is None:
         yield f"dataset.path: expected a folder or file for dataset={config.dataset.name.value}, received null."
+
+
+def _names(config: Config) -> Iterator[str]:
+    name = config.run.name
+    if name is None:
+        return
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        yield f"run.name: expected a folder name of letters, digits, '.', '_' and '-', received {name!r}."
+    elif len(name.encode()) > _LONGEST_NAME:
+        yield f"run.name: expected at most {_LONGEST_NAME} bytes, received {len(name.encode())}: {name[:20]}..."
+
+
+def _tracking(config: Config) -> Iterator[str]:
+    tracking = config.tracking
+    if not tracking.enabled:
+        return
+    if not tracking.experiment.strip() or len(tracking.experiment) > _LONGEST_NAME:
+        received = tracking.experiment[:20] + "..." if tracking.experiment.strip() else "an empty name"
+        yield f"tracking.experiment: expected a name of 1 to {_LONGEST_NAME} characters, received {received}."
+    if tracking.run_name is not None and len(tracking.run_name) > _LONGEST_NAME:
+        yield (
+            f"tracking.run_name: expected at most {_LONGEST_NAME} characters, "
+            f"received {len(tracking.run_name)}: {tracking.run_name[:20]}..."
+        )
+    model = tracking.register
+    if model is not None and (not model.strip() or re.search(r"[/:]", model) or len(model) > _LONGEST_NAME):
+        yield (
+            f"tracking.register: expected the name of a registered model, 1 to {_LONGEST_NAME} characters without "
+            f"/ and :, received {model[:40]!r}."
+        )
+    if tracking.uri is not None and (problem := store_problem(tracking.uri)) is not None:
+        yield f"tracking.uri: {problem}"
+
+
+def store_problem(uri: str) -> str | None:
+    """Return what is wrong with the address of a tracking store, or None; connects to nothing."""
+    scheme, sign, rest = uri.partition("://")
+    dialect, _, driver = scheme.partition("+")
+    if not sign or not scheme:
+        return (
+            f"expected an address such as sqlite:///mlflow.db or http://host:5000, received {uri!r}. "
+            f"A file is written sqlite:///{uri}."
+        )
+    if dialect in ("http", "https"):
+        return None if re.match(r"[^/?#]+", rest) else f"expected {scheme}://HOST:PORT, received {uri}."
+    if dialect == "sqlite":
+        if not rest.startswith("/") or rest == "/":
+            return f"expected sqlite:/// with three slashes and a file, received {uri}. Did you mean sqlite:///{rest}?"
+        file = Path(rest[1:]).expanduser()
+        if file.is_dir():
+            return f"expected a file, received the folder {file}."
+        if not file.parent.is_dir() and file.parent.parent != file.parent and file.is_absolute():
+            return f"expected a file in an existing folder, received {file}; create {file.parent} first."
+        if len(str(file.absolute())) > _LONGEST_PATH:
+            return f"expected a path of at most {_LONGEST_PATH} characters, received {len(str(file.absolute()))}."
+        return None
+    if dialect not in _DRIVERS:
+        return f"expected {', '.join(['sqlite', 'http', 'https', *_DRIVERS])}, received {dialect}://."
+    module, package = _DRIVERS[dialect]
+    module = driver or module
+    if importlib.util.find_spec(module) is None:
+        return f"expected the driver {module} for {dialect}://, which is not installed; pip install {package}"
+    return None

@@ -35,7 +35,7 @@ def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path)
         source, metadata_file = Path(temporary) / "source.keras", Path(temporary) / "about.json"
         classifier.save(source)
         metadata_file.write_text(json.dumps(metadata))
-        command = [sys.executable, "-m", "tnt_exp.export.portable", str(source), str(metadata_file), str(folder)]
+        command = [sys.executable, "-P", "-m", "tnt_exp.export.portable", str(source), str(metadata_file), str(folder)]
         environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -10,7 +10,8 @@ from typing import Any
 
 from tnt_exp import data
 from tnt_exp.config import Config, validation
-from tnt_exp.config.compose import compose, load_config, parse_override
+from tnt_exp.config.compose import compose, load_config
+from tnt_exp.config.overrides import parse_override
 from tnt_exp.errors import UserError
 
 _SECTIONS = ("dataset", "trainer")  # what may change once a model is trained

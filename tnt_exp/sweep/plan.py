@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tnt_exp.config import GROUPS, Config
-from tnt_exp.config.compose import check_override_key, compose_cfg, parse_override, to_config, to_user_error
+from tnt_exp.config.compose import check_override_key, compose_cfg, to_config, to_user_error
+from tnt_exp.config.overrides import parse_override
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
 from tnt_exp.sweep.trial import TrialSpec, config_hash

@@ -18,8 +18,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from tnt_exp.config.compose import options, parse_override
+from tnt_exp.config.compose import options
 from tnt_exp.config.keys import did_you_mean
+from tnt_exp.config.overrides import parse_override
 from tnt_exp.config.sweep import LauncherConfig, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.sweep.trial import TrialSpec

@@ -88,7 +88,7 @@ class JobProcess:
         (folder / "result.json").unlink(missing_ok=True)
         with (folder / LOG).open("ab") as log:
             self._process = subprocess.Popen(
-                [*(command or [sys.executable, "-m", "tnt_exp", "run", "--supervised"]), str(folder)],
+                [*(command or [sys.executable, "-P", "-m", "tnt_exp", "run", "--supervised"]), str(folder)],
                 stdin=subprocess.PIPE,  # closed by the kernel when this process ends
                 stdout=log,
                 stderr=subprocess.STDOUT,

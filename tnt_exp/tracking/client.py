@@ -13,6 +13,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
+from tnt_exp.credentials import without_password
 from tnt_exp.errors import UserError, first_line
 from tnt_exp.tracking.outbox import Outbox, RunRef
 
@@ -20,12 +21,13 @@ SQLITE_PREFIX = "sqlite:///"
 
 
 def resolve_tracking_uri(uri: str | None) -> str:
-    """Return the configured store, or SQLite in the working folder, as an absolute address.
+    """Return the address of the store, absolute and without a password.
 
+    In this order: what the command or the configuration says, MLFLOW_TRACKING_URI, SQLite in the working folder.
     MLflow's own default is the same file, but it uses ./mlruns if that holds an old file store.
     """
-    if uri is None:
-        return f"{SQLITE_PREFIX}{Path.cwd() / 'mlflow.db'}"
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE_PREFIX}mlflow.db"
+    uri = without_password(uri)
     if uri.startswith(SQLITE_PREFIX):
         return f"{SQLITE_PREFIX}{Path(uri.removeprefix(SQLITE_PREFIX)).expanduser().resolve()}"
     return uri

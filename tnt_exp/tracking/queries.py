@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -63,7 +62,7 @@ def tagged_run_folder(run_id: str, uri: str | None) -> Path:
 
 
 def _store(reference: str, uri: str | None) -> str:
-    uri = resolve_tracking_uri(uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    uri = resolve_tracking_uri(uri)
     if not store_exists(uri):
         raise UserError(f"{reference}: expected a tracking store at {uri}, found none. Say where with --uri")
     return uri

@@ -6,6 +6,7 @@ FINISHED, while here the caller sets the status of a run.
 
 import getpass
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -229,7 +230,7 @@ def start_run(config: Config, folder: RunFolder, dataset: Dataset, tags: Mapping
         "run_folder": str(folder.path),
         "mlflow.source.name": "tnt-exp train",
         "mlflow.source.type": "LOCAL",
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         **provenance.git(),
         **tags,
     }
@@ -276,3 +277,11 @@ def finalize_run(folder: Path, status: str) -> None:
         )
     else:
         log.info("MLflow has the rest now: %d messages", pending)
+
+
+def _user() -> str:
+    """Return the name of the user, or the number in a container where it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
