@@ -128,7 +128,7 @@ from tnt_exp import data, model
 from tnt_exp.evaluation import evaluate
 
 classifier = model.load(folder + "/model.keras")
-found = evaluate(classifier, data.load(config.dataset).test, config.trainer.batch_size, flip=False)
+found = evaluate(classifier, data.load_dataset(config.dataset).test, config.trainer.batch_size, flip=False)
 print(json.dumps(dict(found.metrics("test"))))
 """
 

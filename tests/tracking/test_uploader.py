@@ -74,7 +74,7 @@ def test_a_server_that_does_not_come_back_is_told_by_sync(tmp_path: Path, server
     begin = time.monotonic()
     assert f"`tnt-exp sync {folder}` delivers them" in ended(process)
     assert time.monotonic() - begin < 90
-    assert "wait:" in sync(folder, code=1)
+    assert "pending:" in sync(folder, code=1)
     # The same run goes on without its store, and does not say twice what it has said.
     assert "delivers them" in ended(talk(folder, server.uri, 51, 70))
     with pytest.raises(UserError, match=r"tracking\.uri"):

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -11,6 +11,18 @@ from tnt_exp.errors import UserError
 
 if TYPE_CHECKING:
     from tnt_exp.data.image_files import FileImages
+
+
+class FileRecord(NamedTuple):
+    """An image file that was read.
+
+    Attributes:
+        path: Relative to `dataset.path`.
+        sha256: Of its content, 64 hexadecimal digits.
+    """
+
+    path: str
+    sha256: str
 
 
 @dataclass(frozen=True, eq=False)  # arrays cannot be compared by ==
@@ -21,11 +33,13 @@ class Split:
         images: uint8 (images, height, width, channels): an array, or `FileImages` that decodes on access.
         labels: int32 (images,), from 0.
         content: SHA-256 over the files of the images, in order; None: the images do not come in files.
+        files: The files of the images, in order; None: the images do not come in files.
     """
 
     images: "np.ndarray | FileImages"
     labels: np.ndarray
     content: bytes | None = None
+    files: tuple[FileRecord, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

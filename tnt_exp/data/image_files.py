@@ -7,16 +7,24 @@ The order in which threads finish has no effect: each image has its place in an 
 """
 
 import io
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
-from tnt_exp.errors import wrap_read_errors
+from tnt_exp.errors import UserError, printable_name, wrap_read_errors
 from tnt_exp.hardware import cpu_count
+
+# Pillow's own limits call large scans "decompression bombs", and refuse long texts that editors leave in PNG files.
+_MAX_PIXELS = 2**28
+_MAX_TEXT_BYTES = 2**26
+Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MAX_TEXT_BYTES
+warnings.filterwarnings("ignore", module="PIL")  # damaged EXIF data and the like, printed once per image
 
 _FILES_PER_TASK = 4
 _PREFETCH_PER_CORE = 16  # images per core that are being decoded or wait for the reader: enough to keep all cores busy
@@ -44,10 +52,17 @@ def read_bytes(file: Path) -> bytes:
 def decode_pixels(encoded: bytes, file: Path, size: int, channels: int) -> np.ndarray:
     """Decode bytes as `decode_image` decodes a file; `file` is for the error message."""
     with wrap_read_errors(file), Image.open(io.BytesIO(encoded)) as image:
+        if image.width * image.height > _MAX_PIXELS:
+            raise UserError(
+                f"{printable_name(file)}: expected at most {_MAX_PIXELS / 1e6:.0f} million pixels, "
+                f"received an image of {image.width} x {image.height}; save a smaller copy"
+            )
         # Lets the JPEG decoder skip detail that the resize would drop; twice the size keeps enough of it.
         image.draft(None, (2 * size, 2 * size))
         ImageOps.exif_transpose(image, in_place=True)
-        fitted = ImageOps.fit(_to_mode(image, "L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BICUBIC)
+        fitted = ImageOps.fit(
+            _to_mode(image, "L" if channels == 1 else "RGB", file), (size, size), Image.Resampling.BICUBIC
+        )
         return np.asarray(fitted).reshape(size, size, channels)
 
 
@@ -61,18 +76,30 @@ def verify_image(encoded: bytes, file: Path, channels: int) -> None:
     decode_pixels(encoded, file, 1, channels)
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+def _to_mode(image: Image.Image, mode: str, file: Path) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow would clip 16-bit levels at 255.
-        image = Image.fromarray((np.asarray(image, np.uint32) // 257).astype(np.uint8))
+        # Pillow would clip levels of 12 and 16 bits at 255.
+        bits = _bits_per_sample(image)
+        levels = np.asarray(image, np.uint32) * 255 // (2**bits - 1)
+        image = Image.fromarray(np.minimum(levels, 255).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError(f"levels of mode {image.mode}, whose range is not known")
+        raise UserError(
+            f"{printable_name(file)}: expected 8 or 16 bits per channel, received 32 bits, whose range of levels is "
+            "unknown; convert it to 8 bits"
+        )
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == mode else image.convert(mode)
 
 
 Selection = slice | np.ndarray
+
+
+def _bits_per_sample(image: Image.Image) -> int:
+    """Return the bits of a level that the file states (TIFF), else 16."""
+    stated = image.getexif().get(258, 16)  # BitsPerSample
+    bits = stated[0] if isinstance(stated, tuple) else stated
+    return bits if isinstance(bits, int) and 8 < bits <= 16 else 16
 
 
 class FileImages:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tnt_exp.data.image_files import decode_image
-from tnt_exp.data.sources.image_folder import image_files
+from tnt_exp.data.sources.folder_layout import list_images
 from tnt_exp.errors import UserError, printable_name
 
 _STDIN = "-"
@@ -42,12 +42,12 @@ def _expand_one(arguments: Sequence[str], stdin: Iterable[str]) -> Iterator[Path
         if argument == _STDIN:
             yield from (Path(line) for text in stdin if (line := text.rstrip("\r\n")))
         elif Path(argument).is_dir():
-            yield from image_files(Path(argument))
+            yield from list_images(Path(argument)).files
         elif Path(argument).exists():
             yield Path(argument)
         else:
             for found in sorted(_matches(argument)):
-                yield from image_files(Path(found)) if Path(found).is_dir() else [Path(found)]
+                yield from list_images(Path(found)).files if Path(found).is_dir() else [Path(found)]
 
 
 def _matches(pattern: str) -> Iterator[str]:

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -22,9 +24,8 @@ from tnt_exp.reports.main_effects import MainEffect
 _COLORS = matplotlib.colormaps["viridis"]  # the worst run to the best
 _LINES = matplotlib.colormaps["tab10"]
 _SVG = "http://www.w3.org/2000/svg"
-_STYLE = ".run:hover path,.run:hover use{stroke:#e0115f!important;stroke-width:4!important;opacity:1!important}"
-
-Tooltips = dict[str, str]  # id of an SVG element: its text
+_STYLE = ".run:hover{stroke:#e0115f!important;stroke-width:4!important;opacity:1!important}"
+_RUNS = "runs"  # id of the group whose elements are runs, in order
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,18 @@ def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: 
     scales = [axis([row.params[key] for row in shown if key in row.params]) for key in keys]
     scales.append(axis([row.objective for row in shown if row.objective is not None], may_be_log=False))
     figure = Figure(figsize=(max(11.0, 1.6 * len(scales)), 4.2), layout="constrained")
-    axes, tooltips = figure.subplots(), {}
-    for rank, row in enumerate(shown):  # colours by rank, so that one bad run does not make all others look alike
+    axes = figure.subplots()
+    lines = []
+    for row in shown:
         places = [
             scale.position(row.params[key]) if key in row.params else None
             for key, scale in zip(keys, scales[:-1], strict=True)
         ]
         places.append(scales[-1].position(row.objective or 0.0))
-        points = [(column, place) for column, place in enumerate(places) if place is not None]
-        color, gid = _COLORS(rank / max(1, len(shown) - 1)), f"run-{row.job}"
-        axes.plot(*zip(*points, strict=True), color=color, linewidth=1.6, alpha=0.7, gid=gid)
-        tooltips[gid] = _label(row)
+        lines.append([(column, place) for column, place in enumerate(places) if place is not None])
+    # Colours by rank, so that one bad run does not make all others look alike.
+    colors = _COLORS(np.linspace(0, 1, len(lines)))
+    axes.add_collection(LineCollection(lines, colors=colors, linewidths=1.6, alpha=0.7, gid=_RUNS))
     for column, (name, scale) in enumerate(zip([*keys, objective], scales, strict=True)):
         axes.axvline(column, color="#888888", linewidth=1)
         axes.text(column, 1.06 if column % 2 == 0 else 1.13, name, ha="center", weight="bold", fontsize=9)
@@ -125,7 +127,7 @@ def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: 
             axes.text(column + 0.03, place, label, va="center", fontsize=8)
     axes.set(xlim=(-0.15, len(scales) - 0.75), ylim=(-0.04, 1.2))
     axes.axis("off")
-    return _svg(figure, "Parallel coordinates", tooltips)
+    return _svg(figure, "Parallel coordinates", [_label(row) for row in shown])
 
 
 def objective_scatter(rows: Sequence[TrialRow], key: str, objective: str) -> str:
@@ -133,17 +135,18 @@ def objective_scatter(rows: Sequence[TrialRow], key: str, objective: str) -> str
     shown = [row for row in rows if row.objective is not None and key in row.params]
     scale = axis([row.params[key] for row in shown])
     figure = Figure(figsize=(3.6, 2.8), layout="constrained")
-    axes, tooltips = figure.subplots(), {}
-    for row in shown:
-        place = scale.position(row.params[key])
-        if place is not None and row.objective is not None and math.isfinite(row.objective):
-            gid = f"run-{row.job}"
-            axes.plot([place], [row.objective], "o", color=_LINES(0), alpha=0.65, markersize=6, gid=gid)
-            tooltips[gid] = _label(row)
+    axes = figure.subplots()
+    placed = [
+        (place, row)
+        for row in shown
+        if (place := scale.position(row.params[key])) is not None and math.isfinite(row.objective or 0.0)
+    ]
+    x, y = [place for place, _ in placed], [row.objective or 0.0 for _, row in placed]
+    axes.scatter(x, y, s=36, color=_LINES(0), alpha=0.65, gid=_RUNS)
     axes.set_xticks([place for place, _ in scale.ticks], [label for _, label in scale.ticks], fontsize=8)
     axes.set(xlabel=key, ylabel=objective, xlim=(-0.06, 1.06))
     _open_frame(axes)
-    return _svg(figure, f"{objective} against {key}", tooltips)
+    return _svg(figure, f"{objective} against {key}", [_label(row) for _, row in placed])
 
 
 def best_curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> str:
@@ -154,17 +157,19 @@ def best_curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) 
         metric: Name of the metric.
     """
     figure = Figure(figsize=(11.0, 3.4 + 0.2 * len(best)), layout="constrained")
-    axes, tooltips = figure.subplots(), {}
-    for number, (label, points) in enumerate(best.items()):
-        epochs, values = zip(*points, strict=True)
-        marker, gid = ("o" if len(points) == 1 else None), f"run-curve-{number}"
-        axes.plot(epochs, values, color=_LINES(number % 10), marker=marker, linewidth=1.6, label=label, gid=gid)
-        tooltips[gid] = label
+    axes = figure.subplots()
+    colors = [_LINES(number % 10) for number in range(len(best))]
+    for color, (label, points) in zip(colors, best.items(), strict=True):
+        axes.plot([], [], color=color, label=label)  # for the legend
+        if len(points) == 1:
+            axes.plot(*points[0], "o", color=color)
+    axes.add_collection(LineCollection(list(best.values()), colors=colors, linewidths=1.6, gid=_RUNS))
+    axes.autoscale()
     axes.set(xlabel="epoch", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _open_frame(axes)
     figure.legend(loc="outside lower left", frameon=False, fontsize=9)
-    return _svg(figure, f"{metric} of the best runs", tooltips)
+    return _svg(figure, f"{metric} of the best runs", list(best))
 
 
 def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
@@ -191,7 +196,7 @@ def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
     axes.invert_yaxis()
     axes.set_xlabel(f"{objective}: difference from the first value, all else being equal (standard error)")
     _open_frame(axes)
-    return _svg(figure, "What each value is worth", {})
+    return _svg(figure, "What each value is worth", [])
 
 
 def _open_frame(axes: Axes) -> None:
@@ -205,8 +210,14 @@ def _label(row: TrialRow) -> str:
     return f"job {row.job}: {params}: {value:.6g}" if value is not None else f"job {row.job}: {params}"
 
 
-def _svg(figure: Figure, title: str, tooltips: Tooltips) -> str:
-    """Return the figure as an `<svg>` element with a title and tooltips; names are drawn as they are, not as TeX."""
+def _svg(figure: Figure, title: str, tooltips: Sequence[str]) -> str:
+    """Return the figure as an `<svg>` element; names are drawn as they are, not as TeX.
+
+    Args:
+        figure: The figure.
+        title: Its title.
+        tooltips: Of the elements of the collection `_RUNS`, in order.
+    """
     figure.set_canvas(FigureCanvasSVG(figure))
     for text in figure.findobj(matplotlib.text.Text):
         text.set_parse_math(False)
@@ -214,6 +225,7 @@ def _svg(figure: Figure, title: str, tooltips: Tooltips) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tnt-exp"}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     ET.register_namespace("", _SVG)
+    ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
     root = ET.fromstring(stream.getvalue())
     for metadata in root.findall(f"{{{_SVG}}}metadata"):
         root.remove(metadata)
@@ -222,10 +234,11 @@ def _svg(figure: Figure, title: str, tooltips: Tooltips) -> str:
     style = ET.Element(f"{{{_SVG}}}style")
     style.text = _STYLE
     root[:0] = [heading, style]
-    for element in root.iter(f"{{{_SVG}}}g"):
-        tooltip = tooltips.get(element.get("id", ""))
-        if tooltip is not None:
-            element.set("class", "run")
-            child = ET.SubElement(element, f"{{{_SVG}}}title")
-            child.text = tooltip
+    for group in root.iter(f"{{{_SVG}}}g"):
+        if group.get("id") == _RUNS:
+            marks = [mark for mark in group.iter() if mark.tag in (f"{{{_SVG}}}path", f"{{{_SVG}}}use")]
+            drawn = [mark for mark in marks if mark not in [*group.iterfind(f".//{{{_SVG}}}defs/*")]]
+            for mark, tooltip in zip(drawn, tooltips, strict=True):
+                mark.set("class", "run")
+                ET.SubElement(mark, f"{{{_SVG}}}title").text = tooltip
     return ET.tostring(root, encoding="unicode")

@@ -3,138 +3,27 @@
 import hashlib
 import logging
 import sys
-import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig, OnError
-from tnt_exp.data.dataset import RawDataset, Split
+from tnt_exp.data.dataset import FileRecord, RawDataset, Split
 from tnt_exp.data.metadata import DatasetInfo, required_path
+from tnt_exp.data.sources.folder_layout import ClassFolders, describe_left_out, folder_layout, list_images
 from tnt_exp.data.sources.source import DatasetSource
-from tnt_exp.errors import UserError, printable_name, wrap_read_errors
+from tnt_exp.errors import UserError, printable_name
 from tnt_exp.hardware import cpu_count
 
 _log = logging.getLogger(__name__)
 
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
-_VALIDATION = ("val", "valid", "validation")
 _CHECKED_FILES_PER_TASK = 32
 _GIB = 2**30
-
-ClassFolders = tuple[tuple[int, Path], ...]  # class number and one of its folders
-
-
-@dataclass(frozen=True)
-class FolderLayout:
-    """The classes, sorted by name, and the folders of each part; None: there is no such part."""
-
-    class_names: tuple[str, ...]
-    train: ClassFolders
-    validation: ClassFolders | None = None
-    test: ClassFolders | None = None
-    unread: tuple[str, ...] = ()  # folders beside train that are not read
-
-
-def folder_layout(root: Path) -> FolderLayout:
-    """Find the class folders of `root`.
-
-    `root` holds train/ with one folder per class (and test/, val/ with the same), or the class folders themselves.
-    A class may itself be called "train": then that folder holds images, not folders.
-
-    Raises:
-        UserError: There are fewer than two classes, or a part has a class that training does not have.
-    """
-    top = _subfolders(root)
-    parts = {name.lower(): folder for name, folder in top}
-    train = parts.get("train")
-    if train is None or not _subfolders(train):
-        names = _class_names(root, top)
-        return FolderLayout(names, _numbered(names, top, root))
-
-    names = _class_names(train, _subfolders(train))
-    validations = [parts[name] for name in _VALIDATION if name in parts]
-    if len(validations) > 1:
-        listed = ", ".join(printable_name(folder.name) for folder in validations)
-        raise UserError(
-            f"dataset.path={printable_name(root)}: expected one validation folder, received {listed}; keep one"
-        )
-
-    def part(folder: Path | None) -> ClassFolders | None:
-        return None if folder is None else _numbered(names, _subfolders(folder), folder)
-
-    return FolderLayout(
-        class_names=names,
-        train=_numbered(names, _subfolders(train), train),
-        validation=part(validations[0] if validations else None),
-        test=part(parts.get("test")),
-        unread=tuple(sorted(parts.keys() - {"train", "test", *_VALIDATION})),
-    )
-
-
-def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the image files in a folder and its subfolders, recognised by their suffix, in a fixed order.
-
-    Hidden files and other files are skipped; links are followed, but never in circles.
-
-    Raises:
-        UserError: A folder cannot be listed.
-    """
-    yield from _walk(folder, frozenset())
-
-
-def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    with wrap_read_errors(folder):
-        status = folder.stat()
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-        below = {entry for entry in entries if entry.is_dir()}
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for entry in entries:
-        if entry in below:
-            yield from _walk(entry, above | {here})
-        elif entry.suffix.lower() in _SUFFIXES:
-            yield entry
-
-
-def _subfolders(folder: Path) -> list[tuple[str, Path]]:
-    with wrap_read_errors(folder):
-        here = folder.resolve()
-        entries = [
-            entry
-            for entry in folder.iterdir()
-            if not entry.name.startswith(".")
-            and entry.is_dir()
-            and not here.is_relative_to(entry.resolve())  # a link to a parent folder is not a class
-        ]
-    # One spelling of accented letters (macOS stores them decomposed): the same data, the same classes.
-    return sorted((unicodedata.normalize("NFC", printable_name(entry.name)), entry) for entry in entries)
-
-
-def _class_names(root: Path, folders: list[tuple[str, Path]]) -> tuple[str, ...]:
-    names = tuple(sorted({name for name, _ in folders}))
-    if len(names) < 2:
-        raise UserError(
-            f"dataset.path={printable_name(root)}: expected two or more class folders, "
-            f"received {', '.join(names) or 'none'}; put the images of each class into a folder of its own"
-        )
-    return names
-
-
-def _numbered(names: tuple[str, ...], folders: list[tuple[str, Path]], part: Path) -> ClassFolders:
-    unknown = [name for name, _ in folders if name not in names]
-    if unknown or not folders:
-        raise UserError(
-            f"{printable_name(part)}: expected class folders of the training part, "
-            f"received {', '.join(unknown[:5]) or 'none'}; name them as in train/, or move the folder away"
-        )
-    return tuple((names.index(name), folder) for name, folder in folders)
 
 
 class ImageFolderSource(DatasetSource):
@@ -167,14 +56,15 @@ class ImageFolderSource(DatasetSource):
             _log.warning("%s: folder %s beside train is not read", printable_name(root), name)
 
         def files(part: ClassFolders | None, name: str) -> "ImageFiles | None":
-            return None if part is None else ImageFiles(part, config, name)
+            return None if part is None else ImageFiles(part, config, name, root)
 
-        return RawDataset(
-            train=ImageFiles(folders.train, config, "training images"),
-            validation=files(folders.validation, "validation images"),
-            test=files(folders.test, "test images"),
-            class_names=folders.class_names,
-        )
+        train = ImageFiles(folders.train, config, "training images", root)
+        validation = files(folders.validation, "validation images")
+        test = files(folders.test, "test images")
+        left_out = sum((part.left_out for part in (train, validation, test) if part is not None), Counter())
+        if left_out:
+            _log.warning("%s: left out: %s", printable_name(root), describe_left_out(left_out))
+        return RawDataset(train=train, validation=validation, test=test, class_names=folders.class_names)
 
 
 SOURCES = {"image_folder": ImageFolderSource()}
@@ -187,20 +77,23 @@ class ImageFiles:
         labels: int32 (files,).
     """
 
-    def __init__(self, folders: ClassFolders, config: DatasetConfig, name: str) -> None:
-        self._config, self._name = config, name
+    def __init__(self, folders: ClassFolders, config: DatasetConfig, name: str, root: Path) -> None:
+        self._config, self._name, self._root = config, name, root
         self._size = int(config.image_size or 0)  # validated
         self._files: list[Path] = []
+        self.left_out: Counter[str] = Counter()
         labels: list[int] = []
         for label, folder in folders:
-            found = list(image_files(folder))
-            if not found:
+            found = list_images(folder)
+            self.left_out += found.left_out
+            if not found.files:
+                others = f" ({describe_left_out(found.left_out)})" if found.left_out else ""
                 raise UserError(
-                    f"{printable_name(folder)}: expected images (.png, .jpg, ...) of a class, received none; "
+                    f"{printable_name(folder)}: expected images (.png, .jpg, ...) of a class, received none{others}; "
                     "add some or remove the folder"
                 )
-            self._files += found
-            labels += [label] * len(found)
+            self._files += found.files
+            labels += [label] * len(found.files)
         self.labels = np.array(labels, np.int32)
 
     def __len__(self) -> int:
@@ -228,10 +121,22 @@ class ImageFiles:
         digest = hashlib.sha256(hashes[readable].tobytes()).digest()
         labels = self.labels[positions][readable]
         if images is not None:
-            return Split(images if readable.all() else images[readable], labels, digest)
+            return Split(
+                images if readable.all() else images[readable], labels, digest, self._records(files, hashes, readable)
+            )
         _log.info("%d %s are decoded ahead of each step (dataset.memory_limit)", len(labels), self._name)
         kept = [file for file, good in zip(files, readable, strict=True) if good]
-        return Split(FileImages(kept, self._size, self._config.channels), labels, digest)
+        return Split(
+            FileImages(kept, self._size, self._config.channels), labels, digest, self._records(files, hashes, readable)
+        )
+
+    def _records(self, files: list[Path], hashes: np.ndarray, readable: np.ndarray) -> tuple[FileRecord, ...]:
+        """Return path and SHA-256 of the files that were read."""
+        return tuple(
+            FileRecord(printable_name(file.relative_to(self._root)), hashes[index].tobytes().hex())
+            for index, file in enumerate(files)
+            if readable[index]
+        )
 
     def _read(self, files: list[Path], images: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Read all files on all cores, into `images` or only to check them.

@@ -13,7 +13,7 @@ from tnt_exp.errors import UserError, wrap_read_errors
 
 
 class NpzSource(DatasetSource):
-    """A .npz file with `x_train`, `y_train` (and `x_test`, `y_test`), or `images`, `labels`; optionally `class_names`.
+    """A .npz file with `x_train`, `y_train`, or `images`, `labels`; optional: `x_val`, `x_test`, `class_names`.
 
     Images are uint8 (images, height, width) or (images, height, width, 1 or 3), labels integers from 0.
     """
@@ -43,9 +43,16 @@ class NpzSource(DatasetSource):
                 f"{path}: x_test: expected images of shape {train[0].shape[1:]} as in training, "
                 f"received {test[0].shape[1:]}; resize them first"
             )
+        validation = image_label_pair(arrays, "x_val", "y_val", path)
+        if validation is not None and validation[0].shape[1:] != train[0].shape[1:]:
+            raise UserError(
+                f"{path}: x_val: expected images of shape {train[0].shape[1:]} as in training, "
+                f"received {validation[0].shape[1:]}; resize them first"
+            )
         names = _class_names(arrays, train[1], path)
         return RawDataset(
             train=make_split(*train, len(names), path),
+            validation=None if validation is None else make_split(*validation, len(names), f"{path}: validation"),
             test=None if test is None else make_split(*test, len(names), f"{path}: test"),
             class_names=names,
         )
@@ -120,7 +127,13 @@ def _class_names(arrays: dict[str, np.ndarray], labels: np.ndarray, path: Path) 
             "save np.array([...], dtype=str)"
         )
     with wrap_read_errors(f"{path}: class_names"):
-        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+        texts = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+    doubled = sorted({name for name in texts if texts.count(name) > 1})
+    if doubled:
+        raise UserError(
+            f"{path}: class_names: expected each name once, received {', '.join(doubled)} twice; rename one"
+        )
+    return texts
 
 
 def _few(numbers: np.ndarray) -> str:
