@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tnt_exp import data, provenance
 from tnt_exp.config import Config, validation
+from tnt_exp.errors import UserError
 from tnt_exp.run_folder import ARTIFACTS, RunFolder
 from tnt_exp.signals import Signals
 from tnt_exp.tracking.null_tracker import NullTracker
@@ -52,6 +53,7 @@ class Experiment:
         # ---- Data
         dataset = data.load_dataset(config.dataset)
         validation.validate(config, channels=dataset.channels, train_images=len(dataset.train))
+        self._require_the_same_data(dataset)
 
         # ---- MLflow run
         self.tracker = self._start_tracking(dataset)
@@ -91,6 +93,30 @@ class Experiment:
 
             lines.append(f"compare    {ui_command(self.tracker.uri)}")
         return "\n".join(lines)
+
+    def _require_the_same_data(self, dataset: data.Dataset) -> None:
+        """Record the data of a new run; a run is continued with the same data only.
+
+        Raises:
+            UserError: The data have changed since the run began.
+        """
+        before = self.folder.read_dataset()
+        if before and before["digest"] != dataset.digest:
+            gained = [name for name in dataset.class_names if name not in before["class_names"]]
+            lost = [name for name in before["class_names"] if name not in dataset.class_names]
+            changes = [f"new classes: {', '.join(gained)}"] if gained else []
+            changes += [f"missing classes: {', '.join(lost)}"] if lost else []
+            now = len(dataset.train)
+            changes += (
+                [f"{now} training images instead of {then}"] if (then := before["images"]["train"]) != now else []
+            )
+            raise UserError(
+                f"{self.folder.path}: expected the images with which this run began, received others "
+                f"({'; '.join(changes) or 'other contents'}). Restore them, choose another run.name, or add "
+                "trainer.resume=never."
+            )
+        if not before:
+            self.folder.write_dataset(dataset)
 
     def _start_tracking(self, dataset: data.Dataset) -> "Tracker | NullTracker":
         if not self.config.tracking.enabled:

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 
 from tnt_exp.config import Config
+from tnt_exp.credentials import hide_passwords
 from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.experiment import Experiment
 from tnt_exp.run_folder import RunFolder, flat
@@ -74,12 +75,20 @@ def _run(
 
             finalize_run(run_folder.path, "FINISHED")
         return 0
+    is_new = run_folder.read_config() is None
+    previous_result = run_folder.read_result()
     run_folder.write_config(config, overrides)
     run_folder.remove_result()
     result: dict[str, Any] = {"status": "FAILED", "metrics": {}}
     log.info("run folder %s", run_folder.path)
     experiment = Experiment(config, run_folder, result, signals, dict(tags))
     code = _attempt(experiment, result)
+    if code == 2 and not experiment.tracker.uri:  # refused before anything was done: leave what was there
+        if is_new:
+            run_folder.remove()
+        elif previous_result:
+            run_folder.write_result(previous_result)
+        return code
     with signals.deferred():
         result["total_seconds"] = round(time.time() - begin, 3)
         try:
@@ -99,7 +108,7 @@ def _attempt(experiment: Experiment, result: dict[str, Any]) -> int:
         experiment.train()
     except UserError as error:
         result["error"] = str(error)
-        print(f"tnt-exp: {error}", file=sys.stderr)
+        print(f"tnt-exp: {hide_passwords(str(error))}", file=sys.stderr)
         return 2
     except Stopped as stop:
         result |= {"status": "KILLED", "error": str(stop)}

@@ -20,15 +20,18 @@ from tnt_exp.atomic_files import (
     name_file_in_errors,
     read_json,
     release_lock,
+    remove_paths,
 )
 from tnt_exp.config.compose import load_config
 from tnt_exp.config.schema import Config
+from tnt_exp.data.dataset import Dataset
 from tnt_exp.errors import UserError
 
 # Files and folders of a run that are logged to MLflow, too.
 ARTIFACTS = [
     "config.yaml",
     "overrides.yaml",
+    "dataset.json",
     "result.json",
     "metrics.csv",
     "train.log",
@@ -73,6 +76,14 @@ class RunFolder:
             yield
         finally:
             release_lock(found)
+
+    def remove(self) -> None:
+        """Remove the folder, and the folders above it that are empty then (`multirun/runs`)."""
+        remove_paths([self.path])
+        for parent in list(self.path.parents)[:2]:
+            if parent.name not in ("runs", "sweeps", "multirun") or any(parent.iterdir()):
+                break
+            parent.rmdir()
 
     @property
     def checkpoints(self) -> Path:
@@ -141,6 +152,27 @@ class RunFolder:
         """Return the configuration in `config.yaml`; None in a new folder."""
         file = self.path / "config.yaml"
         return load_config(file) if file.exists() else None
+
+    def write_dataset(self, dataset: Dataset) -> None:
+        """Write `dataset.json`: digest, classes, sizes and, for images in files, the files of each split."""
+        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+        atomic_write_json(
+            self.path / "dataset.json",
+            {
+                "digest": dataset.digest,
+                "class_names": list(dataset.class_names),
+                "images": {name: len(split) for name, split in splits.items() if split is not None},
+                "files": {
+                    name: [[*record, int(label)] for record, label in zip(split.files, split.labels, strict=True)]
+                    for name, split in splits.items()
+                    if split is not None and split.files is not None
+                },
+            },
+        )
+
+    def read_dataset(self) -> dict[str, Any]:
+        """Return the content of `dataset.json`; empty for a run of an older version."""
+        return self._read("dataset.json")
 
     def save_model(self, classifier: Any) -> None:
         """Write `model.keras`."""

@@ -3,20 +3,30 @@
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tnt_exp import data
+from tnt_exp.atomic_files import atomic_write_json
 from tnt_exp.config import Config
-from tnt_exp.errors import UserError
+from tnt_exp.config.dataset import Source
+from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.finished_runs import FinishedRun, apply_overrides, find_run
 from tnt_exp.finished_runs.find import RUN_HELP
+from tnt_exp.finished_runs.test_images import (
+    TestImages,
+    evaluation_label,
+    locate_data,
+    other_test_images,
+    own_test_images,
+)
 from tnt_exp.training import device
 
 if TYPE_CHECKING:
-    from tnt_exp.data import Dataset, Split
+    from tnt_exp.data import Split
     from tnt_exp.evaluation import Evaluation
 
 _MISTAKES = 32
@@ -32,11 +42,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(list(arguments))
     finished = find_run(options.run, options.uri)
-    config = apply_overrides(finished.config, options.overrides)
-    _check(finished, config)
+    config = locate_data(finished, apply_overrides(finished.config, options.overrides))
+    own = config.dataset == locate_data(finished, finished.config).dataset
+    _check(finished, config, own=own)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    dataset = data.load_dataset(config.dataset)
-    split = _relabel(finished.class_names, dataset)
+    chosen = own_test_images(finished, config) if own else other_test_images(finished, config)
+    split = _relabel(finished.class_names, chosen)
 
     from tnt_exp.evaluation import evaluate
     from tnt_exp.finished_runs.find import load_for_evaluation
@@ -45,24 +56,31 @@ def main(arguments: Sequence[str]) -> int:
     evaluation = evaluate(
         load_for_evaluation(finished, trainer), split, trainer.batch_size, flip=trainer.test_time_flip
     )
-    own = config.dataset == finished.config.dataset
-    label = "" if own else _label(config)
-    report = _report(finished, dataset, split, evaluation, "/".join(["eval", label]).rstrip("/"))
+    label = "" if own else evaluation_label(finished, config)
+    report = _report(finished, chosen, split, evaluation, "/".join(["eval", label]).rstrip("/"))
+    report["path"] = config.dataset.path
+    report["notes"] = list(chosen.notes)
     report["test_time_flip"] = trainer.test_time_flip
     folder = finished.path / "_".join(["evaluation", label]).rstrip("_")
-    _write(folder, finished, split, evaluation, report)
-    logged = finished.mlflow_run_id is not None and _log_to_mlflow(finished, options.uri, report["metrics"], folder)
+    written = _write(folder, finished, split, evaluation, report)
+    logged = (
+        written
+        and finished.mlflow_run_id is not None
+        and _log_to_mlflow(finished, options.uri, report["metrics"], folder)
+    )
     if options.json:
         print(json.dumps(report, indent=2))
-    else:
-        _print(report, finished if own else None)
+        return 0
+    _print(report, finished if own and not chosen.notes else None)
+    if written:
         print(f"written to {folder}" + (f" and to MLflow run {finished.mlflow_run_id}" if logged else ""))
     return 0
 
 
-def _check(finished: FinishedRun, config: Config) -> None:
+def _check(finished: FinishedRun, config: Config, *, own: bool) -> None:
     """Find errors before data are read and TensorFlow is imported."""
-    data.validate(config.dataset)
+    if own or config.dataset.name is not Source.image_folder:
+        data.validate(config.dataset)
     device.check_backend(config.trainer)
     info, channels, classes = data.dataset_info(config.dataset), finished.image_shape[2], len(finished.class_names)
     if info.channels not in (None, channels):
@@ -76,30 +94,24 @@ def _check(finished: FinishedRun, config: Config) -> None:
         )
 
 
-def _relabel(class_names: Sequence[str], dataset: "Dataset") -> "Split":
-    """Return the test images, labelled with the model's class numbers."""
-    if tuple(class_names) == dataset.class_names:
-        return dataset.test
+def _relabel(class_names: Sequence[str], chosen: TestImages) -> "Split":
+    """Return the images, labelled with the model's class numbers."""
+    if tuple(class_names) == chosen.class_names:
+        return chosen.split
     import numpy as np
 
-    unknown = [name for name in dataset.class_names if name not in class_names]
+    unknown = [name for name in chosen.class_names if name not in class_names]
     if unknown:
         raise UserError(
-            f"dataset={dataset.name}: expected the model's classes ({', '.join(class_names[:5])}, ...), "
+            f"dataset={chosen.name}: expected the model's classes ({', '.join(class_names[:5])}, ...), "
             f"received others: {', '.join(unknown[:5])}."
         )
-    numbers = np.array([class_names.index(name) for name in dataset.class_names], np.int32)
-    return replace(dataset.test, labels=numbers[dataset.test.labels])
-
-
-def _label(config: Config) -> str:
-    """Return a name for other images, for MLflow and for the folder."""
-    path = config.dataset.path
-    return Path(path).stem if path else config.dataset.name.value
+    numbers = np.array([class_names.index(name) for name in chosen.class_names], np.int32)
+    return replace(chosen.split, labels=numbers[chosen.split.labels])
 
 
 def _report(
-    finished: FinishedRun, dataset: "Dataset", split: "Split", evaluation: "Evaluation", prefix: str
+    finished: FinishedRun, chosen: TestImages, split: "Split", evaluation: "Evaluation", prefix: str
 ) -> dict[str, Any]:
     counts, answers = evaluation.confusion.sum(axis=1), evaluation.confusion.sum(axis=0)
     classes = [
@@ -113,8 +125,8 @@ def _report(
     ]
     return {
         "run": str(finished.path),
-        "dataset": dataset.name,
-        "dataset_digest": dataset.digest,
+        "dataset": chosen.name,
+        "dataset_digest": chosen.digest,
         "images": len(split),
         "metrics": {
             **dict(evaluation.metrics(prefix)),
@@ -126,13 +138,25 @@ def _report(
 
 def _write(
     folder: Path, finished: FinishedRun, split: "Split", evaluation: "Evaluation", report: dict[str, Any]
+) -> bool:
+    """Write `evaluation.json` and figures; if that fails, warn and return False."""
+    try:
+        folder.mkdir(exist_ok=True)
+        atomic_write_json(folder / "evaluation.json", report)
+        _draw(folder, finished, split, evaluation, report)
+    except OSError as error:
+        print(f"tnt-exp: nothing is written to {folder}: {describe_system_error(error) or error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _draw(
+    folder: Path, finished: FinishedRun, split: "Split", evaluation: "Evaluation", report: dict[str, Any]
 ) -> None:
     import numpy as np
 
     from tnt_exp.reports import run_figures
 
-    folder.mkdir(exist_ok=True)
-    (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
     names = finished.class_names
     title = f"{report['dataset']} test: accuracy {evaluation.accuracy:.4f}"
     run_figures.draw_confusion_matrix(evaluation.confusion, names, title, folder / "confusion_matrix.png")
@@ -156,6 +180,8 @@ def _print(report: dict[str, Any], own: FinishedRun | None) -> None:
     from tnt_exp.formatting import format_table
 
     print(f"{report['dataset']}: {report['images']:,} test images")
+    for note in report["notes"]:
+        print(f"  note: {note}")
     reported = own.result["metrics"] if own else {}
     for name, value in report["metrics"].items():
         key = name.rpartition("/")[2]

@@ -11,7 +11,7 @@ from tnt_exp.data.validate import dataset_info, validate
 
 if TYPE_CHECKING:
     from tnt_exp.data.batches import Batches, epoch_order, padded_batches
-    from tnt_exp.data.dataset import Dataset, Split
+    from tnt_exp.data.dataset import Dataset, Split, dataset_digest
     from tnt_exp.data.load import load_dataset
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Dataset",
     "DatasetInfo",
     "Split",
+    "dataset_digest",
     "dataset_info",
     "epoch_order",
     "load_dataset",
@@ -31,6 +32,7 @@ _MODULES = {
     "epoch_order": "batches",
     "padded_batches": "batches",
     "Dataset": "dataset",
+    "dataset_digest": "dataset",
     "Split": "dataset",
     "load_dataset": "load",
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tnt_exp.config.trainer import OnNan, TrainerConfig
+from tnt_exp.errors import UserError
 from tnt_exp.signals import Signals
 from tnt_exp.training.checkpoint import CheckpointStore, NonFiniteError
 from tnt_exp.training.train_state import TrainState
@@ -50,7 +51,8 @@ class CheckpointManager:
         """Restore the newest checkpoint that verifies; return its values, or None if there is none.
 
         Raises:
-            ValueError: It is of other data or of another network.
+            UserError: It is of other data.
+            ValueError: It is of another network.
         """
         found = self._store.newest()
         if found is None:
@@ -58,7 +60,7 @@ class CheckpointManager:
                 self._store.save(self._state.to_checkpoint(0, self._extra))
             return None
         if found.numbers["dataset"] != self._extra["dataset"]:
-            raise ValueError(
+            raise UserError(
                 f"Expected the data of the checkpoint (digest {found.numbers['dataset']}), "
                 f"received other data (digest {self._extra['dataset']})."
             )

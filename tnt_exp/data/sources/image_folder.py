@@ -4,10 +4,11 @@ import hashlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -27,9 +28,16 @@ _GIB = 2**30
 
 
 class ImageFolderSource(DatasetSource):
-    """Image files in one folder per class; held in memory, or decoded when they are needed if they are too many."""
+    """Image files in one folder per class; held in memory, or decoded when they are needed if they are too many.
+
+    Args:
+        classes: The smallest number of classes.
+    """
 
     own_keys = frozenset({"image_size", "channels", "memory_limit"})
+
+    def __init__(self, classes: int = 2) -> None:
+        self._classes = classes
 
     def info(self, config: DatasetConfig) -> DatasetInfo:
         """See `DatasetSource`."""
@@ -46,19 +54,19 @@ class ImageFolderSource(DatasetSource):
             raise UserError(
                 f"dataset.path={path}: expected a folder of class folders, received a file; unpack it first"
             )
-        folder_layout(path)
+        folder_layout(path, classes=self._classes)
 
     def read(self, config: DatasetConfig) -> RawDataset:
         """List the files (see `folder_layout`); images are read when they are taken."""
         root = required_path(config)
-        folders = folder_layout(root)
+        folders = folder_layout(root, classes=self._classes)
         for name in folders.unread:
             _log.warning("%s: folder %s beside train is not read", printable_name(root), name)
 
         def files(part: ClassFolders | None, name: str) -> "ImageFiles | None":
-            return None if part is None else ImageFiles(part, config, name, root)
+            return None if part is None else ImageFiles.of_folders(part, config, name, root)
 
-        train = ImageFiles(folders.train, config, "training images", root)
+        train = ImageFiles.of_folders(folders.train, config, "training images", root)
         validation = files(folders.validation, "validation images")
         test = files(folders.test, "test images")
         left_out = sum((part.left_out for part in (train, validation, test) if part is not None), Counter())
@@ -70,6 +78,25 @@ class ImageFolderSource(DatasetSource):
 SOURCES = {"image_folder": ImageFolderSource()}
 
 
+def read_for_evaluation(config: DatasetConfig) -> RawDataset:
+    """List a folder that is not trained on: it may have a single class."""
+    return ImageFolderSource(classes=1).read(config)
+
+
+def read_files(root: Path, names: Sequence[str], labels: np.ndarray, config: DatasetConfig) -> Split:
+    """Read those of the named files that exist.
+
+    Args:
+        root: The folder.
+        names: Their paths in it.
+        labels: int32 (names,).
+        config: Size and channels.
+    """
+    there = np.array([(root / name).is_file() for name in names], bool)
+    files = ImageFiles([root / name for name in names], labels, config, "test images", root)
+    return files.take(np.flatnonzero(there))
+
+
 class ImageFiles:
     """Image files with their classes; a `LazySplit`.
 
@@ -77,24 +104,39 @@ class ImageFiles:
         labels: int32 (files,).
     """
 
-    def __init__(self, folders: ClassFolders, config: DatasetConfig, name: str, root: Path) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        labels: Sequence[int] | np.ndarray,
+        config: DatasetConfig,
+        name: str,
+        root: Path,
+        left_out: Counter[str] | None = None,
+    ) -> None:
         self._config, self._name, self._root = config, name, root
         self._size = int(config.image_size or 0)  # validated
-        self._files: list[Path] = []
-        self.left_out: Counter[str] = Counter()
+        self._files = list(files)
+        self.labels = np.asarray(labels, np.int32)
+        self.left_out: Counter[str] = left_out or Counter()
+
+    @classmethod
+    def of_folders(cls, folders: ClassFolders, config: DatasetConfig, name: str, root: Path) -> Self:
+        """List the images of class folders."""
+        files: list[Path] = []
         labels: list[int] = []
+        left_out: Counter[str] = Counter()
         for label, folder in folders:
             found = list_images(folder)
-            self.left_out += found.left_out
+            left_out += found.left_out
             if not found.files:
                 others = f" ({describe_left_out(found.left_out)})" if found.left_out else ""
                 raise UserError(
                     f"{printable_name(folder)}: expected images (.png, .jpg, ...) of a class, received none{others}; "
                     "add some or remove the folder"
                 )
-            self._files += found.files
+            files += found.files
             labels += [label] * len(found.files)
-        self.labels = np.array(labels, np.int32)
+        return cls(files, labels, config, name, root, left_out)
 
     def __len__(self) -> int:
         return len(self._files)

@@ -1,0 +1,176 @@
+"""The images on which a finished run is evaluated: never those on which it was trained."""
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tnt_exp import data, provenance
+from tnt_exp.atomic_files import read_json
+from tnt_exp.config import Config
+from tnt_exp.config.dataset import DatasetConfig, Source
+from tnt_exp.errors import UserError
+from tnt_exp.finished_runs.run import FinishedRun
+from tnt_exp.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from tnt_exp.data import Split
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """What a run is evaluated on.
+
+    Attributes:
+        name: Name of the data set.
+        split: Images and labels.
+        class_names: In the order of the labels.
+        digest: Of the data set.
+        notes: What a reader of the result must know, one line each.
+    """
+
+    __test__ = False  # not a test class of pytest
+
+    name: str
+    split: "Split"
+    class_names: tuple[str, ...]
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+def locate_data(finished: FinishedRun, config: Config) -> Config:
+    """Return the configuration with `dataset.path` found again.
+
+    A relative path counts from the working folder; where it does not exist there, from the folder in which the run was
+    started, or from the project folder above `multirun/`.
+    """
+    given = config.dataset.path
+    if not given or Path(given).expanduser().is_absolute() or Path(given).exists():
+        return config
+    starts = provenance.read(finished.path)
+    folders = [Path(start["cwd"]) for start in starts[-1:]]
+    folders += [parent.parent for parent in finished.path.parents if parent.name == "multirun"][:1]
+    found = next((folder / given for folder in folders if (folder / given).exists()), None)
+    if found is None:
+        tried = ", ".join(str(folder / given) for folder in dict.fromkeys([Path.cwd(), *folders]))
+        raise UserError(
+            f"dataset.path={given}: expected the images of the run, found none at {tried}; say where they are."
+        )
+    return replace(config, dataset=replace(config.dataset, path=str(found)))
+
+
+def own_test_images(finished: FinishedRun, config: Config) -> TestImages:
+    """Return the run's own test images, also if its folder has changed since.
+
+    Raises:
+        UserError: None of them is left, or the data have changed and it is not known which were for training.
+    """
+    recorded = RunFolder(finished.path).read_dataset()
+    if "test" in recorded.get("files", {}):
+        return _recorded_test_images(finished, config.dataset, recorded)
+    dataset = data.load_dataset(config.dataset)
+    digest = recorded.get("digest") or _digest_at_start(finished)
+    notes: tuple[str, ...] = ()
+    if digest is not None and digest != dataset.digest:
+        notes = (
+            "the images are not those of training (their digest differs): images that the run was trained on may be "
+            "among those measured",
+        )
+    return TestImages(dataset.name, dataset.test, dataset.class_names, dataset.digest, notes)
+
+
+def other_test_images(finished: FinishedRun, config: Config) -> TestImages:
+    """Return the images of another data set: its test part, or all images if it has none.
+
+    Raises:
+        UserError: There are no images that the run was not trained on.
+    """
+    if config.dataset.name is not Source.image_folder:
+        dataset = data.load_dataset(config.dataset)
+        return TestImages(dataset.name, dataset.test, dataset.class_names, dataset.digest)
+    import numpy as np
+
+    from tnt_exp.data.sources.image_folder import read_for_evaluation
+
+    raw = read_for_evaluation(config.dataset)
+    part = raw.test or raw.train
+    split = part.take(np.arange(len(part.labels)))
+    notes = []
+    seen = _trained_on(finished)
+    if split.files is not None and seen:
+        fresh = np.array([record.sha256 not in seen for record in split.files])
+        if not fresh.any():
+            raise UserError(
+                f"dataset.path={config.dataset.path}: expected images that the run was not trained on, found none."
+            )
+        if not fresh.all():
+            notes.append(f"{int((~fresh).sum())} of {len(fresh)} images are left out: the run was trained on them")
+            positions = np.flatnonzero(fresh)
+            files = tuple(split.files[position] for position in positions)
+            split = replace(split, images=split.images[positions], labels=split.labels[positions], files=files)
+    digest = data.dataset_digest([None, None, split], raw.class_names)
+    return TestImages(config.dataset.name.value, split, raw.class_names, digest, tuple(notes))
+
+
+def evaluation_label(finished: FinishedRun, config: Config) -> str:
+    """Return a name for other images, which MLflow takes in a metric's name and no other images of the run have."""
+    path = config.dataset.path
+    name = (Path(path).stem or "images") if path else config.dataset.name.value
+    label = re.sub(r"[^\w .-]", "_", name)
+    before = read_json(finished.path / f"evaluation_{label}" / "evaluation.json") or {}
+    if before.get("path", path) != path:
+        label += f"_{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
+    return label
+
+
+def _recorded_test_images(finished: FinishedRun, config: DatasetConfig, recorded: dict[str, Any]) -> TestImages:
+    """Read the files that were the run's test images, as far as they are still there and unchanged."""
+    import numpy as np
+
+    from tnt_exp.data.sources.image_folder import read_files
+
+    root = Path(str(config.path)).expanduser()
+    files = recorded["files"]["test"]
+    split = read_files(root, [name for name, _, _ in files], np.array([label for *_, label in files], np.int32), config)
+    hashes = {name: sha256 for name, sha256, _ in files}
+    same = np.array([record.sha256 == hashes[record.path] for record in split.files or ()], bool)
+    if not same.any():
+        raise UserError(
+            f"dataset.path={config.path}: expected the test images of the run, found none of its {len(files)}."
+        )
+    notes = []
+    if same.sum() < len(files):
+        notes.append(f"{len(files) - int(same.sum())} of the run's {len(files)} test images have changed or are gone")
+        positions = np.flatnonzero(same)
+        kept = tuple((split.files or ())[position] for position in positions)
+        split = replace(split, images=split.images[positions], labels=split.labels[positions], files=kept)
+    known = {name for part in recorded["files"].values() for name, _, _ in part}
+    added = _count_added(config, known)
+    if added:
+        notes.append(
+            f"the folder has changed: {added} images were added since training; measured are the run's own test images"
+        )
+    names = tuple(recorded["class_names"])
+    return TestImages(config.name.value, split, names, recorded["digest"], tuple(notes))
+
+
+def _count_added(config: DatasetConfig, known: set[str]) -> int:
+    from tnt_exp.data.sources.folder_layout import folder_layout, list_images
+
+    root = Path(str(config.path)).expanduser()
+    layout = folder_layout(root, classes=1)
+    folders = [folder for part in (layout.train, layout.validation, layout.test) for _, folder in part or ()]
+    files = [str(file.relative_to(root)) for folder in folders for file in list_images(folder).files]
+    return sum(name not in known for name in files)
+
+
+def _trained_on(finished: FinishedRun) -> set[str]:
+    """Return the SHA-256 of the files that the run was trained and validated on."""
+    files = RunFolder(finished.path).read_dataset().get("files", {})
+    return {sha256 for part in ("train", "validation") for _, sha256, _ in files.get(part, ())}
+
+
+def _digest_at_start(finished: FinishedRun) -> str | None:
+    starts = provenance.read(finished.path)
+    return starts[-1].get("dataset_digest") if starts else None
