@@ -17,8 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tnt_exp.reports import sweep_figures
-from tnt_exp.reports.leaderboard import TrialRow, leaderboard_columns, rank_points, write_points
-from tnt_exp.reports.main_effects import main_effects, write_main_effects
+from tnt_exp.reports.leaderboard import (
+    TrialRow,
+    leaderboard_columns,
+    main_effects,
+    rank_points,
+    write_main_effects,
+    write_points,
+)
 from tnt_exp.reports.sweep_figures import axis
 from tnt_exp.reports.sweep_page import SweepResults, render_page
 

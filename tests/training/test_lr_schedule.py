@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tnt_exp.config.optimizer import ScheduleConfig, Shape
-from tnt_exp.training.lr_schedule import LearningRateSchedule
+from tnt_exp.training.optimizer import LearningRateSchedule
 
 
 def schedule(**values: object) -> LearningRateSchedule:

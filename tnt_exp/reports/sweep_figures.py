@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tnt_exp.formatting import as_number
-from tnt_exp.reports.leaderboard import TrialRow
-from tnt_exp.reports.main_effects import MainEffect
+from tnt_exp.reports.leaderboard import MainEffect, TrialRow
 
 _COLORS = matplotlib.colormaps["viridis"]  # the worst run to the best
 _LINES = matplotlib.colormaps["tab10"]

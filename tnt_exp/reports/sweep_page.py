@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from tnt_exp.reports import sweep_figures
-from tnt_exp.reports.leaderboard import RankedPoint, TrialRow, leaderboard_columns, rank_points
-from tnt_exp.reports.main_effects import main_effects
+from tnt_exp.reports.leaderboard import RankedPoint, TrialRow, leaderboard_columns, main_effects, rank_points
 
 _CSS = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;margin:0;background:#f6f7f9}

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 
 from tnt_exp.atomic_files import read_json
 from tnt_exp.reports import sweep_figures
-from tnt_exp.reports.leaderboard import leaderboard_columns, write_leaderboard, write_points
-from tnt_exp.reports.main_effects import MainEffect, main_effects, write_main_effects
+from tnt_exp.reports.leaderboard import (
+    MainEffect,
+    leaderboard_columns,
+    main_effects,
+    write_leaderboard,
+    write_main_effects,
+    write_points,
+)
 from tnt_exp.reports.sweep_page import SweepResults, render_page
 from tnt_exp.sweep import results
 from tnt_exp.sweep.outcome import Outcome

@@ -18,6 +18,7 @@ from tnt_exp.errors import UserError, first_line
 from tnt_exp.tracking.outbox import Outbox, RunRef
 
 SQLITE_PREFIX = "sqlite:///"
+ARTIFACTS_FOLDER = "mlartifacts"  # beside a SQLite store
 
 
 def resolve_tracking_uri(uri: str | None) -> str:
@@ -37,7 +38,7 @@ def artifact_location(uri: str) -> str | None:
     """Return where the artifacts of a new experiment go: beside a SQLite file; None: a server decides."""
     if not uri.startswith(SQLITE_PREFIX):
         return None
-    return (Path(uri.removeprefix(SQLITE_PREFIX)).parent / "mlartifacts").as_uri()
+    return (Path(uri.removeprefix(SQLITE_PREFIX)).parent / ARTIFACTS_FOLDER).as_uri()
 
 
 def ui_command(uri: str) -> str:

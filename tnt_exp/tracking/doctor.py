@@ -14,6 +14,7 @@ from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, r
 from tnt_exp.run_folder import ARTIFACTS
 from tnt_exp.tracking.client import SQLITE_PREFIX, make_client, search_all_runs
 from tnt_exp.tracking.outbox import FOLDER
+from tnt_exp.tracking.relocation import correct_addresses, moved_from, relocated_folder
 from tnt_exp.tracking.uploader import sync
 
 _DEFAULT = "0"  # MLflow's experiment for runs that name none
@@ -40,23 +41,30 @@ def find_problems(uri: str) -> Iterator[Finding]:
     Args:
         uri: Tracking store, absolute; it exists.
     """
+    for old in moved_from(uri):
+        yield Finding(
+            f"MLflow looks for artifacts in {old}, from where the project was moved",
+            "let it find them beside the store",
+            lambda: correct_addresses(uri),
+        )
     client = make_client(uri)
+    base = Path(uri.removeprefix(SQLITE_PREFIX)).parent if uri.startswith(SQLITE_PREFIX) else Path.cwd()
     experiments = client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
     for experiment in experiments:
         for run in search_all_runs(client, [experiment.experiment_id]):
             if "run_folder" not in run.data.tags and "tracking.experiment" not in run.data.params:
                 continue  # not a run of tnt-exp
             if run.info.status == "RUNNING":
-                yield from _unseen(client, run)
+                yield from _unseen(client, run, base)
             elif "tracking.experiment" in run.data.params:
-                yield from _artifacts(client, run)
+                yield from _artifacts(client, run, base)
             if experiment.experiment_id == _DEFAULT:
                 yield from _misplaced(client, uri, run)
 
 
-def _unseen(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
+def _unseen(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Finding]:
     """A run that is marked RUNNING although its process is dead."""
-    name, folder = _name(run), _folder(run)
+    name, folder = _name(run), _folder(run, base)
     host = run.data.tags.get("host", platform.node())
     if not folder.is_dir() and host != platform.node():
         yield Finding(
@@ -87,11 +95,11 @@ def _unseen(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
     yield Finding(f"{name} is RUNNING, but its process is dead{gone}", f"mark it {status}", fix)
 
 
-def _artifacts(client: mlflow.MlflowClient, run: Run) -> Iterator[Finding]:
+def _artifacts(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Finding]:
     """A run that has ended and whose files MLflow does not have (any more)."""
     if "result.json" in {file.path for file in client.list_artifacts(run.info.run_id)}:
         return
-    folder, issue = _folder(run), f"{_name(run)} has lost its artifacts ({run.info.artifact_uri})"
+    folder, issue = _folder(run, base), f"{_name(run)} has lost its artifacts ({run.info.artifact_uri})"
     if not (folder / "result.json").is_file():
         yield Finding(issue, f"nothing is left of them: {folder} is gone too", None)
         return
@@ -157,5 +165,5 @@ def _name(run: Run) -> str:
     return f"run {run.info.run_name} ({run.info.run_id})"
 
 
-def _folder(run: Run) -> Path:
-    return Path(run.data.tags.get("run_folder", "nowhere"))
+def _folder(run: Run, base: Path) -> Path:
+    return relocated_folder(Path(run.data.tags.get("run_folder", "nowhere")), base)

@@ -23,6 +23,7 @@ from tnt_exp.run_folder import ARTIFACTS, RunFolder, flat
 from tnt_exp.tracking import models
 from tnt_exp.tracking.client import quote_filter_value, resolve_tracking_uri, resume_or_create_run
 from tnt_exp.tracking.outbox import FOLDER, Outbox, RunRef, artifact_message
+from tnt_exp.tracking.relocation import correct_addresses, moved_from
 from tnt_exp.tracking.uploader import Uploader, sync
 
 if TYPE_CHECKING:
@@ -124,6 +125,9 @@ class Tracker(BaseTracker):
             short = {key: value for key, value in tags.items() if len(value) <= _MAX_VALUE_LENGTH["tags"]}
             return str(client.create_run(experiment_id, run_name=run_name, tags=short).info.run_id)
 
+        if moved_from(uri):
+            correct_addresses(uri)
+            log.info("the project was moved: MLflow finds its artifacts beside %s again", uri)
         run, resumed = resume_or_create_run(outbox, uri, experiment, find, make)
         tracker = cls(outbox, run)
         if resumed:

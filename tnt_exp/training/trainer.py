@@ -26,8 +26,7 @@ from tnt_exp.signals import Signals
 from tnt_exp.training.checkpoint import NonFiniteError
 from tnt_exp.training.checkpoint_manager import CheckpointManager
 from tnt_exp.training.device import Device
-from tnt_exp.training.lr_schedule import LearningRateSchedule
-from tnt_exp.training.optimizer import build_optimizer, ema_weights
+from tnt_exp.training.optimizer import LearningRateSchedule, build_optimizer, ema_weights
 from tnt_exp.training.profiler import ProfiledStep
 from tnt_exp.training.progress import ProgressBar
 from tnt_exp.training.train_state import BestWeights, TrainState
