@@ -40,7 +40,8 @@ def without_password(address: str) -> str:
     if query:
         name = "MLFLOW_TRACKING_TOKEN" if scheme in ("http", "https") else _variable(scheme)
         _set({name: query["value"]})
-        address = re.sub(r"\?$", "", _QUERY.sub("", address)).replace("?&", "?")
+        rest = _QUERY.sub("", address)
+        address = rest if "?" in rest else rest.replace("&", "?", 1)
     return address
 
 

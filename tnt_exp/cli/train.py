@@ -36,14 +36,15 @@ usage: tnt-exp train [FLAG ...] [GROUP=OPTION ...] [KEY=VALUE ...]
 
   tnt-exp train model.depth=8 optimizer.learning_rate=3e-4
   tnt-exp train experiment=cifar100_keras_example
-  tnt-exp train -m model.embed_dim=48,64,96           one run per value (docs/sweeps.md)
+  tnt-exp train -m model.embed_dim=48,64,96     one run per value (docs/sweeps.md)
 
 flags:
-  -m, --multirun          run a sweep: one run per combination of values separated by commas
-  --dry-run               show the runs of a sweep with their cost, and stop
-  --cfg job               print the composed configuration, and stop
-  --config-dir FOLDER     groups of your own
-  -sc install=bash        print a script for completion: eval "$(tnt-exp train -sc install=bash)"
+  -m, --multirun       run a sweep: one run per combination of comma-separated values
+  --dry-run            show the runs of a sweep with their cost, and stop
+  --cfg job            print the composed configuration, and stop
+  --config-dir FOLDER  groups of your own
+  -sc install=bash     print a completion script, for
+                       eval "$(tnt-exp train -sc install=bash)"
 """
 
 

@@ -107,6 +107,8 @@ def to_config(cfg: DictConfig) -> Config:
         raise to_user_error(error) from error
     if not isinstance(config, Config):
         raise TypeError(f"Expected a Config, received: {type(config)}")
+    if config.dataset.path is not None and len(config.dataset.path) > 1:
+        config.dataset.path = config.dataset.path.rstrip("/")  # photos/ is photos
     if config.tracking.uri is not None:
         config.tracking.uri = without_password(config.tracking.uri)
     return config
