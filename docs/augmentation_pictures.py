@@ -125,12 +125,12 @@ def operations(images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Each operation of RandAugment: its name, and the first image at growing levels, or three before and after."""
     from tnt_exp.augmentation.policies import randaugment_ranges
 
-    for operation, law in randaugment_ranges(increasing=True).items():
-        change = abs(law.span) * np.asarray(LEVELS)
-        if law.whole is not None:
-            change = np.floor(change + law.whole)
-        values = law.base + np.copysign(change, law.span)
-        if law.span == 0:
+    for operation, magnitude in randaugment_ranges(increasing=True).items():
+        change = abs(magnitude.span) * np.asarray(LEVELS)
+        if magnitude.rounding is not None:
+            change = np.floor(change + magnitude.rounding)
+        values = magnitude.base + np.copysign(change, magnitude.span)
+        if magnitude.span == 0:
             after = performed(images[:3], int(operation), values[:3])
             yield operation.name, np.stack([images[:3], after], axis=1).reshape(-1, *images.shape[1:])
         else:

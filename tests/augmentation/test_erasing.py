@@ -1,4 +1,4 @@
-"""Random erasing: the law of its boxes against timm's, and what is in them."""
+"""Random erasing: the distribution of its boxes against timm's, and the noise in them."""
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ def boxes_of(masks: np.ndarray) -> np.ndarray:
     return np.stack([rows.sum(1), columns.sum(1), rows.argmax(1), columns.argmax(1)], 1)
 
 
-def test_boxes_have_the_law_of_timm():
+def test_boxes_have_the_distribution_of_timm():
     masks = keras.ops.convert_to_numpy(random_boxes(1.0, StatelessRandom(3, 0), DRAWS, SIZE))
     result, expected = boxes_of(masks), reference_boxes(DRAWS)
     for column in range(4):

@@ -1,4 +1,4 @@
-"""Maps: each change alone, their composition, and the laws of the random ones."""
+"""Maps: each change alone, their composition, and the distributions of the random ones."""
 
 import keras
 import numpy as np
@@ -115,7 +115,7 @@ def reference_crops(height, width, scale, ratio, count):
 
 
 @pytest.mark.parametrize("source", [(64, 64), (40, 72)])
-def test_random_resized_crop_has_the_law_of_torchvision(source):
+def test_random_resized_crop_has_the_distribution_of_torchvision(source):
     height, width = source
     scale, ratio = [0.08, 1.0], [0.75, 4 / 3]
     drawn = maps(source=source, crop_scale=scale, crop_ratio=ratio)

@@ -1,4 +1,4 @@
-"""MixUp and CutMix: pixels and labels agree exactly, and the laws are the papers'."""
+"""MixUp and CutMix: pixels and labels agree exactly, and the distributions are the papers'."""
 
 import keras
 import numpy as np

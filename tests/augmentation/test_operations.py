@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from tnt_exp.augmentation.operations import Operation, apply_color, geometry_of
+from tnt_exp.augmentation.operations import Operation, affine_map, apply_color
 from tnt_exp.augmentation.resample import sample
 from tnt_exp.config.augmentation import Fill
 
@@ -132,7 +132,7 @@ def test_rotation_equals_pillow(degrees, images):
 
 
 def moved(images: np.ndarray, operation: Operation, argument: float) -> np.ndarray:
-    maps = geometry_of(
+    maps = affine_map(
         keras.ops.convert_to_tensor([int(operation)], "int32"), keras.ops.convert_to_tensor([argument], "float32")
     )
     pixels = keras.ops.convert_to_tensor(images.astype("float32"))

@@ -50,9 +50,9 @@ def test_pixels_pass_unchanged_without_augmentation(augment, images):
 def test_parts_of_a_batch_see_what_the_batch_sees(names, images):
     augmentation = Augmentation(preset(names), image_size=24, mean=[0.5] * 3, std=[0.25] * 3, num_classes=5, seed=1)
     given = keras.ops.convert_to_tensor(images)
-    whole = keras.ops.convert_to_numpy(augmentation.inputs(None, 3, given))
+    whole = keras.ops.convert_to_numpy(augmentation.augment(None, 3, given))
     half = len(images) // 2
-    parts = [augmentation.inputs(part, 3, given[part * half : (part + 1) * half]) for part in range(2)]
+    parts = [augmentation.augment(part, 3, given[part * half : (part + 1) * half]) for part in range(2)]
     found = np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
     np.testing.assert_allclose(found, whole, atol=1e-5)
 

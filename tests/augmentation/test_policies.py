@@ -106,10 +106,10 @@ def test_randaugment_arguments_equal_timm(increasing, magnitude, timm_auto_augme
     for timms in transforms:
         name = plain.get(timms, timms.removesuffix("Increasing").lower())
         seen.add(name)
-        law = timm_auto_augment.LEVEL_TO_ARG[timms]
-        if law is None:
+        level_to_argument = timm_auto_augment.LEVEL_TO_ARG[timms]
+        if level_to_argument is None:
             continue
-        expected = {round(law(magnitude, {})[0], 4) for _ in range(64)}
+        expected = {round(level_to_argument(magnitude, {})[0], 4) for _ in range(64)}
         assert {round(float(value), 4) for value in arguments[names == name]} == expected, name
     assert seen == RANDAUGMENT
 
@@ -131,8 +131,8 @@ def autoaugment_argument(name: str, level: int) -> set[float]:
 def test_autoaugment_takes_each_pair_equally_often_with_its_probabilities():
     names, arguments = drawn(policy=Policy.autoaugment)
     assert len(CIFAR10_POLICY) == 25
-    # The law of (first, second) as a mixture of the 25 pairs; absent operations count as identity.
-    law: Counter = Counter()
+    # The probabilities of (first, second) as a mixture of the 25 pairs; absent operations count as identity.
+    probabilities: Counter = Counter()
     allowed: dict[tuple[int, str], set[float]] = {}
     for pair in CIFAR10_POLICY:
         outcomes = []
@@ -141,9 +141,9 @@ def test_autoaugment_takes_each_pair_equally_often_with_its_probabilities():
             outcomes.append([(operation.name, probability), ("identity", 1 - probability)])
         for first, p in outcomes[0]:
             for second, q in outcomes[1]:
-                law[first, second] += p * q / 25
+                probabilities[first, second] += p * q / 25
     counts = Counter(zip(*names.tolist(), strict=True))
-    likely = {outcome: p for outcome, p in law.items() if p > 1e-9}
+    likely = {outcome: p for outcome, p in probabilities.items() if p > 1e-9}
     assert set(counts) <= set(likely)
     observed = np.array([counts[outcome] for outcome in likely])
     assert stats.chisquare(observed, DRAWS * np.array(list(likely.values()))).pvalue > 0.001

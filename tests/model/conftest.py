@@ -1,4 +1,4 @@
-"""What the tests of the model share: presets, small networks, gradients on the backend at hand."""
+"""Fixtures of the tests of the model: presets, small networks, gradients on the current backend."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +29,22 @@ SMALL = {
 def small() -> Callable[..., TNT]:
     """A small network; keywords change it."""
     return lambda **changes: TNT(**{**SMALL, **changes})
+
+
+@pytest.fixture
+def block_outputs() -> Callable[..., list[tuple[Any, Any]]]:
+    """Pixel tokens (B N, M, C) and patch tokens (B, T, D) after each block of a network."""
+
+    def call_in_turn(network: TNT, images: np.ndarray) -> list[tuple[Any, Any]]:
+        pixels = network.pixel_embedding(images)
+        patches = network.patch_embedding(pixels)
+        outputs = []
+        for block in network.blocks:
+            pixels, patches = block(pixels, patches)
+            outputs.append((pixels, patches))
+        return outputs
+
+    return call_in_turn
 
 
 @pytest.fixture
@@ -90,7 +106,7 @@ def _jax(layer: Any, function: Callable[..., Any], compiled: bool = False) -> An
             return value, [scope.get_current_value(v) for v in rest]
 
     step = jax.value_and_grad(pure, has_aux=True)
-    # Compiled always: one by one, JAX would compile each operation by itself.
+    # Always compiled: otherwise JAX compiles each operation by itself.
     (value, others), found = jax.jit(step)([v.value for v in layer.trainable_variables], [v.value for v in rest])
     for variable, other in zip(rest, others, strict=True):
         variable.assign(other)
@@ -119,7 +135,7 @@ def _compile_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def timm() -> Any:
-    """timm, with the care that importing it takes."""
+    """timm, imported with stand-ins for torchvision operators that may be missing."""
     from benchmarks.timm_tnt import timm
 
     return timm

@@ -1,4 +1,4 @@
-"""What every layer must do, on every backend."""
+"""Every layer builds, computes, differentiates, saves and compiles, on every backend."""
 
 import json
 
@@ -12,38 +12,48 @@ from tnt_exp.model.blocks import Fusion, TNTBlock, Transformer
 from tnt_exp.model.dropout import Dropout
 from tnt_exp.model.embedding import PatchEmbedding, PixelEmbedding
 from tnt_exp.model.layers import Pool
+from tnt_exp.model.tnt_config import TNTConfig
 
 pytestmark = pytest.mark.backend
 
 # 2 images of 24 px in 9 patches of 16 pixels, widths 6 and 24.
 IMAGES, PIXELS, PATCHES, TOKENS = (2, 24, 24, 3), (18, 16, 6), (2, 9, 24), (2, 10, 24)
-SIZES = {"patches": 9, "pixels": 16, "inner_dim": 6, "embed_dim": 24}
 NETWORK = {"num_classes": 5, "image_size": 24, "stride": 2, "depth": 2, "embed_dim": 24, "inner_dim": 6}
 HEADS = {"num_heads": 4, "inner_num_heads": 3}
 DROPS = {"attention_dropout": 0.3, "mlp_dropout": 0.3}
 
+
+def config(**changes):
+    """The configuration that a layer of such a network reads."""
+    return TNTConfig(**{**NETWORK, **HEADS, **changes})
+
+
 CASES = {
     "dropout": (lambda: Dropout(0.3), [PIXELS], [PIXELS]),
     "drop_path": (lambda: Dropout(0.3, whole_samples=True), [PIXELS], [PIXELS]),
-    "transformer": (lambda: Transformer(24, 4, **DROPS), [TOKENS], [TOKENS]),
-    "transformer_wide": (lambda: Transformer(6, 2, "full", qkv_bias=True, **DROPS), [PIXELS], [PIXELS]),
-    "fusion_paper": (lambda: Fusion(**SIZES), [PIXELS], [TOKENS]),
-    "fusion_example": (lambda: Fusion(**SIZES, fusion="norm_dense", class_token=False), [PIXELS], [PATCHES]),
-    "fusion_legacy": (lambda: Fusion(**SIZES, fusion="pixel_norm_dense"), [PIXELS], [TOKENS]),
-    "block": (lambda: TNTBlock(**SIZES, **HEADS, **DROPS), [PIXELS, TOKENS], [PIXELS, TOKENS]),
-    "block_without_inner": (lambda: TNTBlock(**SIZES, **HEADS, inner=False), [PIXELS, TOKENS], [PIXELS, TOKENS]),
-    "pixels": (lambda: PixelEmbedding(24, 8, 2, 6), [IMAGES], [PIXELS]),
-    "pixels_image": (lambda: PixelEmbedding(24, 8, 2, 6, "image", position=False), [IMAGES], [PIXELS]),
-    "pixels_same": (lambda: PixelEmbedding(24, 8, 2, 6, "image_same", projection=True), [IMAGES], [PIXELS]),
-    "patches": (lambda: PatchEmbedding(**SIZES, dropout=0.3), [PIXELS], [TOKENS]),
+    "transformer": (lambda: Transformer(config(**DROPS), 24, 4), [TOKENS], [TOKENS]),
+    "transformer_wide": (
+        lambda: Transformer(config(head_width="full", qkv_bias=True, **DROPS), 6, 2),
+        [PIXELS],
+        [PIXELS],
+    ),
+    "fusion_paper": (lambda: Fusion(config()), [PIXELS], [TOKENS]),
+    "fusion_example": (lambda: Fusion(config(fusion="norm_dense", pool="average")), [PIXELS], [PATCHES]),
+    "fusion_legacy": (lambda: Fusion(config(fusion="pixel_norm_dense")), [PIXELS], [TOKENS]),
+    "block": (lambda: TNTBlock(config(**DROPS), 1), [PIXELS, TOKENS], [PIXELS, TOKENS]),
+    "block_without_inner": (lambda: TNTBlock(config(inner_blocks=(2,)), 1), [PIXELS, TOKENS], [PIXELS, TOKENS]),
+    "pixels": (lambda: PixelEmbedding(config()), [IMAGES], [PIXELS]),
+    "pixels_image": (lambda: PixelEmbedding(config(stem="image", pixel_position=False)), [IMAGES], [PIXELS]),
+    "pixels_same": (lambda: PixelEmbedding(config(stem="image_same", pixel_projection=True)), [IMAGES], [PIXELS]),
+    "patches": (lambda: PatchEmbedding(config(embedding_dropout=0.3)), [PIXELS], [TOKENS]),
     "patches_example": (
-        lambda: PatchEmbedding(**SIZES, projection=True, class_token=False, position=False),
+        lambda: PatchEmbedding(config(patch_projection=True, pool="average", patch_position=False)),
         [PIXELS],
         [PATCHES],
     ),
-    "pool_class_token": (lambda: Pool("class_token"), [TOKENS], [(2, 24)]),
-    "pool_average": (lambda: Pool("average"), [TOKENS], [(2, 24)]),
-    "pool_sequence": (lambda: Pool("sequence"), [TOKENS], [(2, 24)]),
+    "pool_class_token": (lambda: Pool(config()), [TOKENS], [(2, 24)]),
+    "pool_average": (lambda: Pool(config(pool="average")), [TOKENS], [(2, 24)]),
+    "pool_sequence": (lambda: Pool(config(pool="sequence")), [TOKENS], [(2, 24)]),
     "preprocess": (lambda: Preprocess(24), [(2, 30, 26, 3)], [IMAGES]),
     "network": (lambda: TNT(**NETWORK, **HEADS, **DROPS, drop_path=0.3, embedding_dropout=0.3), [IMAGES], [(2, 5)]),
     "network_remat": (
@@ -72,14 +82,14 @@ def case(request):
     inputs = [random.normal(size=shape).astype("float32") for shape in shapes]
     layer = make()
     _call(layer, inputs)
-    # Off zero and one, where a mistake would not show.
+    # Away from zero and one, where a mistake would not show.
     for variable in layer.trainable_variables:
         variable.assign(np.asarray(ops.convert_to_numpy(variable)) + random.normal(0, 0.05, variable.shape))
     return layer, inputs, expected
 
 
 def _call(layer, inputs):
-    """Call the layer, in the way that is quickest on the backend at hand."""
+    """Call the layer, in the way that is fastest on the current backend."""
     if not layer.built:
         layer.build(*(x.shape for x in inputs))
     if keras.backend.backend() == "jax":
@@ -120,7 +130,7 @@ def _joined(outputs):
 
 
 def _seeded(layer):
-    """Keyword arguments that make a call a training call; none where a layer has nothing to drop."""
+    """Return the keyword arguments of a training call; none for a layer without dropout."""
     if isinstance(layer, keras.Model):
         return {"training": True}
     if isinstance(layer, Dropout | Transformer | TNTBlock | PatchEmbedding):
@@ -140,7 +150,7 @@ def test_shapes_and_finite_values_whatever_the_batch(case):
 
 def test_gradient_reaches_every_weight(case, gradients):
     layer, inputs, expected = case
-    # Of the last output alone: what a block makes of the pixels counts only through the patches.
+    # Of the last output alone: the pixels that a block returns count only through the patches.
     weights = np.random.default_rng(2).normal(size=expected[-1]).astype("float32")
 
     def loss():

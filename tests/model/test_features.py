@@ -1,4 +1,4 @@
-"""Tokens, block outputs and attention maps."""
+"""Tokens, outputs of the blocks and attention weights of `TNT`."""
 
 import numpy as np
 import pytest
@@ -19,37 +19,37 @@ def test_features_are_what_is_pooled(small, images, pool, tokens):
 
 
 @pytest.mark.backend
-def test_block_outputs(small, images):
+def test_block_outputs(small, images, block_outputs):
     network = small(inner_blocks=(2,))
-    outputs = network.block_outputs(images)
+    outputs = block_outputs(network, images)
     assert [(pixels.shape, patches.shape) for pixels, patches in outputs] == [((27, 16, 6), (3, 10, 24))] * 2
     np.testing.assert_allclose(_numpy(network.norm(outputs[-1][1])), _numpy(network.features(images)), atol=1e-5)
 
 
 @pytest.mark.backend
-def test_attention_maps(small, images):
+def test_attention_weights(small, images):
     network = small(inner_blocks=(2,))
-    (first_inner, first_outer), (inner, outer) = network.attention(images)
+    (first_inner, first_outer), (inner, outer) = network.attention_weights(images)
     assert first_inner is None
     assert first_outer.shape == outer.shape == (3, 4, 10, 10)
     assert inner.shape == (27, 3, 16, 16)
-    for maps in (first_outer, inner, outer):
-        np.testing.assert_allclose(_numpy(maps).sum(axis=-1), 1, atol=1e-5)
+    for weights in (first_outer, inner, outer):
+        np.testing.assert_allclose(_numpy(weights).sum(axis=-1), 1, atol=1e-5)
 
 
-def test_maps_are_those_that_act(small, images):
-    """The last block's outer attention, put together from its maps."""
+def test_attention_weights_are_those_that_act(small, images, block_outputs):
+    """The last block's outer attention, computed from its weights."""
     network = small()
     for variable in network.trainable_variables:
         variable.assign(np.random.default_rng(0).normal(0, 0.3, variable.shape))
-    block, (pixels, patches) = network.blocks[1], network.block_outputs(images)[0]
-    maps = _numpy(network.attention(images)[1][1])
+    block, (pixels, patches) = network.blocks[1], block_outputs(network, images)[0]
+    weights = _numpy(network.attention_weights(images)[1][1])
     fused = patches + block.fusion(block.inner(pixels))
     normed = _numpy(block.outer.attention_norm(fused))
     attention = block.outer.attention
     values = (normed @ _numpy(attention.qkv_kernel)[:, 48:]).reshape(3, 10, 4, 6).transpose(0, 2, 1, 3)
-    mixed = (maps @ values).transpose(0, 2, 1, 3).reshape(3, 10, 24)
+    mixed = (weights @ values).transpose(0, 2, 1, 3).reshape(3, 10, 24)
     expected = mixed @ _numpy(attention.projection_kernel) + _numpy(attention.projection_bias)
     norm = block.outer.attention_norm
-    acted = _numpy(attention(norm.standardized(fused), norm=norm)).reshape(3, 10, 24)
+    acted = _numpy(attention(norm.standardize(fused), norm=norm)).reshape(3, 10, 24)
     np.testing.assert_allclose(acted, expected, rtol=1e-4, atol=1e-4)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tnt_exp.model import depth_of, freeze, is_decayed
+from tnt_exp.model import freeze, is_decayed, layer_depth
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def test_matrices_decay(network):
 
 
 def test_depth(network, small):
-    depths = {variable.path: depth_of(variable.path, 2) for variable in network.trainable_variables}
+    depths = {variable.path: layer_depth(variable.path, 2) for variable in network.trainable_variables}
     assert depths["tnt/pixel_embedding/kernel"] == depths["tnt/patch_embedding/positions"] == 0
     assert depths["tnt/block_1/inner/attention/qkv_kernel"] == 1
     assert depths["tnt/block_2/fusion/norm/gamma"] == 2
     assert depths["tnt/norm/gamma"] == depths["tnt/representation/kernel"] == depths["tnt/head/bias"] == 3
     assert set(depths.values()) == {0, 1, 2, 3}
-    assert depth_of(small(pool="sequence").pool.kernel.path, 2) == 3
-    assert depth_of("classifier/tnt/block_12/outer/mlp/reduce_bias", 12) == 12
+    assert layer_depth(small(pool="sequence").pool.kernel.path, 2) == 3
+    assert layer_depth("classifier/tnt/block_12/outer/mlp/reduce_bias", 12) == 12
 
 
 @pytest.mark.parametrize(

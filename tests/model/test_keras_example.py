@@ -152,8 +152,8 @@ def test_logits(pair):
 def test_dropouts_are_where_they_are_there(pair):
     network = pair[2].network
     assert network.patch_embedding.drop.rate == 0.5
-    assert network.drop_path == 0
+    assert network.config.drop_path == 0
     for block in network.blocks:
         for part in (block.inner, block.outer):
-            assert part.attention.dropout == 0.5
-            assert (part.mlp.dropout, part.mlp_dropout) == (0.2, 0.2)
+            assert part.attention.config.attention_dropout == 0.5
+            assert part.mlp.config.mlp_dropout == part.config.mlp_dropout == 0.2

@@ -112,5 +112,5 @@ def test_impossible_arguments(options, message):
 
 @pytest.mark.parametrize("key", ["mean", "std"])
 def test_numbers_must_fit_the_channels(photo, key):
-    with pytest.raises(ValueError, match=f"Expected {key} to be one number or 3, one a channel"):
+    with pytest.raises(ValueError, match=f"Expected {key} to be one number or 3, one per channel"):
         Preprocess(8, **{key: (0.5, 0.5)})(photo[None])

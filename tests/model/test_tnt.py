@@ -12,8 +12,7 @@ from tnt_exp.config.model import ModelConfig
 from tnt_exp.errors import UserError
 from tnt_exp.model import TNT, build
 from tnt_exp.model.blocks import Transformer
-from tnt_exp.model.classifier import network_options
-from tnt_exp.model.geometry import head_dim, keeps_inner
+from tnt_exp.model.tnt_config import TNTConfig, head_dim, inner_block_mask, network_options
 
 # The small network: D 24, C 6, N 9 patches, M 16 pixels a patch, so M C = 96.
 _BLOCK = lambda dim: 12 * dim**2 + 6 * dim + 4 * dim  # noqa: E731  (four matrices and a bias; an MLP; two norms)
@@ -62,14 +61,15 @@ def _stir(network):
 
 
 def test_no_argument_is_missing_here():
-    arguments = set(inspect.signature(TNT.__init__).parameters) - {"self", "kwargs"}
-    assert arguments == STRUCTURE.keys() | set(DROPOUTS) | {"remat"}
+    own = set(inspect.signature(TNT.__init__).parameters) - {"self", "options"}
+    fields = {field.name for field in dataclasses.fields(TNTConfig)}
+    assert own | fields == STRUCTURE.keys() | set(DROPOUTS) | {"remat"}
 
 
 def test_defaults_are_those_of_the_configuration():
-    signature = inspect.signature(TNT.__init__).parameters
+    defaults = {field.name: field.default for field in dataclasses.fields(TNTConfig)}
     for name, value in network_options(ModelConfig()).items():
-        assert signature[name].default == value, name
+        assert defaults[name] == value, name
 
 
 def test_each_key_of_the_configuration_reaches_the_model():
@@ -127,12 +127,12 @@ def test_dropouts_act_in_training_alone(small, images, name):
 
 def test_drop_path_grows_from_the_first_block(small):
     network = small(depth=5, drop_path=0.2)
-    rates = [float(network._drop_path(number)) for number in range(5)]
+    rates = [float(network._drop_path_rate(number)) for number in range(5)]
     np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.15, 0.2], rtol=1e-6)
 
 
 def test_drop_path_drops_whole_sequences(images):
-    block = Transformer(24, 4)
+    block = Transformer(TNTConfig(5), 24, 4)
     x = np.random.default_rng(0).normal(size=(400, 10, 24)).astype("float32")
     seed = ops.convert_to_tensor(np.array([1, 2], "int32"))
     kept = [
@@ -158,9 +158,9 @@ def test_one_seed_one_model(small, images):
         assert not np.array_equal(logits[0], logits[2])
 
 
-def test_pixels_pass_a_block_without_inner_transformer(small, images):
+def test_pixels_pass_a_block_without_inner_transformer(small, images, block_outputs):
     network = small(depth=3, inner_blocks=(2,))
-    first, second, third = (np.asarray(ops.convert_to_numpy(p)) for p, _ in network.block_outputs(images))
+    first, second, third = (np.asarray(ops.convert_to_numpy(p)) for p, _ in block_outputs(network, images))
     start = np.asarray(ops.convert_to_numpy(network.pixel_embedding(images)))
     np.testing.assert_array_equal(first, start)
     assert np.abs(second - first).max() > 1e-3
@@ -215,7 +215,7 @@ def test_impossible_arguments(small, changes, message):
         ({"patch_size": 24, "pool": "average"}, "one patch token"),
     ],
 )
-def test_useless_arguments_warn(small, changes, message):
+def test_ineffective_arguments_warn(small, changes, message):
     with pytest.warns(UserWarning, match=message):
         small(**changes)
 
@@ -237,4 +237,4 @@ def test_full_heads_need_not_divide():
 
 
 def test_blocks_are_counted_from_one():
-    assert keeps_inner(4, [1, 4]) == (True, False, False, True)
+    assert inner_block_mask(4, [1, 4]) == (True, False, False, True)

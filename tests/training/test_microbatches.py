@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from tnt_exp.model import microbatch
-from tnt_exp.model.dropout import dropout_scale
+from tnt_exp.model.dropout import dropout
 
 DROPPING = ["model.mlp_dropout=0.2", "model.attention_dropout=0.2", "model.embedding_dropout=0.1"]
 
@@ -40,9 +40,9 @@ def test_networks_that_were_measured_get_what_was_fastest(batch: int, values: in
 @pytest.mark.parametrize("whole_samples", [False, True])
 def test_parts_drop_what_the_batch_drops(whole_samples: bool) -> None:
     x, seed = ops.ones((12, 5, 7)), np.array([3, 4], "int32")
-    whole = ops.convert_to_numpy(dropout_scale(x, 0.4, ops.convert_to_tensor(seed), 9, whole_samples))
+    whole = ops.convert_to_numpy(dropout(x, 0.4, ops.convert_to_tensor(seed), 9, whole_samples))
     found = [
-        ops.convert_to_numpy(dropout_scale(x[:3], 0.4, ops.convert_to_tensor(np.append(seed, part)), 9, whole_samples))
+        ops.convert_to_numpy(dropout(x[:3], 0.4, ops.convert_to_tensor(np.append(seed, part)), 9, whole_samples))
         for part in range(4)
     ]
     np.testing.assert_array_equal(np.concatenate(found), whole)
@@ -57,7 +57,8 @@ def test_a_step_in_parts_is_the_step(make: Any, chunk: tuple[np.ndarray, np.ndar
         settings = ["augmentation=[crop_flip,mixing]", "model.drop_path=0.1", "optimizer=sgd", *DROPPING]
         classifier, _, step = make(*settings)
         step = TensorFlowStep(step._computation, xla=False, streams=streams)
-        assert microbatch.microbatch_count(8, classifier.network.most_values, streams) == (4 if streams else 1)
+        size = classifier.network.config.largest_tensor_size
+        assert microbatch.microbatch_count(8, size, streams) == (4 if streams else 1)
         sums = sum(np.asarray(step(images[k : k + 2], labels[k : k + 2], k, [0.05, 0.05], 1.0)) for k in (0, 2))
         ends.append((sums, [ops.convert_to_numpy(variable) for variable in classifier.variables]))
     (whole, weights), (divided, others) = ends

@@ -1,4 +1,4 @@
-"""Random changes of training images on the device, inside the compiled step."""
+"""Augmentation of training images on the device, inside the compiled training step."""
 
 from tnt_exp.augmentation.pipeline import Augmentation
 

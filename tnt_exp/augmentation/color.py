@@ -1,4 +1,7 @@
-"""Colour changes of float32 images valued 0..255, with one factor (B,) an image; the laws are Pillow's."""
+"""Colour changes of float32 images valued 0..255, with one factor (B,) per image, defined as in Pillow.
+
+Shapes: B batch, h and w sides of the source image in pixels, C channels.
+"""
 
 from keras import ops
 
@@ -14,7 +17,7 @@ def grey(pixels: Tensor) -> Tensor:
 
 
 def blend(other: Tensor, pixels: Tensor, factor: Tensor) -> Tensor:
-    """Return `other` where the factor is 0, `pixels` where it is 1, and beyond, kept within 0..255."""
+    """Interpolate from `other` (factor 0) to `pixels` (factor 1), or extrapolate beyond, clipped to 0..255."""
     return ops.clip(other + factor[:, None, None, None] * (pixels - other), 0.0, 255.0)
 
 
@@ -29,12 +32,12 @@ def contrast(pixels: Tensor, factor: Tensor) -> Tensor:
 
 
 def saturation(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Scale towards or away from grey; a grey image stays as it is."""
+    """Scale towards or away from grey; a grey image does not change."""
     return pixels if pixels.shape[-1] == 1 else blend(grey(pixels), pixels, factor)
 
 
-def hue(pixels: Tensor, turn: Tensor) -> Tensor:
-    """Turn the hue of (hue, saturation, value) by `turn` (B,), part of the circle; a grey image stays as it is."""
+def hue(pixels: Tensor, angle: Tensor) -> Tensor:
+    """Rotate the hue of (hue, saturation, value) by `angle` (B,), in full circles; a grey image does not change."""
     if pixels.shape[-1] == 1:
         return pixels
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
@@ -46,20 +49,20 @@ def hue(pixels: Tensor, turn: Tensor) -> Tensor:
         (green - blue) / divisor,
         ops.where(value == green, (blue - red) / divisor + 2.0, (red - green) / divisor + 4.0),
     )
-    sixth = sixth + 6.0 * turn[:, None, None]
+    sixth = sixth + 6.0 * angle[:, None, None]
 
     def channel(offset: float) -> Tensor:
-        place = sixth + offset
-        place = place - 6.0 * ops.floor(place / 6.0)
-        return value - chroma * ops.clip(ops.minimum(place, 4.0 - place), 0.0, 1.0)
+        position = sixth + offset
+        position = position - 6.0 * ops.floor(position / 6.0)
+        return value - chroma * ops.clip(ops.minimum(position, 4.0 - position), 0.0, 1.0)
 
     return ops.stack([channel(5.0), channel(3.0), channel(1.0)], axis=-1)
 
 
-def jitter(pixels: Tensor, config: AugmentationConfig, draws: StatelessRandom) -> Tensor:
+def jitter(pixels: Tensor, config: AugmentationConfig, random: StatelessRandom) -> Tensor:
     """Change brightness, contrast, saturation and hue by random factors, unrounded.
 
-    torchvision's ColorJitter, but always in this order (there it is random).
+    As torchvision's ColorJitter, except that the order is always this one (there it is random).
     """
     batch = pixels.shape[0]
     changes = (
@@ -69,7 +72,7 @@ def jitter(pixels: Tensor, config: AugmentationConfig, draws: StatelessRandom) -
     )
     for salt, strength, change in changes:
         if strength:
-            pixels = change(pixels, draws.uniform(salt, (batch,), max(0.0, 1 - strength), 1 + strength))
+            pixels = change(pixels, random.uniform(salt, (batch,), max(0.0, 1 - strength), 1 + strength))
     if config.hue:
-        pixels = hue(pixels, draws.uniform("hue", (batch,), -config.hue, config.hue))
+        pixels = hue(pixels, random.uniform("hue", (batch,), -config.hue, config.hue))
     return pixels

@@ -1,11 +1,11 @@
-"""Where each output pixel looks: one affine map an image, composed of all geometric changes.
+"""The geometric changes of each image, composed into one affine map from output pixels to source pixels.
 
 A map is a float32 (B, 2, 3) that takes a point of the output to a point of the input, both in frame units: the
 image spans [-0.5, 0.5] in x (to the right) and in y (down). Changes compose in the order in which a picture would
 undergo them: crop, flips, policy, rotation, shear, zoom, translation.
 
-Departure from a chain of separate operations: what an earlier one would have cut away is not lost, a later one may
-bring it back into view; and there is one interpolation instead of several.
+Difference from a chain of separate operations: pixels that an earlier operation moves out of the frame are not lost,
+a later one may move them back; and there is one interpolation instead of several.
 """
 
 import math
@@ -40,7 +40,7 @@ def rotation(angle: Tensor) -> Tensor:
 
 def random_geometry(
     config: AugmentationConfig,
-    draws: StatelessRandom,
+    random: StatelessRandom,
     batch: int,
     source: tuple[int, int],
     policy: Tensor | None = None,
@@ -48,36 +48,36 @@ def random_geometry(
     """Draw the map of each image.
 
     Args:
-        config: Which changes, how large.
-        draws: Random numbers of the step.
+        config: The changes and their ranges.
+        random: Random numbers of the step.
         batch: Images in the batch.
         source: Height and width of the source, pixels.
-        policy: The policy's part of the map, where it has one.
+        policy: The map (batch, 2, 3) of the policy's geometric operations, if there is a policy.
 
     Returns:
-        A map (batch, 2, 3), or None where nothing moves.
+        A map (batch, 2, 3), or None if the configuration has no geometric change.
     """
     maps: list[Tensor] = []
     if config.crop_scale is not None:
-        maps.append(_random_resized_crop(config.crop_scale, config.crop_ratio, draws, batch, source))
+        maps.append(_random_resized_crop(config.crop_scale, config.crop_ratio, random, batch, source))
     if config.crop_padding:
-        maps.append(_padded_crop(config.crop_padding, draws, batch, source))
+        maps.append(_padded_crop(config.crop_padding, random, batch, source))
     if config.horizontal_flip or config.vertical_flip:
-        maps.append(_flips(config, draws, batch))
+        maps.append(_flips(config, random, batch))
     if policy is not None:
         maps.append(policy)
     if config.rotation:
-        largest = math.radians(config.rotation)
-        maps.append(rotation(draws.uniform("rotation", (batch,), -largest, largest)))
+        limit = math.radians(config.rotation)
+        maps.append(rotation(random.uniform("rotation", (batch,), -limit, limit)))
     if config.shear:
-        largest = math.radians(config.shear)
-        tangents = ops.tan(draws.uniform("shear", (batch, 2), -largest, largest))
+        limit = math.radians(config.shear)
+        tangents = ops.tan(random.uniform("shear", (batch, 2), -limit, limit))
         maps.append(affine(1.0, tangents[:, 0], 0.0, tangents[:, 1], 1.0, 0.0))
     if config.zoom:
-        scale = draws.uniform("zoom", (batch, 2), 1 - config.zoom, 1 + config.zoom)
+        scale = random.uniform("zoom", (batch, 2), 1 - config.zoom, 1 + config.zoom)
         maps.append(affine(scale[:, 0], 0.0, 0.0, 0.0, scale[:, 1], 0.0))
     if config.translation:
-        shift = draws.uniform("translation", (batch, 2), -config.translation, config.translation)
+        shift = random.uniform("translation", (batch, 2), -config.translation, config.translation)
         maps.append(affine(1.0, 0.0, shift[:, 0], 0.0, 1.0, shift[:, 1]))
     if not maps:
         return None
@@ -87,26 +87,26 @@ def random_geometry(
     return result
 
 
-def _flips(config: AugmentationConfig, draws: StatelessRandom, batch: int) -> Tensor:
-    chance = ops.convert_to_tensor([config.horizontal_flip, config.vertical_flip], "float32")
-    sign = 1.0 - 2.0 * ops.cast(draws.uniform("flip", (batch, 2)) < chance, "float32")
+def _flips(config: AugmentationConfig, random: StatelessRandom, batch: int) -> Tensor:
+    probability = ops.convert_to_tensor([config.horizontal_flip, config.vertical_flip], "float32")
+    sign = 1.0 - 2.0 * ops.cast(random.uniform("flip", (batch, 2)) < probability, "float32")
     return affine(sign[:, 0], 0.0, 0.0, 0.0, sign[:, 1], 0.0)
 
 
-def _padded_crop(padding: int, draws: StatelessRandom, batch: int, source: tuple[int, int]) -> Tensor:
+def _padded_crop(padding: int, random: StatelessRandom, batch: int, source: tuple[int, int]) -> Tensor:
     height, width = source
-    shift = ops.floor(draws.uniform("crop_padding", (batch, 2), -padding, padding + 1))
+    shift = ops.floor(random.uniform("crop_padding", (batch, 2), -padding, padding + 1))
     return affine(1.0, 0.0, shift[:, 0] / width, 0.0, 1.0, shift[:, 1] / height)
 
 
 def _random_resized_crop(
-    scale: list[float], ratio: list[float], draws: StatelessRandom, batch: int, source: tuple[int, int]
+    scale: list[float], ratio: list[float], random: StatelessRandom, batch: int, source: tuple[int, int]
 ) -> Tensor:
-    """As torchvision: the first of ten boxes that fits; else the largest central box of an allowed ratio."""
+    """Draw a box as torchvision does: the first of ten that fits, or the largest central box of an allowed ratio."""
     height, width = source
     shape = (batch, CROP_ATTEMPTS)
-    area = draws.uniform("crop_area", shape, scale[0], scale[1]) * (height * width)
-    aspect = ops.exp(draws.uniform("crop_aspect", shape, math.log(ratio[0]), math.log(ratio[1])))
+    area = random.uniform("crop_area", shape, scale[0], scale[1]) * (height * width)
+    aspect = ops.exp(random.uniform("crop_aspect", shape, math.log(ratio[0]), math.log(ratio[1])))
     box_width = ops.round(ops.sqrt(area * aspect))
     box_height = ops.round(ops.sqrt(area / aspect))
     fits = (box_width > 0) & (box_width <= width) & (box_height > 0) & (box_height <= height)
@@ -116,9 +116,9 @@ def _random_resized_crop(
     central_height = float(round(min(height, width / ratio[0])))
     box_width = ops.where(found, ops.sum(box_width * chosen, axis=-1), central_width)
     box_height = ops.where(found, ops.sum(box_height * chosen, axis=-1), central_height)
-    place = draws.uniform("crop_place", (batch, 2))
-    left = ops.where(found, ops.floor(place[:, 0] * (width - box_width + 1)), ops.floor((width - box_width) / 2))
-    top = ops.where(found, ops.floor(place[:, 1] * (height - box_height + 1)), ops.floor((height - box_height) / 2))
+    position = random.uniform("crop_place", (batch, 2))
+    left = ops.where(found, ops.floor(position[:, 0] * (width - box_width + 1)), ops.floor((width - box_width) / 2))
+    top = ops.where(found, ops.floor(position[:, 1] * (height - box_height + 1)), ops.floor((height - box_height) / 2))
     return affine(
         box_width / width,
         0.0,

@@ -1,12 +1,14 @@
-"""The operations that the published policies draw from, on a batch where each image has its own.
+"""The operations of the published policies, applied to a batch in which each image has its own operation.
 
-Images are float32 with whole values 0..255, as Pillow's. One pass applies every operation at once, each with an
-argument that changes nothing where it is not the image's: those that map a value to a value go through one table an
-image and channel, colour and sharpness blend, the geometric ones go into the image's affine map.
+Images are float32 with integer values 0..255, as Pillow's. One pass computes every operation for every image, with an
+argument that changes nothing where another operation was drawn: operations on single values go through one lookup
+table per image and channel, colour and sharpness are blends, geometric operations become the image's affine map.
 
-Departure from a chain on decoded pictures: the geometric operations act after all colour ones, in the final sample
-(see `geometry`). So statistics (equalize, autocontrast, contrast) are those of the source, without fill or crop;
-the fill is not coloured; sharpness comes before the resampling.
+Difference from a chain of operations on decoded images: the geometric operations act after all colour operations, in
+the final resampling (see `geometry`). So the statistics of equalize, autocontrast and contrast are those of the source
+image, without fill or crop; the fill is not coloured; sharpness comes before the resampling.
+
+Shapes: B batch, h and w sides of the source image in pixels, C channels.
 """
 
 from enum import IntEnum
@@ -22,7 +24,7 @@ LEVELS = 256
 
 
 class Operation(IntEnum):
-    """One operation; in brackets its argument."""
+    """One operation; the comment says what its argument is."""
 
     identity = 0
     autocontrast = 1
@@ -38,17 +40,17 @@ class Operation(IntEnum):
     rotate = 11  # degrees, counter-clockwise
     shear_x = 12  # tangent, about the top edge
     shear_y = 13  # tangent, about the left edge
-    translate_x = 14  # part of the width, to the left
-    translate_y = 15  # part of the height, upwards
+    translate_x = 14  # fraction of the width, to the left
+    translate_y = 15  # fraction of the height, upwards
 
 
 def apply_color(pixels: Tensor, operation: Tensor, argument: Tensor) -> Tensor:
-    """Apply each image's operation where it is one of colour.
+    """Apply each image's operation if it is a colour operation.
 
     Args:
-        pixels: float32 (B, h, w, C), whole values.
+        pixels: float32 (B, h, w, C), integer values.
         operation: int32 (B,), of `Operation`.
-        argument: float32 (B,), what the operation takes.
+        argument: float32 (B,), the argument of the operation.
 
     Returns:
         Images like `pixels`.
@@ -60,32 +62,32 @@ def apply_color(pixels: Tensor, operation: Tensor, argument: Tensor) -> Tensor:
     luma = _luma(pixels)
     pixels = _look_up(pixels, _tables(pixels, luma, operation, argument))
     if pixels.shape[-1] == 3:
-        # Where the factor is 1 nothing changes, so it is of no matter that the table came after this brightness.
+        # `luma` was computed before the table was applied, which changes no image: one of the two does nothing.
         pixels = ops.floor(blend(luma, pixels, factor(Operation.color)))
     return ops.floor(blend(_smooth(pixels), pixels, factor(Operation.sharpness)))
 
 
-def geometry_of(operation: Tensor, argument: Tensor) -> Tensor:
-    """Return the affine map (B, 2, 3) of each image's operation where it is geometric, else the identity."""
+def affine_map(operation: Tensor, argument: Tensor) -> Tensor:
+    """Return the affine map (B, 2, 3) of each image's operation, the identity if the operation is not geometric."""
 
-    def only(which: Operation) -> Tensor:
+    def argument_of(which: Operation) -> Tensor:
         return ops.where(operation == which, argument, 0.0)
 
-    angle = only(Operation.rotate) * (np.pi / 180)
+    angle = argument_of(Operation.rotate) * (np.pi / 180)
     cos, sin = ops.cos(angle), ops.sin(angle)
-    shear_x, shear_y = only(Operation.shear_x), only(Operation.shear_y)
+    shear_x, shear_y = argument_of(Operation.shear_x), argument_of(Operation.shear_y)
     return affine(
         cos,
         shear_x - sin,
-        shear_x / 2 + only(Operation.translate_x),
+        shear_x / 2 + argument_of(Operation.translate_x),
         shear_y + sin,
         cos,
-        shear_y / 2 + only(Operation.translate_y),
+        shear_y / 2 + argument_of(Operation.translate_y),
     )
 
 
 def _luma(pixels: Tensor) -> Tensor:
-    """Return Pillow's conversion to grey: 16-bit fixed point, exact in float32."""
+    """Convert to grey as Pillow does: 16-bit fixed point, exact in float32."""
     if pixels.shape[-1] == 1:
         return pixels
     weights = ops.convert_to_tensor([19595.0, 38470.0, 7471.0], "float32")
@@ -93,8 +95,8 @@ def _luma(pixels: Tensor) -> Tensor:
 
 
 def _smooth(pixels: Tensor) -> Tensor:
-    """Return the mean of 3 x 3 pixels with the centre five-fold, rounded; the border stays."""
-    # Rounding is safe from the pool's error: no multiple of 1/13 ends in a half.
+    """Return the rounded mean of 3 x 3 pixels with weight 5 at the centre; the border does not change."""
+    # The pool's rounding error cannot change the result: no multiple of 1/13 lies at a half.
     mean = ops.average_pool(pixels, 3, strides=1, padding="valid", data_format="channels_last")
     centre = pixels[:, 1:-1, 1:-1]
     change = ops.floor((9.0 * mean + 4.0 * centre) / 13.0 + 0.5) - centre
@@ -103,30 +105,33 @@ def _smooth(pixels: Tensor) -> Tensor:
 
 def _look_up(pixels: Tensor, tables: Tensor) -> Tensor:
     """Replace each value by its entry in the table (B, C, 256) of its image and channel."""
-    return ops.take(ops.reshape(tables, (-1,)), _places(pixels))
+    return ops.take(ops.reshape(tables, (-1,)), _table_indices(pixels))
 
 
-def _places(pixels: Tensor) -> Tensor:
+def _table_indices(pixels: Tensor) -> Tensor:
     batch, _, _, channels = pixels.shape
-    start = np.arange(batch * channels, dtype="int32").reshape(batch, 1, 1, channels) * LEVELS
-    return ops.cast(pixels, "int32") + ops.convert_to_tensor(start)
+    first = np.arange(batch * channels, dtype="int32").reshape(batch, 1, 1, channels) * LEVELS
+    return ops.cast(pixels, "int32") + ops.convert_to_tensor(first)
 
 
 def _histogram(pixels: Tensor) -> Tensor:
-    """Count each value: (B, C, 256). A scatter; measured three to ten times faster than one-hot matmuls or a sort."""
+    """Count each value: (B, C, 256).
+
+    A scatter, which measured three to ten times faster than one-hot matmuls or a sort.
+    """
     batch, _, _, channels = pixels.shape
-    places = ops.reshape(_places(pixels), (-1,))
-    counts = ops.segment_sum(ops.ones_like(places, "float32"), places, batch * channels * LEVELS)
+    indices = ops.reshape(_table_indices(pixels), (-1,))
+    counts = ops.segment_sum(ops.ones_like(indices, "float32"), indices, batch * channels * LEVELS)
     return ops.reshape(counts, (batch, channels, LEVELS))
 
 
 def _tables(pixels: Tensor, luma: Tensor, operation: Tensor, argument: Tensor) -> Tensor:
-    """Return (B, C, 256): what becomes of each value of each channel."""
+    """Return the lookup tables (B, C, 256): the new value of each value of each channel."""
     batch, _, _, channels = pixels.shape
     value = ops.broadcast_to(ops.arange(LEVELS, dtype="float32"), (batch, channels, LEVELS))
     amount = argument[:, None, None]
     mean = ops.floor(ops.mean(luma, axis=(1, 2, 3)) + 0.5)[:, None, None]
-    # Of other operations' arguments posterize would make no whole power of two.
+    # 8 bits for the other operations, whose arguments would give no integer power of two.
     step = 2.0 ** (8.0 - ops.where(operation == Operation.posterize, argument, 8.0))[:, None, None]
     candidates = {
         Operation.autocontrast: _autocontrast(pixels, value),
@@ -145,7 +150,7 @@ def _tables(pixels: Tensor, luma: Tensor, operation: Tensor, argument: Tensor) -
 
 
 def _autocontrast(pixels: Tensor, value: Tensor) -> Tensor:
-    """Stretch each channel to 0..255; a channel of one value stays."""
+    """Stretch each channel to 0..255; a channel of one value does not change."""
     low, high = ops.min(pixels, axis=(1, 2))[..., None], ops.max(pixels, axis=(1, 2))[..., None]
     scale = 255.0 / ops.maximum(high - low, 1.0)
     stretched = ops.floor(ops.clip((value - low) * scale, 0.0, 255.0))
@@ -153,12 +158,12 @@ def _autocontrast(pixels: Tensor, value: Tensor) -> Tensor:
 
 
 def _equalize(histogram: Tensor, value: Tensor) -> Tensor:
-    """Spread each channel's values evenly over its pixels; a channel of one value stays."""
+    """Spread each channel's values evenly over its pixels; a channel of one value does not change."""
     total = ops.sum(histogram, axis=-1, keepdims=True)
-    upto = ops.cumsum(histogram, axis=-1)
+    cumulative = ops.cumsum(histogram, axis=-1)
     highest = ops.max(ops.where(histogram > 0, value, 0.0), axis=-1, keepdims=True)
     last = ops.sum(ops.where(value == highest, histogram, 0.0), axis=-1, keepdims=True)
     step = ops.floor((total - last) / 255.0)
     safe = ops.maximum(step, 1.0)
-    spread = ops.floor((ops.floor(step / 2.0) + upto - histogram) / safe)
+    spread = ops.floor((ops.floor(step / 2.0) + cumulative - histogram) / safe)
     return ops.where(step > 0, ops.minimum(spread, 255.0), value)

@@ -1,4 +1,8 @@
-"""From a batch of source images to the network's input and soft labels, inside the compiled step."""
+"""From a batch of source images to the network's input and soft labels, inside the compiled training step.
+
+Shapes: B batch, h and w sides of the source image in pixels, S side of the network's input in pixels, C channels,
+K classes.
+"""
 
 from collections.abc import Sequence
 
@@ -22,12 +26,12 @@ class Augmentation:
     TensorFlow and JAX.
 
     Args:
-        config: What happens, how strongly.
+        config: The changes and their strengths.
         image_size: Height and width of the network's input, pixels (S).
-        mean: Mean of each channel, of images scaled to 0..1 (one number, or one a channel).
+        mean: Mean of each channel, of images scaled to 0..1 (one number, or one per channel).
         std: Standard deviation of each channel, likewise.
         num_classes: Number of classes (K).
-        label_smoothing: Part of the label spread over all classes.
+        label_smoothing: Fraction of the label that is spread over all classes.
         seed: Seed of the run.
 
     Call arguments:
@@ -61,30 +65,30 @@ class Augmentation:
 
     def __call__(self, images: Tensor, labels: Tensor, step: Tensor, mixing: Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Return inputs and targets (see the class)."""
-        return self.mixed(self.inputs(None, step, images), labels, step, mixing)
+        return self.mix(self.augment(None, step, images), labels, step, mixing)
 
-    def inputs(self, microbatch: Tensor | None, step: Tensor, images: Tensor) -> Tensor:
-        """Return the inputs before mixing: of a batch (`microbatch` None), or of the microbatch with this number.
+    def augment(self, microbatch: Tensor | None, step: Tensor, images: Tensor) -> Tensor:
+        """Return the inputs before mixing: of a batch (`microbatch` None), or of the microbatch with this index.
 
-        Up to here no image depends on another, so that microbatches of one size can be computed in parallel.
+        Here no image depends on another, so that microbatches of one size can be computed in parallel.
         """
-        config, draws = self.config, StatelessRandom(self.seed, step, microbatch)
+        config, random = self.config, StatelessRandom(self.seed, step, microbatch)
         batch, height, width = images.shape[:3]
         pixels = ops.cast(images, "float32")
         policy_maps = None
         if config.policy is not Policy.none:
-            # A policy counts in the pixels of the picture that it is given: the source, or what a crop was resized to.
+            # A policy counts shifts in pixels of its input image: the source, or the resized crop.
             frame = (height, width) if config.crop_scale is None else (self.image_size, self.image_size)
-            pixels, policy_maps = apply_operations(pixels, *random_operations(config, draws, batch, frame))
-        pixels = jitter(pixels, config, draws)
-        maps = random_geometry(config, draws, batch, (height, width), policy_maps)
+            pixels, policy_maps = apply_operations(pixels, *random_operations(config, random, batch, frame))
+        pixels = jitter(pixels, config, random)
+        maps = random_geometry(config, random, batch, (height, width), policy_maps)
         axis_aligned = not (config.rotation or config.shear) and policy_maps is None
         pixels = sample(pixels, maps, self.image_size, config.fill, axis_aligned)
         inputs = (pixels / 255.0 - ops.convert_to_tensor(self.mean)) / ops.convert_to_tensor(self.std)
-        return erase(inputs, config.erasing, draws) if config.erasing else inputs
+        return erase(inputs, config.erasing, random) if config.erasing else inputs
 
-    def mixed(self, inputs: Tensor, labels: Tensor, step: Tensor, mixing: Tensor = 1.0) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of a whole batch of `inputs`."""
+    def mix(self, inputs: Tensor, labels: Tensor, step: Tensor, mixing: Tensor = 1.0) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of a whole batch, after label smoothing and mixing."""
         targets = ops.one_hot(labels, self.num_classes, dtype="float32")
         targets = targets * (1.0 - self.label_smoothing) + self.label_smoothing / self.num_classes
         if self.config.mixup or self.config.cutmix:

@@ -1,7 +1,9 @@
-"""RandAugment, AutoAugment and TrivialAugment: which operations each image gets, how strongly.
+"""RandAugment, AutoAugment and TrivialAugment: the operations of each image and their arguments.
 
-A policy names one or more operations an image, one after the other. A level from 0 to 1 becomes an operation's
-argument by a law.
+A policy draws one or more operations per image, to be applied one after the other, each with a level from 0 to 1. The
+operation's magnitude range turns the level into its argument.
+
+Shapes: B batch, n operations per image.
 """
 
 import math
@@ -11,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from tnt_exp.augmentation.geometry import compose
-from tnt_exp.augmentation.operations import Operation, apply_color, geometry_of
+from tnt_exp.augmentation.operations import Operation, affine_map, apply_color
 from tnt_exp.augmentation.stateless_random import StatelessRandom, Tensor
 from tnt_exp.config.augmentation import AugmentationConfig, Policy
 
@@ -23,14 +25,15 @@ class MagnitudeRange:
     Args:
         base: The argument at level 0.
         span: Its change from level 0 to level 1.
-        signed: The change goes either way, at random.
-        whole: The change is a whole number: 0.0 cuts, 0.5 rounds; None leaves it.
+        signed: Whether the sign of the change is random.
+        rounding: The change becomes an integer, floor(change + rounding): 0.0 rounds down, 0.5 to the nearest; None:
+            it is not rounded.
     """
 
     base: float = 0.0
     span: float = 0.0
     signed: bool = False
-    whole: float | None = None
+    rounding: float | None = None
 
 
 MagnitudeRanges = dict[Operation, MagnitudeRange]
@@ -39,15 +42,17 @@ ENHANCEMENTS = (Operation.color, Operation.contrast, Operation.brightness, Opera
 
 
 def randaugment_ranges(increasing: bool) -> MagnitudeRanges:
-    """Return timm's fifteen operations, in the versions of `rand-...-inc1` or `-inc0`."""
+    """Return the ranges of timm's fifteen operations, in the versions of `rand-...-inc1` or `-inc0`."""
     return {
         Operation.autocontrast: MagnitudeRange(),
         Operation.equalize: MagnitudeRange(),
         Operation.invert: MagnitudeRange(),
         Operation.rotate: MagnitudeRange(0, 30, signed=True),
-        Operation.posterize: MagnitudeRange(4, -4, whole=0.0) if increasing else MagnitudeRange(0, 4, whole=0.0),
-        Operation.solarize: MagnitudeRange(256, -256, whole=0.0) if increasing else MagnitudeRange(0, 256, whole=0.0),
-        Operation.solarize_add: MagnitudeRange(0, 110, whole=0.0),
+        Operation.posterize: MagnitudeRange(4, -4, rounding=0.0) if increasing else MagnitudeRange(0, 4, rounding=0.0),
+        Operation.solarize: MagnitudeRange(256, -256, rounding=0.0)
+        if increasing
+        else MagnitudeRange(0, 256, rounding=0.0),
+        Operation.solarize_add: MagnitudeRange(0, 110, rounding=0.0),
         **dict.fromkeys(ENHANCEMENTS, MagnitudeRange(1, 0.9, signed=True) if increasing else MagnitudeRange(0.1, 1.8)),
         Operation.shear_x: MagnitudeRange(0, 0.3, signed=True),
         Operation.shear_y: MagnitudeRange(0, 0.3, signed=True),
@@ -64,7 +69,7 @@ def autoaugment_ranges() -> MagnitudeRanges:
         Operation.equalize: MagnitudeRange(),
         Operation.invert: MagnitudeRange(),
         Operation.rotate: MagnitudeRange(0, 30, signed=True),
-        Operation.posterize: MagnitudeRange(8, -4, whole=0.5),
+        Operation.posterize: MagnitudeRange(8, -4, rounding=0.5),
         Operation.solarize: MagnitudeRange(255, -255),
         **dict.fromkeys(ENHANCEMENTS, MagnitudeRange(1, 0.9, signed=True)),
         Operation.shear_x: MagnitudeRange(0, 0.3, signed=True),
@@ -82,7 +87,7 @@ def trivial_ranges(frame: tuple[int, int]) -> MagnitudeRanges:
         Operation.autocontrast: MagnitudeRange(),
         Operation.equalize: MagnitudeRange(),
         Operation.rotate: MagnitudeRange(0, 135, signed=True),
-        Operation.posterize: MagnitudeRange(8, -6, whole=0.5),
+        Operation.posterize: MagnitudeRange(8, -6, rounding=0.5),
         Operation.solarize: MagnitudeRange(255, -255),
         **dict.fromkeys(ENHANCEMENTS, MagnitudeRange(1, 0.99, signed=True)),
         Operation.shear_x: MagnitudeRange(0, 0.99, signed=True),
@@ -126,87 +131,98 @@ CIFAR10_POLICY = (  # two operations each with (operation, probability, level in
 
 
 def random_operations(
-    config: AugmentationConfig, draws: StatelessRandom, batch: int, frame: tuple[int, int]
+    config: AugmentationConfig, random: StatelessRandom, batch: int, frame: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Draw the operations of each image.
 
     Args:
-        config: Which policy (not none), how strong.
-        draws: Random numbers of the step.
+        config: The policy (not none) and its strength.
+        random: Random numbers of the step.
         batch: Images in the batch, B.
-        frame: Height and width, in the pixels in which the policy counts.
+        frame: Height and width, in pixels, of the image in which the policy counts shifts.
 
     Returns:
         Operations int32 (B, n) and their arguments float32 (B, n), to be applied one after the other.
     """
     if config.policy is Policy.randaugment:
-        return _randaugment(config, draws, batch)
-    return _autoaugment(draws, batch) if config.policy is Policy.autoaugment else _trivial(draws, batch, frame)
+        return _randaugment(config, random, batch)
+    return _autoaugment(random, batch) if config.policy is Policy.autoaugment else _trivial(random, batch, frame)
 
 
 def apply_operations(pixels: Tensor, operations: Tensor, arguments: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the images with the colour operations done, and the affine map (B, 2, 3) of the geometric ones."""
-    # A loop of the backend, not of Python: XLA would compute the operations anew for each pixel that reads them.
+    """Return the images after the colour operations, and the affine map (B, 2, 3) of the geometric ones."""
+    # A loop of the backend, not of Python, whose operations XLA would compute again for each pixel that reads them.
     pixels = ops.fori_loop(
         0,
         operations.shape[1],
-        lambda turn, now: apply_color(now, ops.take(operations, turn, axis=1), ops.take(arguments, turn, axis=1)),
+        lambda index, images: apply_color(
+            images, ops.take(operations, index, axis=1), ops.take(arguments, index, axis=1)
+        ),
         pixels,
     )
-    maps = geometry_of(operations[:, 0], arguments[:, 0])
-    for turn in range(1, operations.shape[1]):
-        maps = compose(maps, geometry_of(operations[:, turn], arguments[:, turn]))
+    maps = affine_map(operations[:, 0], arguments[:, 0])
+    for index in range(1, operations.shape[1]):
+        maps = compose(maps, affine_map(operations[:, index], arguments[:, index]))
     return pixels, maps
 
 
-def _randaugment(config: AugmentationConfig, draws: StatelessRandom, batch: int) -> tuple[Tensor, Tensor]:
-    laws = randaugment_ranges(config.policy_increasing)
+def _randaugment(config: AugmentationConfig, random: StatelessRandom, batch: int) -> tuple[Tensor, Tensor]:
+    ranges = randaugment_ranges(config.policy_increasing)
     shape = (batch, config.policy_operations)
-    operations = ops.take(ops.convert_to_tensor(list(laws), "int32"), _below(len(laws), draws, "policy", shape))
-    applied = draws.uniform("policy/applied", shape) < RANDAUGMENT_PROBABILITY
+    operations = _random_operations(ranges, random, shape)
+    applied = random.uniform("policy/applied", shape) < RANDAUGMENT_PROBABILITY
     operations = ops.where(applied, operations, int(Operation.identity))
     magnitude, deviation = config.policy_magnitude, config.policy_magnitude_std
-    if math.isinf(deviation):  # timm's word for: uniform up to the magnitude
-        level = draws.uniform("policy/level", shape, 0.0, magnitude)
+    if math.isinf(deviation):  # timm's notation for: uniform up to the magnitude
+        level = random.uniform("policy/level", shape, 0.0, magnitude)
     else:
-        level = magnitude + deviation * draws.normal("policy/level", shape)
-    return operations, _arguments(laws, operations, ops.clip(level / 10.0, 0.0, 1.0), draws)
+        level = magnitude + deviation * random.normal("policy/level", shape)
+    return operations, _arguments(ranges, operations, ops.clip(level / 10.0, 0.0, 1.0), random)
 
 
-def _autoaugment(draws: StatelessRandom, batch: int) -> tuple[Tensor, Tensor]:
-    table = ops.convert_to_tensor(np.array(CIFAR10_POLICY, "float32"))  # sub-policy, operation in turn, what of it
-    chosen = ops.take(table, _below(len(CIFAR10_POLICY), draws, "policy", (batch,)), axis=0)
-    named, probability, level = chosen[..., 0], chosen[..., 1], chosen[..., 2] / 9.0
-    applied = draws.uniform("policy/applied", (batch, 2)) < probability
-    operations = ops.where(applied, ops.cast(named, "int32"), int(Operation.identity))
-    return operations, _arguments(autoaugment_ranges(), operations, level, draws)
+def _autoaugment(random: StatelessRandom, batch: int) -> tuple[Tensor, Tensor]:
+    # (sub-policies, 2 operations, operation with probability and level)
+    table = ops.convert_to_tensor(np.array(CIFAR10_POLICY, "float32"))
+    chosen = ops.take(table, _random_integers(len(CIFAR10_POLICY), random, "policy", (batch,)), axis=0)
+    drawn, probability, level = chosen[..., 0], chosen[..., 1], chosen[..., 2] / 9.0
+    applied = random.uniform("policy/applied", (batch, 2)) < probability
+    operations = ops.where(applied, ops.cast(drawn, "int32"), int(Operation.identity))
+    return operations, _arguments(autoaugment_ranges(), operations, level, random)
 
 
-def _trivial(draws: StatelessRandom, batch: int, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    laws = trivial_ranges(frame)
-    operations = ops.take(ops.convert_to_tensor(list(laws), "int32"), _below(len(laws), draws, "policy", (batch, 1)))
-    level = ops.cast(_below(TRIVIAL_LEVELS, draws, "policy/level", (batch, 1)), "float32") / (TRIVIAL_LEVELS - 1)
-    return operations, _arguments(laws, operations, level, draws)
+def _trivial(random: StatelessRandom, batch: int, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    ranges = trivial_ranges(frame)
+    operations = _random_operations(ranges, random, (batch, 1))
+    level = ops.cast(_random_integers(TRIVIAL_LEVELS, random, "policy/level", (batch, 1)), "float32")
+    level = level / (TRIVIAL_LEVELS - 1)
+    return operations, _arguments(ranges, operations, level, random)
 
 
-def _below(count: int, draws: StatelessRandom, salt: str, shape: tuple[int, ...]) -> Tensor:
-    """Return whole numbers below `count`, all equally likely."""
-    return ops.minimum(ops.cast(draws.uniform(salt, shape) * count, "int32"), count - 1)
+def _random_operations(ranges: MagnitudeRanges, random: StatelessRandom, shape: tuple[int, ...]) -> Tensor:
+    """Draw operations of those that have a range, all equally likely: int32."""
+    choices = ops.convert_to_tensor(list(ranges), "int32")
+    return ops.take(choices, _random_integers(len(ranges), random, "policy", shape))
 
 
-def _arguments(laws: MagnitudeRanges, operations: Tensor, level: Tensor, draws: StatelessRandom) -> Tensor:
-    """Apply each operation's law to its level."""
+def _random_integers(count: int, random: StatelessRandom, salt: str, shape: tuple[int, ...]) -> Tensor:
+    """Draw integers below `count`, all equally likely."""
+    return ops.minimum(ops.cast(random.uniform(salt, shape) * count, "int32"), count - 1)
+
+
+def _arguments(ranges: MagnitudeRanges, operations: Tensor, level: Tensor, random: StatelessRandom) -> Tensor:
+    """Turn the level of each operation into its argument."""
 
     def column(values: dict[Operation, float]) -> Tensor:
-        return ops.take(ops.convert_to_tensor([values.get(which, 0.0) for which in Operation], "float32"), operations)
+        table = [values.get(operation, 0.0) for operation in Operation]
+        return ops.take(ops.convert_to_tensor(table, "float32"), operations)
 
-    base = column({which: law.base for which, law in laws.items()})
-    span = column({which: abs(law.span) for which, law in laws.items()})
-    direction = column({which: math.copysign(1.0, law.span) for which, law in laws.items()})
-    signed = column({which: float(law.signed) for which, law in laws.items()})
-    whole = column({which: float(law.whole is not None) for which, law in laws.items()})
-    rounding = column({which: law.whole or 0.0 for which, law in laws.items()})
+    base = column({operation: magnitude.base for operation, magnitude in ranges.items()})
+    span = column({operation: abs(magnitude.span) for operation, magnitude in ranges.items()})
+    direction = column({operation: math.copysign(1.0, magnitude.span) for operation, magnitude in ranges.items()})
+    signed = column({operation: float(magnitude.signed) for operation, magnitude in ranges.items()})
+    whole = column({operation: float(magnitude.rounding is not None) for operation, magnitude in ranges.items()})
+    rounding = column({operation: magnitude.rounding or 0.0 for operation, magnitude in ranges.items()})
     change = span * level
     change = ops.where(whole > 0, ops.floor(change + rounding), change)
-    negative = (signed > 0) & (draws.uniform("policy/sign", tuple(operations.shape)) < 0.5)
+    negative = (signed > 0) & (random.uniform("policy/sign", tuple(operations.shape)) < 0.5)
     return base + change * ops.where(negative, -1.0, direction)

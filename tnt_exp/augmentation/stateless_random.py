@@ -1,7 +1,7 @@
-"""Random numbers as a function of (seed, step, salt, place): no state, so nothing to save and nothing to lose.
+"""Random numbers as a function of (seed, step, salt, position): there is no state to save or restore.
 
-A hash of the counter, in 32-bit integer arithmetic that every backend has. `keras.random` would do but for one thing:
-on TensorFlow its numbers change with XLA and with the device. These are the same bits everywhere, compiled or not.
+They are a hash of a counter, in 32-bit integer arithmetic that every backend has. The numbers of `keras.random` change
+with XLA and with the device on TensorFlow; these are the same bits everywhere, compiled or not.
 """
 
 import hashlib
@@ -10,19 +10,20 @@ from typing import Any
 
 from keras import ops
 
-Tensor = Any
+Tensor = Any  # a tensor of the current backend, whose types have no common base class; shapes: see docstrings
 
 
 class StatelessRandom:
     """The random numbers of one step.
 
-    Each consumer names its own salt and so has its own stream, whatever else is drawn.
+    Each use has its own salt, so its numbers do not depend on what else is drawn.
 
     Args:
         seed: The seed of the run.
         step: Integer scalar, the number of the step.
-        microbatch: Integer scalar, the number of a microbatch, all of one size; None: the whole batch. A draw whose
-            first axis is the microbatch's images gives what those images get in a draw for the whole batch.
+        microbatch: Integer scalar, the index of a microbatch, where all have one size; None: the whole batch. A draw
+            whose first axis is the microbatch's images gives these images the numbers that they have in a draw for
+            the whole batch.
     """
 
     def __init__(self, seed: int, step: Tensor, microbatch: Tensor | None = None) -> None:
@@ -36,10 +37,10 @@ class StatelessRandom:
         return ops.reshape(low + (high - low) * unit, shape)
 
     def normal(self, salt: str, shape: tuple[int, ...]) -> Tensor:
-        """Return float32 numbers of the standard normal law (Box-Muller), within 4.9."""
+        """Return float32 numbers of the standard normal distribution (Box-Muller), within 4.9."""
         words = self._words(salt, math.prod(shape))
-        # Two uniform numbers of 16 bits; the half keeps the logarithm finite. The other normal number that they would
-        # make, of the sine, is left: a number is a function of one word, and so of its place.
+        # Two uniform numbers of 16 bits; the half keeps the logarithm finite. The second normal number of Box-Muller,
+        # from the sine, is not used: so each number depends on one word, and thereby on its position alone.
         radius = ops.sqrt(-2.0 * ops.log((ops.cast(_shift_right(words, 16), "float32") + 0.5) * 2.0**-16))
         angle = (ops.cast(words & 0xFFFF, "float32") + 0.5) * (2.0 * math.pi * 2.0**-16)
         return ops.reshape(radius * ops.cos(angle), shape)
@@ -48,20 +49,20 @@ class StatelessRandom:
         """Return `count` words of 32 random bits, int32."""
         digest = hashlib.blake2b(f"{self._seed}/{salt}".encode(), digest_size=8).digest()
         first, second = (int.from_bytes(half, "big", signed=True) for half in (digest[:4], digest[4:]))
-        start = mix(self._step ^ first) ^ second
-        places = ops.arange(count, dtype="int32")
+        key = mix(self._step ^ first) ^ second
+        positions = ops.arange(count, dtype="int32")
         if self._microbatch is not None:
-            places = places + ops.cast(self._microbatch, "int32") * count
-        return mix(mix(places ^ start) + start)
+            positions = positions + ops.cast(self._microbatch, "int32") * count
+        return mix(mix(positions ^ key) + key)
 
 
 def mix(words: Tensor) -> Tensor:
-    """Scramble each word: C. Wellons' lowbias32, a bijection where every input bit turns every output bit."""
+    """Hash each word by C. Wellons' lowbias32, a bijection in which every input bit changes every output bit."""
     words = (words ^ _shift_right(words, 16)) * 0x7FEB352D
     words = (words ^ _shift_right(words, 15)) * (0x846CA68B - 2**32)
     return words ^ _shift_right(words, 16)
 
 
-def _shift_right(words: Tensor, places: int) -> Tensor:
-    """Shift without the sign, which int32 would drag along."""
-    return ops.right_shift(words, places) & (2 ** (32 - places) - 1)
+def _shift_right(words: Tensor, bits: int) -> Tensor:
+    """Shift in zeros, where a shift of int32 repeats the sign bit."""
+    return ops.right_shift(words, bits) & (2 ** (32 - bits) - 1)

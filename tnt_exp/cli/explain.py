@@ -59,7 +59,7 @@ def _attention(classifier: Any, image: "np.ndarray") -> "tuple[str, float, np.nd
     probabilities = ops.convert_to_numpy(ops.softmax(network(inputs)))[0]
     inner: list[np.ndarray] = []
     outer: list[np.ndarray] = []
-    for inner_weights, outer_weights in network.attention(inputs):
+    for inner_weights, outer_weights in network.attention_weights(inputs):
         outer.append(np.asarray(ops.convert_to_numpy(outer_weights), np.float64)[0])
         if inner_weights is not None:
             inner.append(np.asarray(ops.convert_to_numpy(inner_weights), np.float64))

@@ -1,48 +1,25 @@
-"""The configuration's fields as arguments: one name for both, values that Keras can save. Imports no Keras."""
+"""The model that is trained and saved: 8-bit images in, class scores out. It is built from the section `model`.
 
-# MERGED DOCS:
-# """The model that is saved: 8-bit images in, class scores out."""
+Shapes: B batch.
+"""
 
-import dataclasses
 import os
 import zipfile
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, Unpack
 
 import keras
 
+from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.config.model import ModelConfig
 from tnt_exp.errors import UserError
 from tnt_exp.model import microbatch
 from tnt_exp.model.preprocess import Preprocess
 from tnt_exp.model.tnt import TNT
+from tnt_exp.model.tnt_config import Arguments, LayerOptions, network_options, section_values
 
-PREPROCESS = ("image_size", "mean", "std", "interpolation", "crop_fraction")
-
-# `image_size` is an argument of both; the name and the weights are of neither.
-_NOT_NETWORK = {"name", "weights", *PREPROCESS} - {"image_size"}
-
-
-def network_options(config: ModelConfig) -> dict[str, Any]:
-    """The arguments of `TNT` that are in the configuration."""
-    return {key: value for key, value in _primitives(config).items() if key not in _NOT_NETWORK}
-
-
-def preprocess_options(config: ModelConfig) -> dict[str, Any]:
-    """The arguments of `Preprocess`."""
-    return {key: value for key, value in _primitives(config).items() if key in PREPROCESS}
-
-
-def _primitives(config: ModelConfig) -> dict[str, Any]:
-    return {field.name: _primitive(getattr(config, field.name)) for field in dataclasses.fields(config)}
-
-
-def _primitive(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    return tuple(value) if isinstance(value, list) else value
+PREPROCESS_ARGUMENTS = ("image_size", "mean", "std", "interpolation", "crop_fraction")
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
@@ -50,13 +27,13 @@ class Classifier(keras.Model):
     """Preprocessing and network in one, with the names of the classes.
 
     Args:
-        preprocess: What makes network input of images.
-        network: What makes logits of that.
+        preprocess: Turns images into the network's input.
+        network: Turns that into logits.
         class_names: Names of the classes in the order of the logits; empty: not known.
 
     Call arguments:
         images: (B, height, width, channels), uint8 or floats in 0..255.
-        training: Whether the network drops.
+        training: Whether dropout acts.
 
     Returns:
         Logits (B, classes), float32.
@@ -65,8 +42,14 @@ class Classifier(keras.Model):
         ValueError: There are not as many names as classes.
     """
 
-    def __init__(self, preprocess: Preprocess, network: TNT, class_names: Sequence[str] = (), **kwargs: Any) -> None:
-        super().__init__(**kwargs, autocast=False)
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        network: TNT,
+        class_names: Sequence[str] = (),
+        **layer_options: Unpack[LayerOptions],
+    ) -> None:
+        super().__init__(**layer_options, autocast=False)
         if class_names and len(class_names) != network.head.units:
             raise ValueError(
                 f"Expected as many class_names as classes, {network.head.units}, received: {len(class_names)} names."
@@ -75,28 +58,28 @@ class Classifier(keras.Model):
         self.network = network
         self.class_names = tuple(class_names)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Check the channels; the network is built already."""
         self.preprocess.build(input_shape)
 
-    def call(self, images: Any, training: bool = False) -> Any:
-        """Classify."""
+    def call(self, images: Tensor, training: bool = False) -> Tensor:
+        """Return the logits."""
         return self.network(self.preprocess(images), training=training)
 
-    def predict_step(self, *arguments: Any) -> Any:
-        """Classify a batch, which TensorFlow computes in parts on a CPU; Keras' `predict_on_batch` calls it."""
+    def predict_step(self, *data: Tensor) -> Tensor:
+        """Return the logits of a batch, in microbatches with TensorFlow on a CPU; `predict_on_batch` calls this."""
         if keras.config.backend() != "tensorflow":
-            return super().predict_step(*arguments)
-        images, *_ = keras.utils.unpack_x_y_sample_weight(*arguments)
+            return super().predict_step(*data)
+        images, *_ = keras.utils.unpack_x_y_sample_weight(*data)
         streams = 0 if self.jit_compile or images.shape[0] is None else microbatch.parallel_streams()
-        number = microbatch.microbatch_count(images.shape[0] or 1, self.network.most_values, streams)
-        found = microbatch.map_microbatches(
-            lambda part, _, some: self(some, training=False), number, streams, None, images
+        count = microbatch.microbatch_count(images.shape[0] or 1, self.network.config.largest_tensor_size, streams)
+        logits = microbatch.map_microbatches(
+            lambda _index, _shared, images: self(images, training=False), count, streams, None, images
         )
-        return microbatch.merge_microbatches(found)
+        return microbatch.merge_microbatches(logits)
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+    def get_config(self) -> Arguments:
+        """Return the arguments."""
         return {
             **super().get_config(),
             "preprocess": keras.saving.serialize_keras_object(self.preprocess),
@@ -105,12 +88,13 @@ class Classifier(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        """The model of `get_config`."""
-        parts = {
-            key: keras.saving.deserialize_keras_object(config[key], custom_objects) for key in ("preprocess", "network")
+    def from_config(cls, config: Arguments, custom_objects: dict[str, object] | None = None) -> Self:
+        """Return the model of `get_config`."""
+        layers = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
+            for name in ("preprocess", "network")
         }
-        return cls(**{**config, **parts})
+        return cls(**{**config, **layers})
 
 
 def build(
@@ -122,7 +106,7 @@ def build(
     seed: int = 0,
     remat: bool = False,
 ) -> Classifier:
-    """The model of a configuration, with its weights as they start (`config.weights` is not read here).
+    """Build the model of a configuration with its initial weights (`config.weights` is not read here).
 
     Args:
         config: The section `model`.
@@ -135,9 +119,10 @@ def build(
     Raises:
         UserError: Values that do not go together.
     """
+    preprocess = {name: value for name, value in section_values(config).items() if name in PREPROCESS_ARGUMENTS}
     try:
         network = TNT(num_classes, channels, **network_options(config), remat=remat, seed=seed, name="tnt")
-        model = Classifier(Preprocess(**preprocess_options(config), name="preprocess"), network, class_names)
+        model = Classifier(Preprocess(**preprocess, name="preprocess"), network, class_names)
         model.build((None, None, None, channels))
     except ValueError as error:
         raise UserError(f"model: {error}") from error
@@ -145,7 +130,7 @@ def build(
 
 
 def load(path: str | os.PathLike[str]) -> Classifier:
-    """A model that was saved with `Classifier.save`.
+    """Load a model that was saved with `Classifier.save`.
 
     Raises:
         UserError: The file is missing, damaged, or holds another kind of model.

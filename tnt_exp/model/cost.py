@@ -1,13 +1,13 @@
 """What a configuration costs: parameters, arithmetic, memory. Plain arithmetic: imports no Keras.
 
-A test holds these numbers equal to those of the built model.
+A test compares these numbers with those of the built model.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tnt_exp.config.model import Fusion, ModelConfig, Pool
-from tnt_exp.model.geometry import Geometry, head_dim, hidden_dim, keeps_inner
+from tnt_exp.config.model import ModelConfig
+from tnt_exp.model.tnt_config import TNTConfig, network_options
 
 _WINDOW = 7**2  # pixels under the stem's convolution
 
@@ -17,10 +17,10 @@ class CostItem:
     """The cost of one part of the network, for one image.
 
     Args:
-        name: Where it is.
+        name: The part: an embedding, a block, or the head with norm and pool.
         parameters: Numbers that are learnt.
         macs: Multiply-accumulate operations of convolutions and matrix products in a forward pass.
-        activations: Numbers that a training step keeps for its backward pass.
+        activations: Numbers that a training step stores for its backward pass.
     """
 
     name: str
@@ -30,104 +30,89 @@ class CostItem:
 
 
 def parameters(config: ModelConfig, num_classes: int, channels: int) -> int:
-    """Numbers that are learnt.
+    """Return the number of parameters.
 
     Raises:
         ValueError: Values of the configuration do not go together (so do the functions below).
     """
-    return sum(part.parameters for part in cost_items(config, num_classes, channels))
+    return sum(item.parameters for item in cost_items(config, num_classes, channels))
 
 
 def macs(config: ModelConfig, num_classes: int, channels: int) -> int:
-    """Multiply-accumulate operations of a forward pass of one image; normalisation and resizing not counted."""
-    return sum(part.macs for part in cost_items(config, num_classes, channels))
+    """Return the multiply-accumulate operations of a forward pass of one image, without normalisation and resizing."""
+    return sum(item.macs for item in cost_items(config, num_classes, channels))
 
 
 def activation_bytes(
     config: ModelConfig, num_classes: int, channels: int, *, width: int = 4, remat: bool = False
 ) -> int:
-    """Memory that a training step needs for one image, by an estimate: what the backward pass reads again.
+    """Estimate the memory that a training step needs per image: what the backward pass reads again.
 
-    Counted are inputs of products, of norms and of GELU, and attention weights. A compiler may keep less, and dropout
+    Counted are inputs of products, of norms and of GELU, and attention weights. A compiler may store less, and dropout
     adds its masks.
 
     Args:
         config: The section `model`.
-        num_classes: Classes.
+        num_classes: Number of classes.
         channels: Channels of an image.
-        width: Bytes a number: 4, or 2 under mixed precision.
-        remat: Blocks are computed again: only their inputs are kept, and one block is unfolded at a time.
+        width: Bytes per number: 4, or 2 under mixed precision.
+        remat: Blocks are computed again: only their inputs are stored, and the activations of one block at a time.
     """
-    kept = {part.name: part.activations for part in cost_items(config, num_classes, channels)}
+    stored = {item.name: item.activations for item in cost_items(config, num_classes, channels)}
     if remat:
-        geometry = Geometry(config.image_size, config.patch_size, config.stride)
-        block_input = geometry.patches * geometry.pixels * config.inner_dim + _tokens(config) * config.embed_dim
-        blocks = {name: kept.pop(name) for name in list(kept) if name.startswith("block_")}
-        kept["blocks"] = len(blocks) * block_input + max(blocks.values())
-    return width * sum(kept.values())
+        tnt = TNTConfig(num_classes, channels, **network_options(config))
+        block_input = tnt.geometry.patches * tnt.fused_dim + tnt.tokens * tnt.embed_dim
+        blocks = {name: stored.pop(name) for name in list(stored) if name.startswith("block_")}
+        stored["blocks"] = len(blocks) * block_input + max(blocks.values())
+    return width * sum(stored.values())
 
 
 def cost_items(config: ModelConfig, num_classes: int, channels: int) -> Iterator[CostItem]:
-    """The cost of each part, in the order of the forward pass."""
-    geometry = Geometry(config.image_size, config.patch_size, config.stride)
-    patches, pixels = geometry.patches, geometry.pixels
-    tokens = _tokens(config)
-    inner, outer = config.inner_dim, config.embed_dim
-    joined = pixels * inner
-    all_pixels = patches * pixels
+    """Yield the cost of each part, in the order of the forward pass."""
+    tnt = TNTConfig(num_classes, channels, **network_options(config))
+    yield _pixel_embedding(tnt)
+    yield _patch_embedding(tnt)
+    patches, pixels = tnt.geometry.patches, tnt.geometry.pixels
+    outer = _transformer(tnt, tnt.embed_dim, tnt.num_heads, sequences=1, tokens=tnt.tokens)
+    inner = _transformer(tnt, tnt.inner_dim, tnt.inner_num_heads, sequences=patches, tokens=pixels)
+    fusion = _fusion(tnt)
+    for number, has_inner in enumerate(tnt.inner_block_mask, start=1):
+        layers = [inner, fusion, outer] if has_inner else [outer]
+        yield CostItem(f"block_{number}", *(sum(column) for column in zip(*layers, strict=True)))
+    yield _head(tnt)
 
-    extra = inner**2 + inner if config.pixel_projection else 0
-    yield CostItem(
+
+def _pixel_embedding(tnt: TNTConfig) -> CostItem:
+    dim, pixels = tnt.inner_dim, tnt.geometry.patches * tnt.geometry.pixels
+    projection = dim**2 + dim if tnt.pixel_projection else 0
+    return CostItem(
         "pixel_embedding",
-        (_WINDOW * channels + 1) * inner + extra + (joined if config.pixel_position else 0),
-        all_pixels * inner * (_WINDOW * channels + (inner if config.pixel_projection else 0)),
-        config.image_size**2 * channels + (all_pixels * inner if config.pixel_projection else 0),
+        (_WINDOW * tnt.channels + 1) * dim + projection + (tnt.fused_dim if tnt.pixel_position else 0),
+        pixels * dim * (_WINDOW * tnt.channels + (dim if tnt.pixel_projection else 0)),
+        tnt.image_size**2 * tnt.channels + (pixels * dim if tnt.pixel_projection else 0),
     )
 
-    extra = outer**2 + outer if config.patch_projection else 0
-    class_token = outer if config.pool is Pool.class_token else 0
-    yield CostItem(
+
+def _patch_embedding(tnt: TNTConfig) -> CostItem:
+    dim, fused_dim, patches = tnt.embed_dim, tnt.fused_dim, tnt.geometry.patches
+    projection = dim**2 + dim if tnt.patch_projection else 0
+    class_token = dim if tnt.has_class_token else 0
+    positions = tnt.tokens * dim if tnt.patch_position else 0
+    return CostItem(
         "patch_embedding",
-        2 * joined
-        + joined * outer
-        + 3 * outer
-        + extra
-        + class_token
-        + (tokens * outer if config.patch_position else 0),
-        patches * outer * (joined + (outer if config.patch_projection else 0)),
-        patches * (2 * joined + outer * (2 if config.patch_projection else 1)),
-    )
-
-    over_patches = _transformer(config, outer, config.num_heads, sequences=1, tokens=tokens)
-    over_pixels = _transformer(config, inner, config.inner_num_heads, sequences=patches, tokens=pixels)
-    fusion = _fusion(config, patches, joined)
-    for number, has_inner in enumerate(keeps_inner(config.depth, config.inner_blocks), start=1):
-        pieces = [over_pixels, fusion, over_patches] if has_inner else [over_patches]
-        yield CostItem(f"block_{number}", *(sum(column) for column in zip(*pieces, strict=True)))
-
-    head = config.representation_size or outer
-    score = outer if config.pool is Pool.sequence else 0
-    representation = (outer + 1) * head if config.representation_size else 0
-    yield CostItem(
-        "head",
-        2 * outer + score + representation + (head + 1) * num_classes,
-        2 * tokens * score + (outer * head if config.representation_size else 0) + head * num_classes,
-        tokens * outer + (tokens * outer if score else 0) + outer + (head if config.representation_size else 0),
+        2 * fused_dim + fused_dim * dim + 3 * dim + projection + class_token + positions,
+        patches * dim * (fused_dim + (dim if tnt.patch_projection else 0)),
+        patches * (2 * fused_dim + dim * (2 if tnt.patch_projection else 1)),
     )
 
 
-def _tokens(config: ModelConfig) -> int:
-    patches = Geometry(config.image_size, config.patch_size, config.stride).patches
-    return patches + 1 if config.pool is Pool.class_token else patches
-
-
-def _transformer(config: ModelConfig, dim: int, heads: int, *, sequences: int, tokens: int) -> tuple[int, int, int]:
-    """Parameters, MACs and activations of one transformer block."""
-    width = heads * head_dim(dim, heads, config.head_width.value)
-    hidden = hidden_dim(dim, config.mlp_ratio)
+def _transformer(tnt: TNTConfig, dim: int, heads: int, *, sequences: int, tokens: int) -> tuple[int, int, int]:
+    """Return parameters, MACs and activations of one transformer block."""
+    width = heads * tnt.head_dim(dim, heads)
+    hidden = tnt.hidden_dim(dim)
     rows = sequences * tokens
     matrices = 4 * dim * width + 2 * dim * hidden
-    biases = (3 * width if config.qkv_bias else 0) + dim + hidden + dim
+    biases = (3 * width if tnt.qkv_bias else 0) + dim + hidden + dim
     norms = 4 * dim
     attention = 2 * rows * tokens * width
     # Twice a norm's input and output; q, k, v and the mixed values; attention weights; the MLP around its GELU.
@@ -135,10 +120,24 @@ def _transformer(config: ModelConfig, dim: int, heads: int, *, sequences: int, t
     return matrices + biases + norms, rows * matrices + attention, activations
 
 
-def _fusion(config: ModelConfig, patches: int, joined: int) -> tuple[int, int, int]:
-    """Parameters, MACs and activations of the fusion."""
-    outer = config.embed_dim
-    norm = 2 * (config.inner_dim if config.fusion is Fusion.pixel_norm_dense else joined)
-    last = 2 * outer if config.fusion is Fusion.norm_dense_norm else outer  # a norm's two vectors, or a bias
-    activations = patches * (2 * joined + (outer if config.fusion is Fusion.norm_dense_norm else 0))
-    return norm + joined * outer + last, patches * joined * outer, activations
+def _fusion(tnt: TNTConfig) -> tuple[int, int, int]:
+    """Return parameters, MACs and activations of the fusion."""
+    dim, fused_dim, patches = tnt.embed_dim, tnt.fused_dim, tnt.geometry.patches
+    has_last_norm = tnt.fusion == "norm_dense_norm"
+    norm = 2 * (tnt.inner_dim if tnt.fusion == "pixel_norm_dense" else fused_dim)
+    last = 2 * dim if has_last_norm else dim  # a norm's two vectors, or a bias
+    activations = patches * (2 * fused_dim + (dim if has_last_norm else 0))
+    return norm + fused_dim * dim + last, patches * fused_dim * dim, activations
+
+
+def _head(tnt: TNTConfig) -> CostItem:
+    """Return the cost of the last norm, the pool, the tanh layer and the head."""
+    dim, tokens, representation = tnt.embed_dim, tnt.tokens, tnt.representation_size or 0
+    features = representation or dim
+    score = dim if tnt.pool == "sequence" else 0
+    return CostItem(
+        "head",
+        2 * dim + score + (dim + 1) * representation + (features + 1) * tnt.num_classes,
+        2 * tokens * score + dim * representation + features * tnt.num_classes,
+        tokens * dim + (tokens * dim if score else 0) + dim + representation,
+    )

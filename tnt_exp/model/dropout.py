@@ -1,36 +1,41 @@
-"""Dropout whose randomness is handed in, and the drop path made of it."""
+"""Dropout whose randomness is an argument: as a function and as a layer, also of whole samples (drop path)."""
 
 import math
-from typing import Any
+from typing import Unpack
 
 import keras
 from keras import ops
 
-from tnt_exp.augmentation.stateless_random import mix
+from tnt_exp.augmentation.stateless_random import Tensor, mix
 from tnt_exp.model.initializers import derive_seed
+from tnt_exp.model.tnt_config import LayerOptions, check_rate
 
 
-def seed_of(seed: Any, place: str) -> Any:
-    """The seed that the step's `seed` gives to a place of the network; None where nothing is dropped."""
+def layer_seed(seed: Tensor | None, name: str) -> Tensor | None:
+    """Return the seed that a layer gets from the step's `seed`; None at inference, where nothing is dropped."""
     if seed is None:
         return None
-    shift = [derive_seed(0, place)] + [0] * (seed.shape[0] - 1)
-    return ops.cast(seed, "int32") + ops.convert_to_tensor(shift, "int32")
+    offset = [derive_seed(0, name)] + [0] * (seed.shape[0] - 1)
+    return ops.cast(seed, "int32") + ops.convert_to_tensor(offset, "int32")
 
 
-def dropout_scale(x: Any, rate: Any, seed: Any, salt: int = 0, whole_samples: bool = False) -> Any:
-    """`x` with a random part of the values set to 0 and the rest scaled, so that the mean stays.
+def dropout(x: Tensor, rate: float | Tensor, seed: Tensor | None, salt: int = 0, whole_samples: bool = False) -> Tensor:
+    """Set random values to 0 and scale the others by 1 / (1 - rate), so that the mean stays.
 
-    A value is kept or not by a hash of its place: three multiplications and no state, which a compiler fuses with what
-    stands around it. The generators of `keras.random` are passes of their own, and slow ones under XLA.
+    Whether a value is dropped is a hash of its position: three multiplications and no state, which a compiler fuses
+    with the operations around it. The generators of `keras.random` are passes over memory of their own, and slow ones
+    under XLA.
 
     Args:
         x: Any shape.
-        rate: Part that is dropped, in [0, 1): a number, or a float32 scalar.
-        seed: Integers (2,); None drops nothing. A third is the number of the part of a batch that `x` is of, all parts
-            of one size: what is dropped is then what would be of the whole batch.
-        salt: Sets the draws of one seed apart.
+        rate: Fraction that is dropped, in [0, 1): a number, or a float32 scalar.
+        seed: Integers (2,); None drops nothing. A third one is the index of the microbatch that `x` belongs to, where
+            all have one size: it drops the values that would be dropped of the whole batch.
+        salt: Makes independent masks of one seed.
         whole_samples: Drop whole samples (the first axis).
+
+    Returns:
+        A tensor like `x`.
     """
     if seed is None or (isinstance(rate, float | int) and rate == 0):
         return x
@@ -43,21 +48,15 @@ def dropout_scale(x: Any, rate: Any, seed: Any, salt: int = 0, whole_samples: bo
     if seed.shape[0] > 2:
         first = first + seed[2] * count * step
     words = ops.reshape(ops.arange(count, dtype="int32"), shape) * step + first
-    # The sign may be dragged along by the shifts: what counts is that every bit reaches the highest.
+    # These shifts of int32 repeat the sign bit, which does no harm: it is enough that every bit reaches the highest.
     words = (words ^ ops.right_shift(words, 15)) * 0x2C1B3C6D
     words = (words ^ ops.right_shift(words, 13)) * 0x297A2D39
-    kept = words >= _threshold(rate)
-    return ops.where(kept, x / ops.cast(1 - rate, x.dtype), ops.zeros((), x.dtype))
+    is_kept = words >= _threshold(rate)
+    return ops.where(is_kept, x / ops.cast(1 - rate, x.dtype), ops.zeros((), x.dtype))
 
 
-def check_rate(name: str, rate: float) -> None:
-    """Raise `ValueError` where `rate` is none."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"Expected a dropout rate in [0, 1), received: {name} {rate}.")
-
-
-def _threshold(rate: Any) -> Any:
-    """The int32 word below which a value is dropped."""
+def _threshold(rate: float | Tensor) -> Tensor:
+    """Return the int32 word below which a value is dropped."""
     if isinstance(rate, float | int):
         return ops.convert_to_tensor(int(rate * 2**32) - 2**31, "int32")
     return ops.cast(ops.cast(rate, "float32") * 2.0**32 - 2.0**31, "int32")
@@ -65,32 +64,34 @@ def _threshold(rate: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
 class Dropout(keras.layers.Layer):
-    """`dropped` as a layer.
+    """The function `dropout` as a layer.
 
-    The step's seed is an argument and not a state of the layer. So one variable carries the randomness of a whole
-    model, and a block that is computed again in the backward pass (rematerialisation) drops the same values.
+    The step's seed is an argument and not a state of the layer. So one variable holds the randomness of a whole model,
+    and a block that is computed again in the backward pass (rematerialisation) drops the same values.
 
     Args:
-        rate: Part that is dropped, in [0, 1).
+        rate: Fraction that is dropped, in [0, 1).
         whole_samples: Drop whole samples (the first axis): stochastic depth (arXiv 1603.09382), "drop path".
-        seed: Sets this layer's randomness apart from that of other layers.
+        seed: Makes the masks of this layer independent of those of other layers.
 
     Call arguments:
         x: Any shape.
-        seed: Integers (2,), the step's seed; None where nothing is to be dropped (inference).
+        seed: Integers (2,), the step's seed; None at inference, where nothing is dropped.
 
     Returns:
         A tensor like `x`.
     """
 
-    def __init__(self, rate: float, whole_samples: bool = False, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self, rate: float, whole_samples: bool = False, seed: int = 0, **layer_options: Unpack[LayerOptions]
+    ) -> None:
+        super().__init__(**layer_options)
         check_rate(self.name, rate)
         self.rate = rate
         self.whole_samples = whole_samples
         self.seed = seed
         self.built = True
 
-    def call(self, x: Any, seed: Any = None) -> Any:
-        """Apply it."""
-        return dropout_scale(x, self.rate, seed, self.seed, self.whole_samples)
+    def call(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
+        """Return `x` after dropout."""
+        return dropout(x, self.rate, seed, self.seed, self.whole_samples)

@@ -1,22 +1,27 @@
-"""Which weights decay, how deep a weight lies, which weights stand still. Imports no Keras."""
+"""Groups of weights: which of them decay, how deep each lies, which are frozen. Imports no Keras."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+
+    from tnt_exp.model.tnt import TNT
 
 FREEZE = ("nothing", "backbone", "all_but_head")
 _BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
 
 
-def is_decayed(variable: Any) -> bool:
-    """Whether weight decay applies to a variable where only matrices decay.
+def is_decayed(variable: "keras.Variable") -> bool:
+    """Return whether weight decay applies to a variable where only matrices decay.
 
     Kernels of dense layers and convolutions decay; biases, norms, positions and the class token do not.
     """
     return str(variable.path).endswith("kernel")
 
 
-def depth_of(path: str, depth: int) -> int:
-    """How deep a weight lies, for a learning rate that differs by depth.
+def layer_depth(path: str, depth: int) -> int:
+    """Return how deep a weight lies, for a learning rate that differs by depth.
 
     Args:
         path: `variable.path`.
@@ -31,20 +36,20 @@ def depth_of(path: str, depth: int) -> int:
     return 0 if "_embedding/" in path else depth + 1
 
 
-def freeze(network: Any, what: str) -> None:
-    """Let weights of a `TNT` stand still.
+def freeze(network: "TNT", part: str) -> None:
+    """Make a part of a network not trainable, and the rest trainable.
 
     Args:
         network: The network.
-        what: "nothing"; "backbone": all but the final norm, the pool and the head (with its tanh layer);
+        part: "nothing"; "backbone": all but the final norm, the pool and the head (with its tanh layer);
             "all_but_head": all but the head (with its tanh layer).
 
     Raises:
-        ValueError: `what` is unknown.
+        ValueError: `part` is unknown.
     """
-    if what not in FREEZE:
-        raise ValueError(f"Expected freeze to be one of {FREEZE}, received: {what!r}.")
+    if part not in FREEZE:
+        raise ValueError(f"Expected freeze to be one of {FREEZE}, received: {part!r}.")
     for layer in (network.pixel_embedding, network.patch_embedding, *network.blocks):
-        layer.trainable = what == "nothing"
+        layer.trainable = part == "nothing"
     for layer in (network.norm, network.pool):
-        layer.trainable = what != "all_but_head"
+        layer.trainable = part != "all_but_head"

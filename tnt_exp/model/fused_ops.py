@@ -1,32 +1,36 @@
 """Elementwise chains in one pass over memory.
 
-A small transformer spends its time on reading and writing, not on arithmetic: TensorFlow makes a pass for each
-operation, forwards and backwards, and keeps what lies between. Here a chain of operations along rows is compiled as one
-kernel, and its gradient as another, which reads little. Large products stay with the backend's own library, which
-multiplies faster than XLA does on a CPU.
+A small transformer spends its time on reading and writing, not on arithmetic: TensorFlow makes one pass over memory
+per operation, forwards and backwards, and stores the intermediate values. Here a chain of operations along rows is
+compiled as one kernel, and its gradient as another, which reads little. Large products stay with the backend's own
+library, which multiplies faster than XLA does on a CPU.
+
+The functions that are fused end with the argument `seed`, the step's, which is None at inference. Their gradient is
+that to all arguments but the seed.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 from keras import ops
 
-from tnt_exp.model.dropout import dropout_scale
+from tnt_exp.augmentation.stateless_random import Tensor
+from tnt_exp.model.dropout import dropout
 
 EPSILON = 1e-5  # of every layer normalisation; Keras' default is 1e-3
 
-Tensors = Sequence[Any]
+Tensors = Sequence[Tensor]
+Forward = Callable[..., Tensors]  # (tensors..., seed) -> outputs
+SaveForBackward = Callable[[Tensors, Tensors], Tensors]  # (inputs, outputs) -> what the gradient reads
+Backward = Callable[[Tensors, Tensors], Tensors]  # (saved, gradients of the outputs) -> gradients of the inputs
+Fused = Callable[..., Tensor]  # (tensors..., seed) -> a tensor, or a tuple of several
 
 
-def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as one kernel in training, where the backend has such; the same numbers.
+def fused(function: Fused) -> Fused:
+    """Return `function` as one kernel in training, on backends that have such kernels; the numbers are the same.
 
-    Its gradient computes the chain again from its inputs instead of reading what was kept.
-
-    Args:
-        function: Of tensors, the last of which is the step's seed, None at inference. Differentiated for the others.
+    Its gradient computes the chain again from its inputs instead of reading stored values.
     """
     backend = keras.config.backend()
     if backend == "tensorflow":
@@ -34,124 +38,110 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     if backend == "jax":
         import jax
 
-        checkpointed: Callable[..., Any] = jax.checkpoint(function)
+        checkpointed: Fused = jax.checkpoint(function)
         return checkpointed
     return function
 
 
 def fused_with_gradient(
-    forward: Callable[..., Tensors],
-    keep: Callable[[Tensors, Tensors], Tensors],
-    backward: Callable[[Tensors, Tensors], Tensors],
-    shown: int,
-    torch: Callable[..., Any],
-) -> Callable[..., Any]:
-    """`forward` as one kernel in training, `backward` as another.
+    forward: Forward, save_for_backward: SaveForBackward, backward: Backward, num_outputs: int, torch: Fused
+) -> Fused:
+    """Return `forward` as one kernel in training, with `backward` as another.
 
     Args:
-        forward: Of tensors, the last of which is the step's seed, None at inference.
-        keep: What of the inputs and outputs is kept for the gradient.
-        backward: (kept, gradients of the outputs shown) -> gradients of the inputs but the seed.
-        shown: So many of the outputs are the function's; the others are for the gradient alone.
-        torch: The same of PyTorch's own kernels.
+        forward: Computes the outputs.
+        save_for_backward: Chooses what is saved for the gradient.
+        backward: Computes the gradients of the inputs but the seed.
+        num_outputs: How many of the outputs of `forward` are returned; the others are for the gradient alone.
+        torch: The same function made of PyTorch's own kernels.
     """
     backend = keras.config.backend()
     if backend == "tensorflow":
-        return _tensorflow(forward, keep, backward, shown)
+        return _tensorflow(forward, save_for_backward, backward, num_outputs)
     if backend == "jax":
-        return _jax(forward, keep, backward, shown)
+        return _jax(forward, save_for_backward, backward, num_outputs)
     return torch
 
 
-def _one_or_all(outputs: Tensors) -> Any:
+def _one_or_all(outputs: Tensors) -> Tensor | tuple[Tensor, ...]:
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
-def _differentiated(function: Callable[..., Any]) -> Callable[[Tensors, Tensors], Tensors]:
-    """TensorFlow's gradient of a function of (tensors..., seed)."""
+def _differentiated(function: Fused) -> Backward:
+    """Return TensorFlow's gradient of a function of (tensors..., seed)."""
     import tensorflow as tf
 
-    def differentiate(inputs: Tensors, gradients: Tensors) -> Tensors:
+    def differentiate(inputs: Tensors, output_gradients: Tensors) -> Tensors:
         *values, seed = inputs
         with tf.GradientTape() as tape:
             tape.watch(values)
             output = function(*values, seed)
-        found: Tensors = tape.gradient(output, values, gradients[0])
-        return found
+        gradients: Tensors = tape.gradient(output, values, output_gradients[0])
+        return gradients
 
     return differentiate
 
 
-def _tensorflow(
-    forward: Callable[..., Tensors],
-    keep: Callable[[Tensors, Tensors], Tensors],
-    backward: Callable[[Tensors, Tensors], Tensors],
-    shown: int,
-) -> Callable[..., Any]:
+def _tensorflow(forward: Forward, save_for_backward: SaveForBackward, backward: Backward, num_outputs: int) -> Fused:
     import tensorflow as tf
 
-    forwards = tf.function(forward, autograph=False, jit_compile=True)
-    backwards = tf.function(backward, autograph=False, jit_compile=True)
+    compiled_forward = tf.function(forward, autograph=False, jit_compile=True)
+    compiled_backward = tf.function(backward, autograph=False, jit_compile=True)
 
-    def kernel(*inputs: Any) -> tuple[Any, Callable[..., Any]]:
-        outputs = forwards(*inputs)
-        kept = keep(inputs, outputs)
-        return _one_or_all(outputs[:shown]), lambda *above: (*backwards(kept, above), None)
+    def kernel(*inputs: Tensor) -> tuple[Tensor, Callable[..., Tensors]]:
+        outputs = compiled_forward(*inputs)
+        saved = save_for_backward(inputs, outputs)
+        return _one_or_all(outputs[:num_outputs]), lambda *gradients: (*compiled_backward(saved, gradients), None)
 
     differentiable = tf.custom_gradient(kernel)
 
-    def call(*inputs: Any) -> Any:
-        # Outside a graph each new shape would wait for a compiler; a model that is saved is made of plain operations.
+    def call(*inputs: Tensor) -> Tensor:
+        # Outside a graph each new shape would be compiled first; and a saved model is made of plain operations.
         if inputs[-1] is None or tf.executing_eagerly():
-            return _one_or_all(forward(*inputs)[:shown])
+            return _one_or_all(forward(*inputs)[:num_outputs])
         return differentiable(*inputs)
 
     return call
 
 
-def _jax(
-    forward: Callable[..., Tensors],
-    keep: Callable[[Tensors, Tensors], Tensors],
-    backward: Callable[[Tensors, Tensors], Tensors],
-    shown: int,
-) -> Callable[..., Any]:
+def _jax(forward: Forward, save_for_backward: SaveForBackward, backward: Backward, num_outputs: int) -> Fused:
     import jax
 
-    def begin(*inputs: Any) -> tuple[Any, Tensors]:
+    def forward_rule(*inputs: Tensor) -> tuple[Tensor, Tensors]:
         outputs = forward(*inputs)
-        return _one_or_all(outputs[:shown]), tuple(keep(inputs, outputs))
+        return _one_or_all(outputs[:num_outputs]), tuple(save_for_backward(inputs, outputs))
 
-    def end(kept: Tensors, above: Any) -> Tensors:
-        return (*backward(kept, above if shown > 1 else (above,)), None)
+    def backward_rule(saved: Tensors, gradients: Tensor | Tensors) -> Tensors:
+        return (*backward(saved, gradients if num_outputs > 1 else (gradients,)), None)
 
-    differentiable: Callable[..., Any] = jax.custom_vjp(lambda *inputs: _one_or_all(forward(*inputs)[:shown]))
-    differentiable.defvjp(begin, end)  # type: ignore[attr-defined]
+    differentiable: Fused = jax.custom_vjp(lambda *inputs: _one_or_all(forward(*inputs)[:num_outputs]))
+    differentiable.defvjp(forward_rule, backward_rule)  # type: ignore[attr-defined]
     return differentiable
 
 
-def _wide(x: Any) -> Any:
-    """`x` with at least the precision of float32."""
+def _at_least_float32(x: Tensor) -> Tensor:
     return ops.cast(x, "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32")
 
 
 @functools.cache
-def standardize() -> Callable[..., Any]:
-    """(x, seed) -> (x - mean) / sqrt(variance + 1e-5) over the last axis: a layer norm without scale and offset."""
+def standardize() -> Fused:
+    """Return (x, seed) -> (x - mean) / sqrt(variance + 1e-5) over the last axis: a layer norm without its weights."""
 
-    def forward(x: Any, seed: Any) -> Tensors:
+    def forward(x: Tensor, seed: Tensor) -> Tensors:
         del seed
-        wide = _wide(x)
+        wide = _at_least_float32(x)
         centred = wide - ops.mean(wide, axis=-1, keepdims=True)
         scale = ops.rsqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + EPSILON)
         return ops.cast(centred * scale, x.dtype), scale
 
-    def backward(kept: Tensors, above: Tensors) -> Tensors:
-        y, scale = _wide(kept[0]), kept[1]
-        slope = _wide(above[0])
-        along = ops.mean(slope * y, axis=-1, keepdims=True)
-        return (ops.cast(scale * (slope - ops.mean(slope, axis=-1, keepdims=True) - y * along), above[0].dtype),)
+    def backward(saved: Tensors, gradients: Tensors) -> Tensors:
+        y, scale = _at_least_float32(saved[0]), saved[1]
+        gradient = _at_least_float32(gradients[0])
+        along = ops.mean(gradient * y, axis=-1, keepdims=True)
+        gradient = scale * (gradient - ops.mean(gradient, axis=-1, keepdims=True) - y * along)
+        return (ops.cast(gradient, gradients[0].dtype),)
 
-    def torch(x: Any, seed: Any) -> Any:
+    def torch(x: Tensor, seed: Tensor) -> Tensor:
         from torch.nn import functional
 
         del seed
@@ -161,65 +151,65 @@ def standardize() -> Callable[..., Any]:
 
 
 @functools.cache
-def gelu_drop(rate: float) -> Callable[..., Any]:
-    """(x, seed) -> dropout of the exact GELU."""
+def gelu_dropout(rate: float) -> Fused:
+    """Return (x, seed) -> dropout(GELU(x))."""
     # `approximate=False`: the error function itself; Keras' default is a tanh in its place.
-    return fused(lambda x, seed: dropout_scale(ops.gelu(x, approximate=False), rate, seed))
+    return fused(lambda x, seed: dropout(ops.gelu(x, approximate=False), rate, seed))
 
 
 @functools.cache
-def add_drop(rate: float) -> Callable[..., Any]:
-    """(x, branch, seed) or (x, branch, path, seed) -> x + dropout of the branch.
+def dropout_add(rate: float) -> Fused:
+    """Return (x, branch, seed) or (x, branch, drop_path, seed) -> x + dropout(branch).
 
-    With `path`, the branch is also dropped for whole samples at that rate.
+    With `drop_path`, the branch is also dropped for whole samples at that rate.
     """
 
-    def function(x: Any, branch: Any, *path_and_seed: Any) -> Any:
-        *path, seed = path_and_seed
-        branch = dropout_scale(ops.reshape(branch, ops.shape(x)), rate, seed)
-        return x + (dropout_scale(branch, path[0], seed, salt=1, whole_samples=True) if path else branch)
+    def function(x: Tensor, branch: Tensor, *others: Tensor) -> Tensor:
+        *drop_path, seed = others
+        branch = dropout(ops.reshape(branch, ops.shape(x)), rate, seed)
+        return x + (dropout(branch, drop_path[0], seed, salt=1, whole_samples=True) if drop_path else branch)
 
     return fused(function)
 
 
 @functools.cache
-def softmax_drop(rate: float) -> Callable[..., Any]:
-    """(scores, seed) -> dropout of the softmax over the last axis, and its sums over that axis."""
+def softmax_dropout(rate: float) -> Fused:
+    """Return (scores, seed) -> dropout(softmax(scores)) over the last axis, and its sums over that axis."""
 
-    def forward(scores: Any, seed: Any) -> Tensors:
-        wide = _wide(scores)
-        most = ops.max(wide, axis=-1, keepdims=True)
-        powers = ops.exp(wide - most)
-        total = ops.sum(powers, axis=-1, keepdims=True)
-        weights = dropout_scale(ops.cast(powers / total, scores.dtype), rate, seed)
-        return weights, ops.sum(weights, axis=-1), most + ops.log(total)
+    def forward(scores: Tensor, seed: Tensor) -> Tensors:
+        wide = _at_least_float32(scores)
+        maximum = ops.max(wide, axis=-1, keepdims=True)
+        exponentials = ops.exp(wide - maximum)
+        total = ops.sum(exponentials, axis=-1, keepdims=True)
+        weights = dropout(ops.cast(exponentials / total, scores.dtype), rate, seed)
+        return weights, ops.sum(weights, axis=-1), maximum + ops.log(total)
 
-    def backward(kept: Tensors, above: Tensors) -> Tensors:
-        # With w the softmax and d = w k / (1 - rate) what was left of it, the gradient of the scores is d g - w (d g)1:
-        # what was dropped need not be drawn again.
-        scores, left, log_total = kept
-        slope = _wide(left) * _wide(above[0] + above[1][..., None])
-        weights = ops.exp(_wide(scores) - log_total)
-        return (ops.cast(slope - weights * ops.sum(slope, axis=-1, keepdims=True), scores.dtype),)
+    def backward(saved: Tensors, gradients: Tensors) -> Tensors:
+        # With w the softmax, k the mask and d = w k / (1 - rate) the weights after dropout, the gradient of the scores
+        # is d g - w (d g)1: the mask need not be computed again.
+        scores, weights_after_dropout, log_total = saved
+        gradient = _at_least_float32(weights_after_dropout) * _at_least_float32(gradients[0] + gradients[1][..., None])
+        weights = ops.exp(_at_least_float32(scores) - log_total)
+        return (ops.cast(gradient - weights * ops.sum(gradient, axis=-1, keepdims=True), scores.dtype),)
 
-    def torch(scores: Any, seed: Any) -> tuple[Any, Any]:
-        weights = dropout_scale(ops.softmax(scores), rate, seed)
+    def torch(scores: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        weights = dropout(ops.softmax(scores), rate, seed)
         return weights, ops.sum(weights, axis=-1)
 
-    def keep(inputs: Tensors, outputs: Tensors) -> Tensors:
+    def save_for_backward(inputs: Tensors, outputs: Tensors) -> Tensors:
         return inputs[0], outputs[0], outputs[2]
 
-    return fused_with_gradient(forward, keep, backward, 2, torch)
+    return fused_with_gradient(forward, save_for_backward, backward, 2, torch)
 
 
-def attend(q: Any, k: Any, v: Any, rate: float, seed: Any) -> Any:
-    """Dropout of softmax(q k^T), times v; of shapes (B, H, T, head) all.
+def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, rate: float, seed: Tensor | None) -> Tensor:
+    """Return dropout(softmax(q k^T)) v, where q is scaled already; all of shape (B, H, T, head).
 
-    PyTorch has it as one kernel that never writes the weights; that one cannot drop as we do.
+    PyTorch has it as one kernel that never writes the weights, but whose dropout is another one.
     """
     if keras.config.backend() == "torch" and (seed is None or rate == 0):
         from torch.nn import functional
 
         return functional.scaled_dot_product_attention(q, k, v, scale=1.0)
-    weights, _ = softmax_drop(rate)(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), seed)
+    weights, _ = softmax_dropout(rate)(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), seed)
     return ops.matmul(weights, v)

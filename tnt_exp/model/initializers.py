@@ -1,23 +1,23 @@
-"""How weights start, and how every place of a model gets a seed of its own.
+"""Initial weights, and the seed of each weight and layer.
 
-Numbers are drawn by NumPy: one seed gives one set of weights, on each backend.
+Numbers are drawn by NumPy, so that one seed gives one set of weights on every backend.
 """
 
 import hashlib
-from typing import Any
 
 import keras
 import numpy as np
 
-KINDS = ("truncated_normal", "keras")
+from tnt_exp.augmentation.stateless_random import Tensor
+from tnt_exp.model.tnt_config import INITIALIZATIONS
 
-# A normal distribution cut off at two deviations keeps this part of its deviation.
-_DEVIATION_KEPT = 0.8796256610342398
+# A normal distribution truncated at two standard deviations has this fraction of its standard deviation.
+_TRUNCATED_STDDEV = 0.8796256610342398
 
 
-def derive_seed(seed: int, place: str) -> int:
-    """A seed in [0, 2**31) for a place below one that has `seed`; equal arguments give equal seeds."""
-    digest = hashlib.blake2b(f"{seed}/{place}".encode(), digest_size=4).digest()
+def derive_seed(seed: int, name: str) -> int:
+    """Return a seed in [0, 2**31) for the layer or weight `name` inside what has `seed`; a pure function of both."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
@@ -29,60 +29,65 @@ class Uniform(keras.initializers.Initializer):
         self.limit = limit
         self.seed = seed
 
-    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Any:
-        """A tensor of `shape`."""
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Tensor:
+        """Return a tensor of `shape`."""
         values = np.random.default_rng(self.seed).uniform(-self.limit, self.limit, shape)
         return keras.ops.convert_to_tensor(values, dtype or keras.config.floatx())
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+    def get_config(self) -> dict[str, float]:
+        """Return the arguments."""
         return {"limit": self.limit, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
 class TruncatedNormal(keras.initializers.Initializer):
-    """Normal around 0, cut off at two deviations, of deviation `stddev` after the cut."""
+    """Normal around 0, truncated at two standard deviations; its own standard deviation is `stddev`."""
 
     def __init__(self, stddev: float, seed: int) -> None:
         self.stddev = stddev
         self.seed = seed
 
-    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Any:
-        """A tensor of `shape`."""
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Tensor:
+        """Return a tensor of `shape`."""
         generator = np.random.default_rng(self.seed)
         values = generator.standard_normal(shape)
         while (beyond := np.abs(values) > 2).any():
             values[beyond] = generator.standard_normal(np.count_nonzero(beyond))
-        return keras.ops.convert_to_tensor(values * (self.stddev / _DEVIATION_KEPT), dtype or keras.config.floatx())
+        return keras.ops.convert_to_tensor(values * (self.stddev / _TRUNCATED_STDDEV), dtype or keras.config.floatx())
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+    def get_config(self) -> dict[str, float]:
+        """Return the arguments."""
         return {"stddev": self.stddev, "seed": self.seed}
 
 
 def kernel_initializer(initialization: str, seed: int, fan_in: int, fan_out: int) -> keras.initializers.Initializer:
-    """For the kernel of a dense layer.
+    """Return the initializer of the kernel of a dense layer.
 
     Args:
-        initialization: "truncated_normal": deviation 0.02 (the paper); "keras": Glorot uniform, which Keras
-            gives a layer by default.
+        initialization: "truncated_normal": standard deviation 0.02 (the paper); "keras": Glorot uniform, the default
+            of Keras' layers.
         seed: Seed of this weight.
-        fan_in, fan_out: What Glorot's limit is made of.
+        fan_in, fan_out: Inputs and outputs, which give Glorot's limit.
+
+    Raises:
+        ValueError: `initialization` is unknown.
     """
     if initialization == "keras":
         return Uniform((6 / (fan_in + fan_out)) ** 0.5, seed)
     if initialization == "truncated_normal":
         return TruncatedNormal(0.02, seed)
-    raise ValueError(f"Expected initialization to be one of {KINDS}, received: initialization={initialization!r}.")
+    raise ValueError(
+        f"Expected initialization to be one of {INITIALIZATIONS}, received: initialization={initialization!r}."
+    )
 
 
 def convolution_initializer(
     initialization: str, seed: int, window: int, fan_in: int, fan_out: int
 ) -> keras.initializers.Initializer:
-    """For the kernel of a convolution over `window` pixels.
+    """Return the initializer of the kernel of a convolution over `window` pixels.
 
     "keras" is Glorot uniform. The published networks leave the convolution at PyTorch's default, uniform within
-    1 / sqrt(inputs); "truncated_normal" does so too (but for its bias, which starts at 0 here).
+    1 / sqrt(inputs); "truncated_normal" does the same (except for the bias, which is initialized to 0 here).
     """
     if initialization == "keras":
         return kernel_initializer(initialization, seed, window * fan_in, window * fan_out)
@@ -90,7 +95,11 @@ def convolution_initializer(
 
 
 def position_initializer(initialization: str, seed: int) -> keras.initializers.Initializer:
-    """For positions and the class token: deviation 0.02, or Keras' default of an Embedding, uniform within 0.05."""
+    """Return the initializer of positions and of the class token.
+
+    "truncated_normal" has standard deviation 0.02; "keras" is the default of `keras.layers.Embedding`, uniform within
+    0.05.
+    """
     if initialization == "keras":
         return Uniform(0.05, seed)
     return TruncatedNormal(0.02, seed)

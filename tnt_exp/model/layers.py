@@ -1,53 +1,111 @@
-"""Layer normalisation whose scale and offset can be part of the product behind it."""
+"""What the network's layers are made of: their base class, the layer normalisation, the pool, shared block traces.
 
-# MERGED DOCS:
-# """From patch tokens to one vector."""
-# """Blocks of one form are traced once."""
+Shapes: B batch, N patches per image, T tokens per image (N, and 1 for a class token), M pixel tokens per patch,
+C inner width, D outer width, S side of the image in pixels.
+"""
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from typing import Self, TypeVar, Unpack
 
 import keras
 from keras import ops
 
-from tnt_exp.model import initializers as start
+from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.model.fused_ops import EPSILON, standardize
+from tnt_exp.model.initializers import derive_seed, kernel_initializer, position_initializer
+from tnt_exp.model.tnt_config import Arguments, LayerOptions, TNTConfig
+
+Images = Tensor  # (B, S, S, channels)
+PixelTokens = Tensor  # (B N, M, C)
+PatchTokens = Tensor  # (B, T, D)
+Tokens = Tensor  # (sequences, tokens, width): pixel tokens or patch tokens
+Seed = Tensor  # int32 (2,), or (3,) with the index of a microbatch: the randomness of one step
+Scalar = Tensor  # float32 ()
+Shape = tuple[int | None, ...]
+
+_Layer = TypeVar("_Layer", bound="TNTLayer")
+
+
+class TNTLayer(keras.layers.Layer):
+    """A layer that reads the network's configuration and has a seed of its own.
+
+    Args:
+        config: The network's configuration.
+        seed: Seed of the layer's weights and dropout.
+    """
+
+    def __init__(self, config: TNTConfig, *, seed: int = 0, **layer_options: Unpack[LayerOptions]) -> None:
+        super().__init__(**layer_options)
+        self.config = config
+        self.seed = seed
+
+    def add_sublayer(self, layer_class: type[_Layer], name: str, *arguments: int) -> _Layer:
+        """Return a new layer of this class with the same configuration and data type and a seed derived for it."""
+        seed = derive_seed(self.seed, name)
+        return layer_class(self.config, *arguments, seed=seed, name=name, dtype=self.dtype_policy.name)
+
+    def add_norm(self, name: str) -> "Norm":
+        """Return a new layer normalisation."""
+        return Norm(name=name, dtype=self.dtype_policy.name)
+
+    def add_kernel(self, name: str, shape: tuple[int, int], fans: tuple[int, int] | None = None) -> keras.Variable:
+        """Create the kernel of a Dense; `fans` are its inputs and outputs where they are not its shape."""
+        seed = derive_seed(self.seed, name.removesuffix("_kernel"))
+        initializer = kernel_initializer(self.config.initialization, seed, *(fans or shape))
+        return self.add_weight(name=name, shape=shape, initializer=initializer)
+
+    def add_bias(self, name: str, size: int) -> keras.Variable:
+        """Create a bias (size,) of zeros."""
+        return self.add_weight(name=name, shape=(size,), initializer="zeros")
+
+    def add_position(self, name: str, shape: tuple[int, ...]) -> keras.Variable:
+        """Create learnt positions or a learnt token."""
+        initializer = position_initializer(self.config.initialization, derive_seed(self.seed, name))
+        return self.add_weight(name=name, shape=shape, initializer=initializer)
+
+    def get_config(self) -> Arguments:
+        """Return the arguments."""
+        return {**super().get_config(), "config": dataclasses.asdict(self.config), "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, config: Arguments) -> Self:
+        """Return the layer of `get_config`."""
+        layer: Self = super().from_config({**config, "config": TNTConfig(**config["config"])})
+        return layer
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
 class Norm(keras.layers.LayerNormalization):
-    """A layer normalisation over the last axis, with epsilon 1e-5.
+    """A layer normalisation over the last axis whose scale and offset can be folded into the next product.
 
     LN(x) W + b = x' (scale * W) + (offset W + b) with x' the standardised x. So scale and offset cost a pass over the
     weights instead of one over the tokens, and their gradients are those of weights.
+
+    The class is called `Norm` because saved models name some of their weights after it.
     """
 
-    def __init__(self, epsilon: float = EPSILON, **kwargs: Any) -> None:
-        super().__init__(epsilon=epsilon, **kwargs)
+    def __init__(self, epsilon: float = EPSILON, **layer_options: Unpack[LayerOptions]) -> None:
+        super().__init__(epsilon=epsilon, **layer_options)
 
-    def standardized(self, x: Any, seed: Any = None) -> Any:
-        """`x` without scale and offset; `seed` is the step's, None at inference."""
+    def standardize(self, x: Tensor, seed: Seed | None = None) -> Tensor:
+        """Return `x` normalised without scale and offset; `seed` is the step's, None at inference."""
         return standardize()(x, seed)
 
-    def into(self, kernel: Any, bias: Any = None) -> tuple[Any, Any]:
-        """Kernel (k width, n) and bias (n,) that take k standardised tokens at once instead of normalised ones."""
+    def fold_into(self, kernel: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return kernel (k width, n) and bias (n,) for k standardised tokens at once in place of normalised ones."""
         tokens = kernel.shape[0] // self.gamma.shape[0]
-        scale, offset = (ops.tile(ops.cast(part, kernel.dtype), tokens) for part in (self.gamma, self.beta))
-        moved = ops.sum(offset[:, None] * kernel, axis=0)
-        return scale[:, None] * kernel, moved if bias is None else moved + bias
-
-
-POOLS = ("class_token", "average", "sequence")
+        scale, offset = (ops.tile(ops.cast(vector, kernel.dtype), tokens) for vector in (self.gamma, self.beta))
+        folded_bias = ops.sum(offset[:, None] * kernel, axis=0)
+        return scale[:, None] * kernel, folded_bias if bias is None else folded_bias + bias
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
-class Pool(keras.layers.Layer):
+class Pool(TNTLayer):
     """The class token, the average of the tokens, or their average weighted by a learnt score.
 
-    Args:
-        pool: "class_token": the first token (the paper); "average" (the keras.io example); "sequence": softmax of
-            a Dense(1) weights the tokens (arXiv 2104.05704).
-        initialization: See `tnt_exp.model.initializers`.
-        seed: Seed of the weights.
+    `config.pool` is "class_token": the first token (the paper); "average" (the keras.io example); or "sequence":
+    a softmax of a Dense(1) weights the tokens (arXiv 2104.05704).
 
     Call arguments:
         tokens: (B, T, D).
@@ -56,67 +114,56 @@ class Pool(keras.layers.Layer):
         (B, D).
     """
 
-    def __init__(
-        self,
-        pool: str = "class_token",
-        initialization: str = "truncated_normal",
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        if pool not in POOLS:
-            raise ValueError(f"Expected pool to be one of {POOLS}, received: pool={pool!r}.")
-        self.pool = pool
-        self.initialization = initialization
-        self.seed = seed
+    def build(self, input_shape: Shape) -> None:
+        """Create the kernel of "sequence"; a bias would cancel in the softmax."""
+        if self.config.pool == "sequence":
+            self.kernel = self.add_kernel("kernel", (self.config.embed_dim, 1))
 
-    def build(self, input_shape: Any) -> None:
-        """Create the weights of "sequence"; its Dense has no bias, which the softmax would cancel."""
-        if self.pool == "sequence":
-            dim = input_shape[-1]
-            initializer = start.kernel_initializer(self.initialization, start.derive_seed(self.seed, "kernel"), dim, 1)
-            self.kernel = self.add_weight(name="kernel", shape=(dim, 1), initializer=initializer)
-
-    def call(self, tokens: Any) -> Any:
-        """Pool."""
-        if self.pool == "class_token":
+    def call(self, tokens: PatchTokens) -> Tensor:
+        """Return one vector per image."""
+        if self.config.pool == "class_token":
             return tokens[:, 0]
-        if self.pool == "average":
+        if self.config.pool == "average":
             return ops.mean(tokens, axis=1)
         return ops.sum(tokens * ops.softmax(ops.matmul(tokens, self.kernel), axis=1), axis=1)
 
 
 class SharedBlockTrace:
-    """Calls blocks: on TensorFlow, those of one form as one function with other weights.
+    """Calls blocks; on TensorFlow, blocks whose weights have the same shapes share one traced function.
 
-    A graph that holds a block as often as the network is deep is traced, differentiated and optimised that often,
-    which a user waits for at the start of every run. XLA and PyTorch have their own ways: there blocks are called
-    plainly.
+    A graph that holds as many blocks as the network is deep is traced, differentiated and optimised that many times,
+    which a user waits for at the start of every run. On other backends, and outside a graph, blocks are called
+    directly.
     """
 
     def __init__(self) -> None:
-        self._functions: dict[Any, Any] = {}
+        self._functions: dict[tuple[object, ...], Callable[..., Tensor]] = {}
 
-    def __call__(self, block: Any, *arguments: Any) -> Any:
-        """Call a block with tensors (or None)."""
+    def __call__(self, block: keras.layers.Layer, *inputs: Tensor | None) -> Tensor:
+        """Return what the block returns."""
         if keras.config.backend() != "tensorflow":
-            return block(*arguments)
+            return block(*inputs)
         import tensorflow as tf
 
         if tf.executing_eagerly():
-            return block(*arguments)
-        form = tuple((tuple(variable.shape), variable.dtype) for variable in block.variables)
-        if form not in self._functions:
-            self._functions[form] = _function(block)
-        return self._functions[form]([tf.convert_to_tensor(variable.value) for variable in block.variables], *arguments)
+            return block(*inputs)
+        signature = tuple((tuple(variable.shape), variable.dtype) for variable in block.variables)
+        if signature not in self._functions:
+            self._functions[signature] = _traced_with_weights(block)
+        weights = [tf.convert_to_tensor(variable.value) for variable in block.variables]
+        return self._functions[signature](weights, *inputs)
 
 
-def _function(block: Any) -> Any:
+def _traced_with_weights(block: keras.layers.Layer) -> Callable[..., Tensor]:
+    """Return a traced function of the block's weights and its inputs."""
     import tensorflow as tf
 
-    def apply(values: Any, *arguments: Any) -> Any:
-        with keras.StatelessScope(state_mapping=list(zip(block.variables, values, strict=True))):
-            return block(*arguments)
+    def call_block(weights: list[Tensor], *inputs: Tensor | None) -> Tensor:
+        with keras.StatelessScope(state_mapping=list(zip(block.variables, weights, strict=True))):
+            return block(*inputs)
 
-    # Not inlined: else the optimiser of graphs sees as many blocks as before.
-    return tf.function(apply, autograph=False, experimental_attributes={"_noinline": True})
+    # Not inlined: otherwise the graph optimiser sees as many blocks as before.
+    traced: Callable[..., Tensor] = tf.function(
+        call_block, autograph=False, experimental_attributes={"_noinline": True}
+    )
+    return traced

@@ -1,88 +1,97 @@
-"""A batch as parts that are computed side by side, each on one core: what a CPU is fastest at.
+"""A batch as microbatches that are computed in parallel, each on one core: what a CPU is fastest at.
 
-The operations of a small transformer are too small to be shared among cores, and their values pass through memory
-where a whole batch does not fit into the cache. Parts of a batch share nothing but the weights, and are as small as
-one likes.
+The operations of a small transformer are too small to be shared among cores, and their values go through memory where
+a whole batch does not fit into the cache. Microbatches share nothing but the weights, and can be of any size.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import keras
 
-# Bytes of the largest values between two operations: of smaller parts, starting operations costs more than the cache
-# saves. Measured with the networks of 32 and of 96 pixels, see docs/performance.md.
-_LARGEST = 8 * 2**20
+from tnt_exp.augmentation.stateless_random import Tensor
+
+# Bytes of the largest tensor between two operations that fits into the cache. With smaller ones, starting the
+# operations costs more than the cache saves. Measured with the networks of 32 and of 96 pixels, see
+# docs/performance.md.
+_CACHE_BYTES = 8 * 2**20
+
+Structure = Tensor  # or lists and tuples of tensors, nested
 
 
 def parallel_streams() -> int:
-    """How many parts are computed at once; 0: batches stay whole.
+    """Return how many microbatches are computed in parallel; 0: batches stay whole.
 
-    It is TensorFlow's threads that decide, as `tnt_exp.training.device.prepare_device` sets them: where an operation
-    has one thread, only operations beside it use the other cores.
+    TensorFlow's threads decide, as `tnt_exp.training.device.prepare_device` sets them: where an operation has one
+    thread, only operations in parallel use the other cores.
     """
     if keras.config.backend() != "tensorflow":
         return 0
     import tensorflow as tf
 
     threads = tf.config.threading
-    alone = threads.get_intra_op_parallelism_threads() == 1
-    return threads.get_inter_op_parallelism_threads() if alone else 0
+    is_one_thread_per_operation = threads.get_intra_op_parallelism_threads() == 1
+    return threads.get_inter_op_parallelism_threads() if is_one_thread_per_operation else 0
 
 
-def microbatch_count(images: int, values: int, streams: int) -> int:
-    """How many equal parts a batch is divided into.
+def microbatch_count(batch_size: int, tensor_size: int, streams: int) -> int:
+    """Return the number of equal microbatches into which a batch is divided.
 
     Args:
-        images: Of the batch.
-        values: The most that lie between two operations, float32, an image.
-        streams: How many parts are computed at once; 0: the batch stays whole.
+        batch_size: Images of the batch.
+        tensor_size: Values per image of the largest float32 tensor between two operations.
+        streams: Microbatches that are computed in parallel; 0: the batch stays whole.
     """
     if streams == 0:
         return 1
-    sizes = [size for size in range(1, images + 1) if images % size == 0]
-    fits = max(1, _LARGEST // (4 * values))
+    sizes = [size for size in range(1, batch_size + 1) if batch_size % size == 0]
+    largest_in_cache = max(1, _CACHE_BYTES // (4 * tensor_size))
 
     def time(size: int) -> float:
-        # Rounds of parts; to start a part's operations costs what a few images cost, memory half as much as the cache.
-        return math.ceil(images / size / streams) * (size + 4) * (1.5 if size > fits else 1.0)
+        # Rounds of `streams` microbatches. Starting the operations of one costs as much as four images, and memory
+        # costs half as much again as the cache.
+        return math.ceil(batch_size / size / streams) * (size + 4) * (1.5 if size > largest_in_cache else 1.0)
 
-    return images // min(reversed(sizes), key=time)
+    return batch_size // min(reversed(sizes), key=time)
 
 
-def map_microbatches(function: Callable[..., Any], number: int, streams: int, shared: Any, *tensors: Any) -> Any:
-    """`function` of each part of the tensors, in a graph.
+def map_microbatches(
+    function: Callable[..., Structure], count: int, streams: int, shared: Structure | None, *tensors: Tensor
+) -> Structure:
+    """Apply `function` to each microbatch of the tensors, in a TensorFlow graph.
 
     Args:
-        function: (number of the part, shared, parts of the tensors) -> structure of tensors.
-        number: Of parts; divides the first axis of each tensor.
-        streams: How many parts are computed at once.
-        shared: Structure of tensors that every part is given whole.
+        function: (index of the microbatch, shared, microbatches of the tensors) -> structure of tensors. The index
+            is None where there is one microbatch, the batch.
+        count: Number of microbatches; divides the first axis of each tensor.
+        streams: How many of them are computed in parallel.
+        shared: Structure of tensors that every call gets whole.
         tensors: What is divided.
 
     Returns:
-        The function's structure, each tensor with one more axis: (part, ...).
+        The function's structure, each tensor with one more axis: (microbatch, ...).
     """
-    if number == 1:
+    if count == 1:
         return keras.tree.map_structure(lambda value: value[None], function(None, shared, *tensors))
     import tensorflow as tf
 
-    # One call in a loop, not inlined: else TensorFlow searches and optimises as many networks as there are parts.
-    once = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
-    parts = [
-        tf.reshape(tensor, tf.concat([[number, tensor.shape[0] // number], tf.shape(tensor)[1:]], axis=0))
+    # One call in a loop, not inlined: otherwise TensorFlow traces and optimises one network per microbatch.
+    traced = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+    microbatches = [
+        tf.reshape(tensor, tf.concat([[count, tensor.shape[0] // count], tf.shape(tensor)[1:]], axis=0))
         for tensor in tensors
     ]
-    form = once.get_concrete_function(tf.constant(0), shared, *[part[0] for part in parts]).structured_outputs
+    concrete = traced.get_concrete_function(tf.constant(0), shared, *[tensor[0] for tensor in microbatches])
     return tf.map_fn(
-        lambda part: once(part[0], shared, *part[1:]),
-        (tf.range(number), *parts),
+        lambda inputs: traced(inputs[0], shared, *inputs[1:]),
+        (tf.range(count), *microbatches),
         parallel_iterations=streams,
-        fn_output_signature=tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), form),
+        fn_output_signature=tf.nest.map_structure(
+            lambda value: tf.TensorSpec(value.shape, value.dtype), concrete.structured_outputs
+        ),
     )
 
 
-def merge_microbatches(values: Any) -> Any:
-    """Of values (part, images of a part, ...) those of the batch (images, ...)."""
+def merge_microbatches(values: Tensor) -> Tensor:
+    """Return values of shape (microbatch, images of a microbatch, ...) as those of the batch (images, ...)."""
     return keras.ops.reshape(values, (-1, *values.shape[2:]))

@@ -1,33 +1,46 @@
-"""Resizing along one axis as a matrix: the same numbers on every backend, for images and for positions."""
+"""Resizing, cropping and normalisation of images before the network; they belong to its weights.
 
-# MERGED DOCS:
-# """What happens to an image before the network sees it; it belongs to the weights."""
+Resizing along one axis is a product with a matrix, with the same numbers on every backend. Positions of patches are
+resized by the same matrix.
+
+Shapes: B batch, S side of the network's input in pixels.
+"""
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
+from typing import Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
+from tnt_exp.augmentation.stateless_random import Tensor
+from tnt_exp.model.tnt_config import LayerOptions
+
 
 def interpolation_matrix(
-    source: Any, target: int, interpolation: str, *, scaled: Any = None, offset: Any = 0.0, xp: Any = np
-) -> Any:
-    """The matrix that resizes `source` samples to `scaled` and keeps `target` of those from `offset` on.
+    source: int | Tensor,
+    target: int,
+    interpolation: str,
+    *,
+    scaled: int | Tensor | None = None,
+    offset: float | Tensor = 0.0,
+    xp: ModuleType = np,
+) -> Tensor:
+    """Return the matrix that resizes `source` samples to `scaled` and keeps `target` of those from `offset` on.
 
-    Sample i covers [i, i + 1) ("half-pixel centres"). Where it shrinks, the filter is widened by the same factor
-    (antialias); at the border, it is cut off and scaled to sum to 1. These are the conventions of Pillow, of timm and
-    of PyTorch's antialiased resize, and without shrinking of `keras.layers.Resizing`.
+    Sample i covers [i, i + 1) ("half-pixel centres"). Where the image shrinks, the filter is widened by the same
+    factor (antialias); at the border, it is truncated and scaled to sum to 1. These are the conventions of Pillow, of
+    timm and of PyTorch's antialiased resize, and without shrinking of `keras.layers.Resizing`.
 
     Args:
         source: Samples before.
         target: Samples after.
         interpolation: "bilinear" (triangle) or "bicubic" (Keys, a = -0.5).
         scaled: Samples after resizing, before cropping; None: target.
-        offset: The first sample kept, not necessarily whole.
-        xp: NumPy, or `keras.ops` where `source` is only known when the graph runs.
+        offset: The first sample kept, which may be a fraction.
+        xp: NumPy, or `keras.ops` where `source` is known only when the graph runs.
 
     Returns:
         (target, source), each row sums to 1.
@@ -53,7 +66,7 @@ def interpolation_matrix(
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
 class Preprocess(keras.layers.Layer):
-    """Images of any size, 0 to 255, to normalised square ones.
+    """Images of any size, valued 0 to 255, become normalised square ones.
 
     The short side is resized to floor(image_size / crop_fraction), the other in proportion, then the central square
     is kept: 224 with a crop fraction of 0.9 is 248, then 224, as the published weights expect. Then
@@ -61,9 +74,9 @@ class Preprocess(keras.layers.Layer):
 
     Args:
         image_size: S, side of the result, pixels.
-        mean, std: One number, or one a channel, on pixels in [0, 1].
+        mean, std: One number, or one per channel, on pixels in [0, 1].
         interpolation: "bilinear" or "bicubic", with antialias where it shrinks.
-        crop_fraction: Part of the side that is kept, in (0, 1].
+        crop_fraction: Fraction of the side that is kept, in (0, 1].
 
     Call arguments:
         images: (B, height, width, channels), uint8 or floats in 0..255.
@@ -82,32 +95,33 @@ class Preprocess(keras.layers.Layer):
         std: Sequence[float] = (0.5,),
         interpolation: str = "bilinear",
         crop_fraction: float = 1.0,
-        **kwargs: Any,
+        **layer_options: Unpack[LayerOptions],
     ) -> None:
         # Half precision would round 8-bit pixels.
-        super().__init__(**{**kwargs, "dtype": "float32"}, autocast=False)
+        super().__init__(**{**layer_options, "dtype": "float32"}, autocast=False)
         if not 0 < crop_fraction <= 1:
             raise ValueError(f"Expected crop_fraction in (0, 1], received: crop_fraction={crop_fraction}.")
         if min(std) <= 0:
             raise ValueError(f"Expected std above 0, received: std={tuple(std)}.")
-        interpolation_matrix(1, 1, interpolation)  # raises for an unknown one
+        interpolation_matrix(1, 1, interpolation)  # raises if it is unknown
         self.image_size = image_size
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.interpolation = interpolation
         self.crop_fraction = crop_fraction
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Check the number of channels."""
+        channels = input_shape[-1]
         for key in ("mean", "std"):
             numbers = getattr(self, key)
-            if len(numbers) not in (1, input_shape[-1]):
+            if len(numbers) not in (1, channels):
                 raise ValueError(
-                    f"Expected {key} to be one number or {input_shape[-1]}, one a channel, received: {key}={numbers}."
+                    f"Expected {key} to be one number or {channels}, one per channel, received: {key}={numbers}."
                 )
 
-    def call(self, images: Any) -> Any:
-        """Resize, crop, normalise."""
+    def call(self, images: Tensor) -> Tensor:
+        """Return the images resized, cropped and normalised."""
         x = ops.cast(images, "float32")
         if self.crop_fraction < 1 or tuple(x.shape[1:3]) != (self.image_size, self.image_size):
             _, height, width, channels = ops.shape(x)
@@ -117,29 +131,29 @@ class Preprocess(keras.layers.Layer):
             x = ops.matmul(columns, ops.reshape(x, (-1, width, channels)))
             x = ops.reshape(x, (-1, self.image_size, self.image_size, channels))
             if self.interpolation == "bicubic":
-                x = ops.clip(x, 0.0, 255.0)  # it overshoots at edges; in 8 bits that is cut off
+                x = ops.clip(x, 0.0, 255.0)  # bicubic overshoots at edges, which 8 bits would clip
         scale = 1 / (255 * np.asarray(self.std))
         shift = np.asarray(self.mean) / self.std
         return ops.subtract(ops.multiply(x, scale.astype("float32")), shift.astype("float32"))
 
-    def _matrices(self, height: Any, width: Any) -> tuple[Any, Any]:
-        """What resizes and crops rows and columns: (S, height), (S, width)."""
-        static = isinstance(height, int) and isinstance(width, int)
-        xp = np if static else ops
+    def _matrices(self, height: int | Tensor, width: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Return the matrices that resize and crop rows and columns: (S, height), (S, width)."""
+        is_static = isinstance(height, int) and isinstance(width, int)
+        xp = np if is_static else ops
         resized = math.floor(self.image_size / self.crop_fraction)
         short = xp.minimum(height, width)
         matrices = []
         for length in (height, width):
             scaled = length * resized // short
             offset = xp.round((scaled - self.image_size) / 2)
-            if not static:
-                length, scaled, offset = (ops.cast(n, "float32") for n in (length, scaled, offset))
+            if not is_static:
+                length, scaled, offset = (ops.cast(number, "float32") for number in (length, scaled, offset))
             matrix = interpolation_matrix(
                 length, self.image_size, self.interpolation, scaled=scaled, offset=offset, xp=xp
             )
             matrices.append(ops.cast(matrix, "float32"))
         return matrices[0], matrices[1]
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """(B, S, S, channels)."""
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return (B, S, S, channels)."""
         return (input_shape[0], self.image_size, self.image_size, input_shape[-1])

@@ -1,17 +1,13 @@
-"""Which tensors of timm's TNT (`timm.models.tnt`) hold which weight of ours, and in what layout.
+"""Weights from PyTorch and back, under the names of timm (current and legacy) or of huawei-noah.
 
 PyTorch keeps a dense kernel as (out, in) and a convolution's as (out, in, height, width).
 """
-
-# MERGED DOCS:
-# """Weights from PyTorch and back, under timm's names (current and legacy) or huawei-noah's."""
 
 import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import ml_dtypes
@@ -19,11 +15,14 @@ import numpy as np
 
 from tnt_exp.errors import UserError
 from tnt_exp.model import state_dict_io
+from tnt_exp.model.attention import Attention
+from tnt_exp.model.blocks import MLP, TNTBlock
+from tnt_exp.model.layers import Norm
 from tnt_exp.model.preprocess import interpolation_matrix
 from tnt_exp.model.state_dict_io import Array
 from tnt_exp.model.tnt import TNT
 
-# huawei-noah's names for the same things, one part of a dotted name at a time.
+# huawei-noah's name: timm's name, for each part of a dotted name.
 HUAWEI = {
     "outer_pos": "patch_pos",
     "inner_pos": "pixel_pos",
@@ -42,26 +41,31 @@ HUAWEI = {
 
 HUAWEI_UNUSED = "outer_tokens"  # zeros that their forward pass never reads
 
+# Data types that float32 holds exactly: nothing is rounded when weights are loaded.
+_DTYPES = {np.dtype(kind): np.dtype(kind).name for kind in (np.float32, np.float16, ml_dtypes.bfloat16)}
+
+_PUBLISHED = {("patch", "norm_dense_norm"), ("image", "pixel_norm_dense")}  # stem, fusion
+
 
 @dataclass(frozen=True)
 class WeightMapping:
-    """One weight of ours and the tensors that hold it.
+    """One variable of `TNT` and the PyTorch tensors that hold it.
 
     Args:
-        variable: The weight.
+        variable: The variable.
         tensors: Names and shapes of the tensors.
-        ours: The weight, from the tensors.
-        theirs: The tensors, from the weight.
+        from_torch: Computes the variable's value from the tensors.
+        to_torch: Computes the tensors from the variable's value.
     """
 
-    variable: Any
+    variable: keras.Variable
     tensors: dict[str, tuple[int, ...]]
-    ours: Callable[..., Array]
-    theirs: Callable[[Array], tuple[Array, ...]]
+    from_torch: Callable[..., Array]
+    to_torch: Callable[[Array], tuple[Array, ...]]
 
 
-def weight_mappings(network: Any) -> Iterator[WeightMapping]:
-    """Every weight of a `TNT`, in the order of the forward pass."""
+def weight_mappings(network: TNT) -> Iterator[WeightMapping]:
+    """Yield the mapping of every variable, in the order of the forward pass."""
     pixels, patches = network.pixel_embedding, network.patch_embedding
     side = network.geometry.side
     yield WeightMapping(
@@ -70,17 +74,17 @@ def weight_mappings(network: Any) -> Iterator[WeightMapping]:
         lambda weight: weight.transpose(2, 3, 1, 0),
         lambda kernel: (kernel.transpose(3, 2, 0, 1),),
     )
-    yield _same(pixels.bias, "pixel_embed.proj.bias")
+    yield _unchanged(pixels.bias, "pixel_embed.proj.bias")
     yield WeightMapping(
         pixels.positions,
-        {"pixel_pos": (1, pixels.inner_dim, side, side)},
+        {"pixel_pos": (1, network.config.inner_dim, side, side)},
         lambda tensor: tensor[0].transpose(1, 2, 0).reshape(side * side, -1),
         lambda positions: (positions.reshape(1, side, side, -1).transpose(0, 3, 1, 2),),
     )
     yield from _norm(patches.pixel_norm, "norm1_proj")
     yield from _dense(patches.kernel, patches.bias, "proj")
     yield from _norm(patches.patch_norm, "norm2_proj")
-    yield _same(patches.token, "cls_token")
+    yield _unchanged(patches.token, "cls_token")
     yield WeightMapping(
         patches.positions,
         {"patch_pos": (1, *patches.positions.shape)},
@@ -93,7 +97,7 @@ def weight_mappings(network: Any) -> Iterator[WeightMapping]:
     yield from _dense(network.head.kernel, network.head.bias, "head")
 
 
-def _block(block: Any, name: str) -> Iterator[WeightMapping]:
+def _block(block: TNTBlock, name: str) -> Iterator[WeightMapping]:
     if block.has_inner:
         yield from _norm(block.inner.attention_norm, f"{name}.norm_in")
         yield from _attention(block.inner.attention, f"{name}.attn_in")
@@ -109,121 +113,115 @@ def _block(block: Any, name: str) -> Iterator[WeightMapping]:
     yield from _mlp(block.outer.mlp, f"{name}.mlp")
 
 
-def _same(variable: Any, name: str) -> WeightMapping:
+def _unchanged(variable: keras.Variable, name: str) -> WeightMapping:
     return WeightMapping(variable, {name: tuple(variable.shape)}, lambda tensor: tensor, lambda value: (value,))
 
 
-def _norm(layer: Any, name: str) -> Iterator[WeightMapping]:
-    yield _same(layer.gamma, f"{name}.weight")
-    yield _same(layer.beta, f"{name}.bias")
+def _norm(layer: Norm, name: str) -> Iterator[WeightMapping]:
+    yield _unchanged(layer.gamma, f"{name}.weight")
+    yield _unchanged(layer.beta, f"{name}.bias")
 
 
-def _dense(kernel: Any, bias: Any, name: str) -> Iterator[WeightMapping]:
+def _dense(kernel: keras.Variable, bias: keras.Variable | None, name: str) -> Iterator[WeightMapping]:
     yield WeightMapping(
         kernel, {f"{name}.weight": tuple(kernel.shape)[::-1]}, lambda weight: weight.T, lambda value: (value.T,)
     )
     if bias is not None:
-        yield _same(bias, f"{name}.bias")
+        yield _unchanged(bias, f"{name}.bias")
 
 
-def _mlp(layer: Any, name: str) -> Iterator[WeightMapping]:
+def _mlp(layer: MLP, name: str) -> Iterator[WeightMapping]:
     yield from _dense(layer.expand_kernel, layer.expand_bias, f"{name}.fc1")
     yield from _dense(layer.reduce_kernel, layer.reduce_bias, f"{name}.fc2")
 
 
-def _attention(layer: Any, name: str) -> Iterator[WeightMapping]:
-    """Our columns are q, k, v; theirs are q and k in one tensor, v in another."""
+def _attention(layer: Attention, name: str) -> Iterator[WeightMapping]:
+    """Map the columns q, k, v of `Attention` to timm's two tensors: q and k in one, v in the other."""
     dim, columns = layer.qkv_kernel.shape
-    both = columns // 3 * 2
+    qk = columns // 3 * 2
     yield WeightMapping(
         layer.qkv_kernel,
-        {f"{name}.qk.weight": (both, dim), f"{name}.v.weight": (columns - both, dim)},
-        lambda qk, v: np.concatenate([qk, v]).T,
-        lambda kernel: (kernel.T[:both], kernel.T[both:]),
+        {f"{name}.qk.weight": (qk, dim), f"{name}.v.weight": (columns - qk, dim)},
+        lambda qk_tensor, v_tensor: np.concatenate([qk_tensor, v_tensor]).T,
+        lambda kernel: (kernel.T[:qk], kernel.T[qk:]),
     )
     if layer.qkv_bias is not None:
         yield WeightMapping(
             layer.qkv_bias,
-            {f"{name}.qk.bias": (both,), f"{name}.v.bias": (columns - both,)},
-            lambda qk, v: np.concatenate([qk, v]),
-            lambda bias: (bias[:both], bias[both:]),
+            {f"{name}.qk.bias": (qk,), f"{name}.v.bias": (columns - qk,)},
+            lambda qk_tensor, v_tensor: np.concatenate([qk_tensor, v_tensor]),
+            lambda bias: (bias[:qk], bias[qk:]),
         )
     yield from _dense(layer.projection_kernel, layer.projection_bias, f"{name}.proj")
 
 
-# What float32 holds exactly: nothing is rounded when weights are read.
-_KINDS = {np.dtype(kind): np.dtype(kind).name for kind in (np.float32, np.float16, ml_dtypes.bfloat16)}
-
-_PUBLISHED = {("patch", "norm_dense_norm"), ("image", "pixel_norm_dense")}
-
-
 def load_pytorch(network: TNT, path: str | os.PathLike[str]) -> list[str]:
-    """Set the weights of a network from a file; all of them, or none where something does not fit.
+    """Set the weights of a network from a file: all of them, or none if something does not fit.
 
-    A head for another number of classes is left as it starts. Patch positions of another image size are resampled as
-    timm does it (bicubic with antialias).
+    A head for another number of classes keeps its initial weights. Patch positions of another image size are
+    resampled as timm does it (bicubic with antialias).
 
     Args:
         network: A TNT of a published kind: the paper's (`stem="patch"`, `fusion="norm_dense_norm"`) or timm's legacy
             one (`stem="image"`, `fusion="pixel_norm_dense"`).
-        path: .safetensors, or a PyTorch file (needs PyTorch; read without running anything in it).
+        path: .safetensors, or a PyTorch file (needs PyTorch; no code in it is run).
 
     Returns:
-        What was not taken as it stands in the file, a sentence each.
+        One note per weight that differs from the file.
 
     Raises:
-        UserError: The network is of another kind, or the file is damaged, or a tensor is missing, left over, misshapen
-            or of the wrong type: each by its name.
+        UserError: The network is of another kind, or the file is damaged, or tensors are missing, unexpected, or of
+            the wrong shape or type: one line per tensor.
     """
     path = Path(path)
-    if problems := [*_unlike_published(network)]:
+    if problems := [*_unpublished_settings(network)]:
         raise UserError(f"model.weights: {path} needs a published TNT.\n" + "\n".join(problems))
-    tensors, problems = _renamed(state_dict_io.read_state_dict(path), network)
+    tensors, problems = _with_timm_names(state_dict_io.read_state_dict(path), network)
     notes = []
     pending = [*weight_mappings(network)]
-    if _other_head(tensors, network):
-        notes.append(f"head: the file has {len(tensors['head.bias'])} classes, this one starts anew")
+    if _is_head_of_other_classes(tensors, network):
+        classes = len(tensors["head.bias"])
+        notes.append(f"head: the file has {classes} classes, so the head keeps its initial weights")
         head = {"head.weight", "head.bias"}
-        pending = [link for link in pending if not head & link.tensors.keys()]
+        pending = [mapping for mapping in pending if not head & mapping.tensors.keys()]
         tensors = {name: tensor for name, tensor in tensors.items() if name not in head}
-    if resampled := _resampled(tensors.get("patch_pos"), network):
+    if resampled := _resample_positions(tensors.get("patch_pos"), network):
         tensors["patch_pos"], note = resampled
         notes.append(note)
-    problems += _misfits(pending, tensors)
+    problems += _mismatches(pending, tensors)
     if problems:
         raise UserError(f"model.weights: {path} does not fit the network.\n" + "\n".join(sorted(problems)))
-    for link in pending:
-        link.variable.assign(link.ours(*(tensors[name].astype("float32") for name in link.tensors)))
+    for mapping in pending:
+        mapping.variable.assign(mapping.from_torch(*(tensors[name].astype("float32") for name in mapping.tensors)))
     return notes
 
 
 def save_timm(network: TNT, path: str | os.PathLike[str]) -> None:
-    """Write the weights under timm's names; `timm.create_model(..., checkpoint_path=path)` reads them.
+    """Write the weights under timm's names: `timm.create_model(..., checkpoint_path=path)` loads them.
 
     Args:
-        network: A TNT that timm has: see `load_pytorch`, and with an inner transformer in each block.
+        network: A TNT that timm has: of a kind that `load_pytorch` loads, with an inner transformer in each block.
         path: A name that ends in .safetensors.
 
     Raises:
         UserError: timm has no such network, or the file cannot be written.
     """
-    if problems := [*_unlike_published(network), *_unlike_timm(network)]:
+    if problems := [*_unpublished_settings(network), *_settings_unknown_to_timm(network)]:
         raise UserError(f"{path}: timm has no such TNT.\n" + "\n".join(problems))
     tensors: dict[str, Array] = {}
-    for link in weight_mappings(network):
-        value = np.asarray(keras.ops.convert_to_numpy(link.variable.value), "float32")
-        tensors.update(zip(link.tensors, link.theirs(value), strict=True))
+    for mapping in weight_mappings(network):
+        value = np.asarray(keras.ops.convert_to_numpy(mapping.variable.value), "float32")
+        tensors.update(zip(mapping.tensors, mapping.to_torch(value), strict=True))
     state_dict_io.write_state_dict(Path(path), tensors)
 
 
-def _unlike_published(network: TNT) -> Iterator[str]:
-    """What keeps a network from holding published weights; shapes alone would not tell."""
-    options = network.get_config()
-    kind = options["stem"], options["fusion"]
-    if kind not in _PUBLISHED:
+def _unpublished_settings(network: TNT) -> Iterator[str]:
+    """Yield one line per setting with which no weights were published; the shapes alone would not show it."""
+    config = network.config
+    if (config.stem, config.fusion) not in _PUBLISHED:
         yield (
             "model.stem, model.fusion: expected patch, norm_dense_norm (the paper) or image, pixel_norm_dense "
-            f"(timm legacy), received {kind[0]}, {kind[1]}."
+            f"(timm legacy), received {config.stem}, {config.fusion}."
         )
     for key, expected in {
         "head_width": "split",
@@ -234,20 +232,20 @@ def _unlike_published(network: TNT) -> Iterator[str]:
         "patch_projection": False,
         "representation_size": None,
     }.items():
-        if options[key] != expected:
-            yield f"model.{key}: expected {expected}, received {options[key]}."
+        if (value := getattr(config, key)) != expected:
+            yield f"model.{key}: expected {expected}, received {value}."
 
 
-def _unlike_timm(network: TNT) -> Iterator[str]:
-    options = network.get_config()
-    if not all(block.has_inner for block in network.blocks):
-        yield f"model.inner_blocks: expected null (all), received {list(options['inner_blocks'])}."
-    if options["mlp_ratio"] != 4:
-        yield f"model.mlp_ratio: expected 4, as timm's inner transformer has, received {options['mlp_ratio']}."
+def _settings_unknown_to_timm(network: TNT) -> Iterator[str]:
+    config = network.config
+    if not all(config.inner_block_mask):
+        yield f"model.inner_blocks: expected null (all), received {list(config.inner_blocks or ())}."
+    if config.mlp_ratio != 4:
+        yield f"model.mlp_ratio: expected 4, as timm's inner transformer has, received {config.mlp_ratio}."
 
 
-def _renamed(tensors: dict[str, Array], network: TNT) -> tuple[dict[str, Array], list[str]]:
-    """The tensors under timm's names, and names that stand twice."""
+def _with_timm_names(tensors: dict[str, Array], network: TNT) -> tuple[dict[str, Array], list[str]]:
+    """Return the tensors under timm's names, and one line per name that occurs twice."""
     renamed: dict[str, Array] = {}
     problems = []
     for name, tensor in tensors.items():
@@ -264,19 +262,19 @@ def _renamed(tensors: dict[str, Array], network: TNT) -> tuple[dict[str, Array],
     return renamed, problems
 
 
-def _other_head(tensors: dict[str, Array], network: TNT) -> bool:
-    """Whether the file has a sound head for another number of classes."""
+def _is_head_of_other_classes(tensors: dict[str, Array], network: TNT) -> bool:
+    """Return whether the file has an intact head for another number of classes."""
     weight, bias = tensors.get("head.weight"), tensors.get("head.bias")
     features, classes = network.head.kernel.shape
-    if weight is None or bias is None or weight.dtype not in _KINDS or bias.dtype not in _KINDS:
+    if weight is None or bias is None or weight.dtype not in _DTYPES or bias.dtype not in _DTYPES:
         return False
     return bias.ndim == 1 and weight.shape == (len(bias), features) and 0 < len(bias) != classes
 
 
-def _resampled(tensor: Array | None, network: TNT) -> tuple[Array, str] | None:
-    """The patch positions at the network's grid, and what was done; None where nothing is to be done or can be."""
+def _resample_positions(tensor: Array | None, network: TNT) -> tuple[Array, str] | None:
+    """Return patch positions resampled to the network's grid, with a note; None if they fit or cannot be resampled."""
     tokens, dim = network.patch_embedding.positions.shape
-    if tensor is None or tensor.dtype not in _KINDS or tensor.ndim != 3 or tensor.shape[::2] != (1, dim):
+    if tensor is None or tensor.dtype not in _DTYPES or tensor.ndim != 3 or tensor.shape[::2] != (1, dim):
         return None
     old, new = math.isqrt(max(tensor.shape[1] - 1, 0)), network.geometry.grid
     if old < 1 or old**2 + 1 != tensor.shape[1] or tensor.shape[1] == tokens:
@@ -288,17 +286,17 @@ def _resampled(tensor: Array | None, network: TNT) -> tuple[Array, str] | None:
     return whole, f"patch positions: resampled from {old}x{old} to {new}x{new} patches"
 
 
-def _misfits(pending: list[WeightMapping], tensors: dict[str, Array]) -> list[str]:
-    """What is missing, left over, misshapen or of the wrong type, a line each."""
-    expected = {name: shape for link in pending for name, shape in link.tensors.items()}
+def _mismatches(pending: list[WeightMapping], tensors: dict[str, Array]) -> list[str]:
+    """Return one line per tensor that is missing, unexpected, or of the wrong shape or type."""
+    expected = {name: shape for mapping in pending for name, shape in mapping.tensors.items()}
     problems = [f"{name}: expected {_shape(expected[name])}, missing." for name in expected.keys() - tensors.keys()]
     for name, tensor in tensors.items():
         if name not in expected:
             problems.append(f"{name}: received {_shape(tensor.shape)}, not expected.")
         elif tensor.shape != expected[name]:
             problems.append(f"{name}: expected {_shape(expected[name])}, received {_shape(tensor.shape)}.")
-        elif tensor.dtype not in _KINDS:
-            problems.append(f"{name}: expected {' or '.join(_KINDS.values())}, received {tensor.dtype}.")
+        elif tensor.dtype not in _DTYPES:
+            problems.append(f"{name}: expected {' or '.join(_DTYPES.values())}, received {tensor.dtype}.")
     return problems
 
 

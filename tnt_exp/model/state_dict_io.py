@@ -1,22 +1,26 @@
-"""Reading and writing files of named tensors. Nothing in them is ever run."""
+"""Reading and writing files of named tensors. No code in them is ever run."""
 
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tnt_exp import atomic_files
 from tnt_exp.errors import UserError
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    import torch
 
-_PYTORCH = (".pth", ".pt", ".bin", ".pth.tar")
+Array = NDArray[np.generic]
+
+_PYTORCH_SUFFIXES = (".pth", ".pt", ".bin", ".pth.tar")
 
 
 def read_state_dict(path: Path) -> dict[str, Array]:
-    """All tensors of a .safetensors file, or of a PyTorch file (.pth, .pt, .bin, .pth.tar).
+    """Return all tensors of a .safetensors file, or of a PyTorch file (.pth, .pt, .bin, .pth.tar).
 
     Raises:
         UserError: The file is missing, damaged, of another kind, or holds more than tensors.
@@ -25,10 +29,10 @@ def read_state_dict(path: Path) -> dict[str, Array]:
         raise UserError(f"{path}: expected a file of weights, found none.")
     if path.name.endswith(".safetensors"):
         return _read_safetensors(path)
-    if path.name.endswith(_PYTORCH):
+    if path.name.endswith(_PYTORCH_SUFFIXES):
         return _read_pytorch(path)
     raise UserError(
-        f"{path}: expected weights as .safetensors or {', '.join(_PYTORCH)}, received another kind of file."
+        f"{path}: expected weights as .safetensors or {', '.join(_PYTORCH_SUFFIXES)}, received another kind of file."
     )
 
 
@@ -52,14 +56,14 @@ def _read_pytorch(path: Path) -> dict[str, Array]:
             f"{path}: a PyTorch file needs PyTorch (pip install 'tnt-exp[torch]'), or convert it to .safetensors."
         ) from error
     try:
-        # `weights_only`: tensors and plain containers, no code.
+        # `weights_only` admits tensors and plain containers, and no code.
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: expected tensors alone, received a damaged file or one that would run code when it is read; "
             "convert it to .safetensors where you trust it."
         ) from error
-    except Exception as error:  # torch.load has no list of what a damaged file raises
+    except Exception as error:  # torch.load does not document what a damaged file raises
         raise UserError(f"{path}: expected a PyTorch file, received a damaged one ({type(error).__name__}).") from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -70,18 +74,18 @@ def _read_pytorch(path: Path) -> dict[str, Array]:
     return {str(name).removeprefix("module."): _array(value) for name, value in content.items()}
 
 
-def _array(tensor: Any) -> Array:
+def _array(tensor: "torch.Tensor") -> Array:
     import ml_dtypes
     import torch
 
     tensor = tensor.detach().contiguous()
-    if tensor.dtype is torch.bfloat16:  # NumPy has none of its own
+    if tensor.dtype is torch.bfloat16:  # NumPy has no bfloat16 of its own
         return np.asarray(tensor.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
     return np.asarray(tensor.numpy())
 
 
 def write_state_dict(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Write a .safetensors file; it is there whole or not at all.
+    """Write a .safetensors file, atomically.
 
     Raises:
         UserError: The name does not end in .safetensors, or the folder cannot be written to.

@@ -1,5 +1,10 @@
-"""Transformer in Transformer (arXiv 2103.00112)."""
+"""Transformer in Transformer (arXiv 2103.00112).
 
+Shapes: B batch, N patches per image, T tokens per image (N, and 1 for a class token), M pixel tokens per patch,
+C inner width, D outer width, H heads, S side of the image in pixels.
+"""
+
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -7,12 +12,23 @@ from typing import Any
 import keras
 from keras import ops
 
-from tnt_exp.model import initializers as start
+from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.model.blocks import TNTBlock
-from tnt_exp.model.dropout import check_rate, seed_of
+from tnt_exp.model.dropout import layer_seed
 from tnt_exp.model.embedding import PatchEmbedding, PixelEmbedding
-from tnt_exp.model.geometry import Geometry, ineffective_settings, keeps_inner
-from tnt_exp.model.layers import Norm, Pool, SharedBlockTrace
+from tnt_exp.model.initializers import derive_seed, kernel_initializer
+from tnt_exp.model.layers import (
+    Images,
+    Norm,
+    PatchTokens,
+    PixelTokens,
+    Pool,
+    Scalar,
+    Seed,
+    Shape,
+    SharedBlockTrace,
+)
+from tnt_exp.model.tnt_config import Arguments, Geometry, TNTConfig
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
@@ -23,39 +39,18 @@ class TNT(keras.Model):
     presets in conf/model. Weights are created at construction.
 
     Args:
-        num_classes: Classes.
+        num_classes: Number of classes.
         channels: Channels of an image.
-        image_size: S, side of the square image, pixels.
-        patch_size: Side of a patch, pixels; divides `image_size`.
-        stride: Stride of the stem, pixels; divides `patch_size`. M = (patch_size / stride)^2 pixel tokens a patch.
-        depth: Blocks.
-        embed_dim: D, width of a patch token (outer).
-        inner_dim: C, width of a pixel token (inner).
-        num_heads: Heads of the outer transformer.
-        inner_num_heads: Heads of the inner transformer.
-        head_width: "split" or "full"; see `Attention`.
-        mlp_ratio: Hidden width of an MLP / its width, of both transformers.
-        qkv_bias: Bias on query, key and value.
-        inner_blocks: The blocks that keep the inner transformer, counted from 1; None: all. See `TNTBlock`.
-        stem: "patch", "image" or "image_same"; see `PixelEmbedding`.
-        pixel_projection, patch_projection: Extra Dense on the tokens (the keras.io example).
-        pixel_position, patch_position: Learnt positions.
-        fusion: "norm_dense", "norm_dense_norm" or "pixel_norm_dense"; see `Fusion`.
-        pool: "class_token", "average" or "sequence"; see `Pool`.
-        representation_size: Width of a tanh layer before the head; None: none.
-        drop_path: Stochastic depth of the last block, linear from 0 in the first.
-        embedding_dropout: Dropout of patch tokens after the positions.
-        attention_dropout: Dropout of attention weights.
-        mlp_dropout: Dropout after each Dense of an MLP.
-        initialization: "truncated_normal" or "keras"; see `tnt_exp.model.initializers`.
-        remat: Compute each block again in the backward pass instead of keeping its activations: less memory,
+        remat: Compute each block again in the backward pass instead of storing its activations: less memory,
             more time, the same numbers.
         seed: Seed of weights and dropout.
+        options: The other arguments of `TNTConfig`, and those that Keras gives every layer (`name`, `dtype`).
 
     Call arguments:
         images: (B, S, S, channels), floats, normalised.
-        training: Whether to drop.
-        microbatch: The number of the microbatch that the images are, all of one size; None: they are the whole batch.
+        training: Whether dropout acts.
+        microbatch: Index of the microbatch that the images are, where all have one size; None: they are the whole
+            batch.
 
     Returns:
         Logits (B, num_classes); float32 under mixed precision too.
@@ -69,124 +64,52 @@ class TNT(keras.Model):
         num_classes: int,
         channels: int = 3,
         *,
-        image_size: int = 32,
-        patch_size: int = 8,
-        stride: int = 4,
-        depth: int = 12,
-        embed_dim: int = 192,
-        inner_dim: int = 12,
-        num_heads: int = 3,
-        inner_num_heads: int = 2,
-        head_width: str = "split",
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = False,
-        inner_blocks: tuple[int, ...] | None = None,
-        stem: str = "patch",
-        pixel_projection: bool = False,
-        patch_projection: bool = False,
-        pixel_position: bool = True,
-        patch_position: bool = True,
-        fusion: str = "norm_dense_norm",
-        pool: str = "class_token",
-        representation_size: int | None = None,
-        drop_path: float = 0.0,
-        embedding_dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        mlp_dropout: float = 0.0,
-        initialization: str = "truncated_normal",
         remat: bool = False,
         seed: int = 0,
-        **kwargs: Any,
+        **options: Any,  # values of many types
     ) -> None:
-        arguments = {key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")}
-        super().__init__(**kwargs)
-        self._arguments = arguments
-        for name in ("drop_path", "embedding_dropout", "attention_dropout", "mlp_dropout"):
-            check_rate(name, arguments[name])
-        geometry = Geometry(image_size, patch_size, stride)
-        class_token = pool == "class_token"
-        for message in ineffective_settings(geometry, depth, class_token, drop_path):
+        fields = {field.name for field in dataclasses.fields(TNTConfig)}
+        arguments = {name: options.pop(name) for name in fields & options.keys()}
+        super().__init__(**options)
+        self.config = config = TNTConfig(num_classes, channels, **arguments)
+        for message in config.ineffective_settings():
             warnings.warn(message, stacklevel=2)
-
-        def place(name: str) -> dict[str, Any]:
-            return {"seed": start.derive_seed(seed, name), "name": name, "dtype": self.dtype_policy.name}
-
-        self.geometry = geometry
         self.remat = remat
-        self.drop_path = drop_path
+        self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.pixel_embedding = PixelEmbedding(
-            image_size,
-            patch_size,
-            stride,
-            inner_dim,
-            stem,
-            pixel_projection,
-            pixel_position,
-            initialization,
-            **place("pixel_embedding"),
-        )
-        self.patch_embedding = PatchEmbedding(
-            geometry.patches,
-            geometry.pixels,
-            inner_dim,
-            embed_dim,
-            patch_projection,
-            patch_position,
-            class_token,
-            embedding_dropout,
-            initialization,
-            **place("patch_embedding"),
-        )
+
+        self.pixel_embedding = PixelEmbedding(config, **self._layer_options("pixel_embedding"))
+        self.patch_embedding = PatchEmbedding(config, **self._layer_options("patch_embedding"))
         self.blocks = [
-            TNTBlock(
-                geometry.patches,
-                geometry.pixels,
-                inner_dim,
-                embed_dim,
-                num_heads,
-                inner_num_heads,
-                inner,
-                head_width,
-                mlp_ratio,
-                qkv_bias,
-                fusion,
-                class_token,
-                attention_dropout,
-                mlp_dropout,
-                initialization,
-                **place(f"block_{number}"),
-            )
-            for number, inner in enumerate(keeps_inner(depth, inner_blocks), start=1)
+            TNTBlock(config, number, **self._layer_options(f"block_{number}")) for number in range(1, config.depth + 1)
         ]
         self.norm = Norm(name="norm", dtype=self.dtype_policy.name)
-        self.pool = Pool(pool, initialization, **place("pool"))
+        self.pool = Pool(config, **self._layer_options("pool"))
         self.representation = None
-        if representation_size is not None:
-            self.representation = keras.layers.Dense(
-                representation_size,
-                activation="tanh",
-                kernel_initializer=start.kernel_initializer(
-                    initialization, start.derive_seed(seed, "representation"), embed_dim, representation_size
-                ),
-                name="representation",
-                dtype=self.dtype_policy.name,
-            )
-        features = representation_size or embed_dim
-        self.head = keras.layers.Dense(
-            num_classes,
-            kernel_initializer=start.kernel_initializer(
-                initialization, start.derive_seed(seed, "head"), features, num_classes
-            ),
-            dtype=self.variable_dtype,  # logits keep full precision
-            name="head",
-        )
-        self.build((None, image_size, image_size, channels))
+        features = config.embed_dim
+        if config.representation_size is not None:
+            self.representation = self._dense("representation", features, config.representation_size, "tanh")
+            features = config.representation_size
+        self.head = self._dense("head", features, num_classes, dtype=self.variable_dtype)  # logits keep full precision
+        self.build((None, config.image_size, config.image_size, channels))
 
-    def build(self, input_shape: Any) -> None:
+    def _layer_options(self, name: str) -> Arguments:
+        return {"seed": derive_seed(self.seed, name), "name": name, "dtype": self.dtype_policy.name}
+
+    def _dense(
+        self, name: str, inputs: int, outputs: int, activation: str | None = None, dtype: str | None = None
+    ) -> keras.layers.Dense:
+        initializer = kernel_initializer(self.config.initialization, derive_seed(self.seed, name), inputs, outputs)
+        dtype = dtype or self.dtype_policy.name
+        return keras.layers.Dense(
+            outputs, activation=activation, kernel_initializer=initializer, name=name, dtype=dtype
+        )
+
+    def build(self, input_shape: Shape) -> None:
         """Create the weights for images of shape (B, S, S, channels)."""
-        pixels = (None, self.geometry.pixels, self.pixel_embedding.inner_dim)
-        patches = (None, self.geometry.patches + self.patch_embedding.class_token, self.patch_embedding.embed_dim)
+        config = self.config
+        pixels = (None, config.geometry.pixels, config.inner_dim)
+        patches = (None, config.tokens, config.embed_dim)
         self.pixel_embedding.build(input_shape)
         self.patch_embedding.build(pixels)
         for block in self.blocks:
@@ -194,78 +117,73 @@ class TNT(keras.Model):
         self.norm.build(patches)
         self.pool.build(patches)
         if self.representation is not None:
-            self.representation.build((None, patches[-1]))
-        self.head.build((None, patches[-1] if self.representation is None else self.representation.units))
+            self.representation.build((None, config.embed_dim))
+        self.head.build((None, config.representation_size or config.embed_dim))
 
-    def call(self, images: Any, training: bool = False, microbatch: Any = None) -> Any:
-        """Classify."""
+    def call(self, images: Images, training: bool = False, microbatch: Tensor | None = None) -> Tensor:
+        """Return the logits."""
         x = self.pool(self.features(images, training, microbatch))
         if self.representation is not None:
             x = self.representation(x)
         return self.head(x)
 
-    def features(self, images: Any, training: bool = False, microbatch: Any = None) -> Any:
-        """The tokens before pooling, normalised: (B, T, D), a class token first."""
-        seed = ops.cast(self.seed_generator.next(), "int32") if training else None
-        if training and microbatch is not None:
-            seed = ops.concatenate([seed, ops.reshape(ops.cast(microbatch, "int32"), (1,))])
+    def features(self, images: Images, training: bool = False, microbatch: Tensor | None = None) -> PatchTokens:
+        """Return the normalised tokens before pooling, (B, T, D), the class token first if there is one."""
+        seed = self._next_seed(microbatch) if training else None
         pixels = self.pixel_embedding(images)
         patches = self.patch_embedding(pixels, seed)
-        apply = self._apply(training)
-        for number, block in enumerate(self.blocks):
-            pixels, patches = apply(block, pixels, patches, self._drop_path(number), seed_of(seed, block.name))
+        call_block = self._block_caller(training)
+        for index, block in enumerate(self.blocks):
+            pixels, patches = call_block(
+                block, pixels, patches, self._drop_path_rate(index), layer_seed(seed, block.name)
+            )
         return self.norm(patches)
 
-    @property
-    def most_values(self) -> int:
-        """The most values that lie between two operations of a block, an image."""
-        pixels = self.geometry.patches * self.geometry.pixels
-        tokens = self.geometry.patches + self.patch_embedding.class_token
-        found = [0]
-        for block in self.blocks:
-            found += [block.outer.mlp.hidden * tokens, block.outer.attention.num_heads * tokens**2]
-            if block.has_inner:
-                inner = block.inner.attention.num_heads * self.geometry.pixels
-                found += [block.inner.mlp.hidden * pixels, inner * pixels]
-        return max(found)
+    def attention_weights(self, images: Images) -> list[tuple[Tensor | None, Tensor]]:
+        """Return the attention weights of each block; each row of the last axis sums to 1.
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
-        return {**super().get_config(), **self._arguments}
-
-    def _apply(self, training: bool) -> Callable[..., Any]:
-        """What calls a block."""
-        if self.remat:
-            return lambda block, pixels, patches, *rest: keras.remat(lambda *tokens: block(*tokens, *rest))(
-                pixels, patches
-            )
-        return SharedBlockTrace() if training else lambda block, *arguments: block(*arguments)
-
-    def _drop_path(self, number: int) -> Any:
-        """The rate of a block, which grows from 0 in the first to the last."""
-        if self.drop_path == 0:
-            return None
-        return ops.convert_to_tensor(self.drop_path * number / max(len(self.blocks) - 1, 1), "float32")
-
-    def block_outputs(self, images: Any) -> list[tuple[Any, Any]]:
-        """Pixel tokens (B N, M, C) and patch tokens (B, T, D) after each block."""
-        pixels = self.pixel_embedding(images)
-        patches = self.patch_embedding(pixels)
-        outputs = []
-        for block in self.blocks:
-            pixels, patches = block(pixels, patches)
-            outputs.append((pixels, patches))
-        return outputs
-
-    def attention(self, images: Any) -> list[tuple[Any, Any]]:
-        """The attention weights of each block; each row of the last axis sums to 1.
-
-        Inner: (B N, heads, M, M), None in a block without an inner transformer. Outer: (B, heads, T, T).
+        Inner: (B N, H, M, M), None in a block without an inner transformer. Outer: (B, H, T, T).
         """
         pixels = self.pixel_embedding(images)
         patches = self.patch_embedding(pixels)
-        maps = []
+        weights = []
         for block in self.blocks:
-            maps.append(block.maps(pixels, patches))
+            weights.append(block.attention_weights(pixels, patches))
             pixels, patches = block(pixels, patches)
-        return maps
+        return weights
+
+    @property
+    def geometry(self) -> Geometry:
+        """How an image is divided into patches and pixel tokens."""
+        return self.config.geometry
+
+    def get_config(self) -> Arguments:
+        """Return the arguments, those of `TNTConfig` side by side with the others."""
+        arguments = dataclasses.asdict(self.config)
+        return {**super().get_config(), **arguments, "remat": self.remat, "seed": self.seed}
+
+    def _next_seed(self, microbatch: Tensor | None) -> Seed:
+        """Return the seed of one step, and advance the generator."""
+        seed = ops.cast(self.seed_generator.next(), "int32")
+        if microbatch is None:
+            return seed
+        return ops.concatenate([seed, ops.reshape(ops.cast(microbatch, "int32"), (1,))])
+
+    def _block_caller(self, training: bool) -> Callable[..., tuple[PixelTokens, PatchTokens]]:
+        """Return the function that applies a block: rematerialised, traced once per shape, or plain."""
+        if self.remat:
+            return _call_rematerialised
+        return SharedBlockTrace() if training else lambda block, *inputs: block(*inputs)
+
+    def _drop_path_rate(self, index: int) -> Scalar | None:
+        """Return the rate of a block, which grows linearly from 0 in the first to the last; None: no drop path."""
+        if self.config.drop_path == 0:
+            return None
+        return ops.convert_to_tensor(self.config.drop_path * index / max(len(self.blocks) - 1, 1), "float32")
+
+
+def _call_rematerialised(
+    block: TNTBlock, pixels: PixelTokens, patches: PatchTokens, *others: Tensor | None
+) -> tuple[PixelTokens, PatchTokens]:
+    outputs: tuple[PixelTokens, PatchTokens] = keras.remat(lambda *tokens: block(*tokens, *others))(pixels, patches)
+    return outputs

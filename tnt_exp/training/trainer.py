@@ -300,7 +300,7 @@ class Trainer:
         if decay == 1:
             return None
         variables = self.classifier.trainable_variables
-        return [decay ** (depth + 1 - model.depth_of(variable.path, depth)) for variable in variables]
+        return [decay ** (depth + 1 - model.layer_depth(variable.path, depth)) for variable in variables]
 
 
 class InputTimer:

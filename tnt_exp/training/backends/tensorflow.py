@@ -63,15 +63,15 @@ class TensorFlowStep:
     def _train_step(self, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> Any:
         network = self._computation.network
         vectors, others = self._computation.optimizer.vectors, network.non_trainable_variables
-        number = microbatch.microbatch_count(labels.shape[0], network.most_values, self._streams)
+        number = microbatch.microbatch_count(labels.shape[0], network.config.largest_tensor_size, self._streams)
         scale = tf.cast(
             self._computation.optimizer.scale_loss(1.0 / number), tf.float32
         )  # the mean over microbatches of one size
         shared = [[tf.convert_to_tensor(variable.value) for variable in group] for group in (vectors, others)]
         inputs = microbatch.merge_microbatches(
-            microbatch.map_microbatches(self._computation.augmentation.inputs, number, self._streams, step, images)
+            microbatch.map_microbatches(self._computation.augmentation.augment, number, self._streams, step, images)
         )
-        inputs, targets = self._computation.augmentation.mixed(inputs, labels, step, mixing)  # of the whole batch
+        inputs, targets = self._computation.augmentation.mix(inputs, labels, step, mixing)  # of the whole batch
         batch = (inputs, targets, labels)
         gradients, sums, after = microbatch.map_microbatches(
             self._gradients, number, self._streams, (*shared, scale), *batch

@@ -69,11 +69,11 @@ def test_there_and_back_is_bit_equal(small, file, tmp_path, kind):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_every_weight_is_linked_once(small):
+def test_every_weight_is_mapped_once(small):
     for options in KINDS.values():
         network = small(**options)
-        linked = [link.variable.path for link in weight_mappings(network)]
-        assert sorted(linked) == sorted(variable.path for variable in network.trainable_variables)
+        mapped = [mapping.variable.path for mapping in weight_mappings(network)]
+        assert sorted(mapped) == sorted(variable.path for variable in network.trainable_variables)
 
 
 def _huawei(tensors):
@@ -111,7 +111,7 @@ def test_other_classes_get_a_new_head(small, file):
     network = small(num_classes=7)
     before = np.asarray(ops.convert_to_numpy(network.head.kernel))
     notes = load_pytorch(network, file(_tensors()))
-    assert notes == ["head: the file has 5 classes, this one starts anew"]
+    assert notes == ["head: the file has 5 classes, so the head keeps its initial weights"]
     np.testing.assert_array_equal(ops.convert_to_numpy(network.head.kernel), before)
     gamma = np.asarray(ops.convert_to_numpy(network.norm.gamma))
     np.testing.assert_array_equal(gamma, _tensors()["norm.weight"])

@@ -55,12 +55,12 @@ def plain_standardize(x: Any, seed: Any) -> Any:
     return centred / ops.sqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + 1e-5)
 
 
-def plain_softmax_drop(scores: Any, seed: Any) -> Any:
+def plain_softmax_dropout(scores: Any, seed: Any) -> Any:
     from keras import ops
 
-    from tnt_exp.model.dropout import dropout_scale
+    from tnt_exp.model.dropout import dropout
 
-    weights = dropout_scale(ops.softmax(scores), 0.5, seed)
+    weights = dropout(ops.softmax(scores), 0.5, seed)
     return weights, ops.sum(weights, axis=-1)
 
 
@@ -79,18 +79,18 @@ def test_norm(width: int) -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("width", [2, 4, 33])
 def test_softmax_whose_weights_are_dropped(width: int) -> None:
-    from tnt_exp.model.fused_ops import softmax_drop
+    from tnt_exp.model.fused_ops import softmax_dropout
 
     random = np.random.default_rng(0)
     scores = random.normal(0, 5, (5, 6, width))
     weights = [random.normal(size=scores.shape), random.normal(size=scores.shape[:-1])]
-    expected = gradient(plain_softmax_drop, scores, weights)
-    np.testing.assert_allclose(gradient(softmax_drop(0.5), scores, weights), expected, rtol=1e-10, atol=1e-12)
+    expected = gradient(plain_softmax_dropout, scores, weights)
+    np.testing.assert_allclose(gradient(softmax_dropout(0.5), scores, weights), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_softmax_of_large_scores_is_finite() -> None:
-    from tnt_exp.model.fused_ops import softmax_drop
+    from tnt_exp.model.fused_ops import softmax_dropout
 
     scores = np.array([[1e4, 0.0, -1e4], [88.0, 89.0, 90.0]], np.float32)
     weights = [np.ones((2, 3), np.float32), np.zeros(2, np.float32)]
-    assert np.isfinite(gradient(softmax_drop(0.0), scores, weights)).all()
+    assert np.isfinite(gradient(softmax_dropout(0.0), scores, weights)).all()

@@ -61,14 +61,13 @@ def test_neighbours_in_a_draw_are_independent():
         assert stats.chisquare(table.ravel()).pvalue > 0.001, lag
 
 
-def test_normal_has_its_law():
+def test_normal_is_normally_distributed():
     drawn = draw(kind="normal", shape=(10_001,))
     assert stats.kstest(drawn, stats.norm.cdf).pvalue > 0.001
     assert stats.pearsonr(drawn[:5000], drawn[5001:]).pvalue > 0.001
 
 
 def test_bits_are_the_same_under_every_backend():
-
     np.testing.assert_array_equal(np.round(draw(shape=(3,)) * 2**24), [10557391, 4135303, 4604105])
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tnt_exp.config.compose import conf_dir
 from tnt_exp.config.model import Fusion, HeadWidth, ModelConfig, Pool, Stem
 from tnt_exp.model import build, cost
-from tnt_exp.model.geometry import Geometry
+from tnt_exp.model.tnt_config import Geometry
 
 # preset: (classes, channels, parameters)
 PARAMETERS = {
