@@ -135,7 +135,7 @@ def _compile_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def timm() -> Any:
-    """timm, imported with stand-ins for torchvision operators that may be missing."""
+    """timm, imported with replacements for torchvision operators that may be missing."""
     from benchmarks.timm_tnt import timm
 
     return timm

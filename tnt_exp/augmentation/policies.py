@@ -17,6 +17,39 @@ from tnt_exp.augmentation.operations import Operation, affine_map, apply_color
 from tnt_exp.augmentation.stateless_random import StatelessRandom, Tensor
 from tnt_exp.config.augmentation import AugmentationConfig, Policy
 
+ENHANCEMENTS = (Operation.color, Operation.contrast, Operation.brightness, Operation.sharpness)
+RANDAUGMENT_PROBABILITY = 0.5  # timm applies each operation drawn with this probability
+TRIVIAL_LEVELS = 31
+
+_ = Operation
+CIFAR10_POLICY = (  # two operations each with (operation, probability, level in ninths)
+    ((_.invert, 0.1, 0), (_.contrast, 0.2, 6)),
+    ((_.rotate, 0.7, 2), (_.translate_x, 0.3, 9)),
+    ((_.sharpness, 0.8, 1), (_.sharpness, 0.9, 3)),
+    ((_.shear_y, 0.5, 8), (_.translate_y, 0.7, 9)),
+    ((_.autocontrast, 0.5, 0), (_.equalize, 0.9, 0)),
+    ((_.shear_y, 0.2, 7), (_.posterize, 0.3, 7)),
+    ((_.color, 0.4, 3), (_.brightness, 0.6, 7)),
+    ((_.sharpness, 0.3, 9), (_.brightness, 0.7, 9)),
+    ((_.equalize, 0.6, 0), (_.equalize, 0.5, 0)),
+    ((_.contrast, 0.6, 7), (_.sharpness, 0.6, 5)),
+    ((_.color, 0.7, 7), (_.translate_x, 0.5, 8)),
+    ((_.equalize, 0.3, 0), (_.autocontrast, 0.4, 0)),
+    ((_.translate_y, 0.4, 3), (_.sharpness, 0.2, 6)),
+    ((_.brightness, 0.9, 6), (_.color, 0.2, 8)),
+    ((_.solarize, 0.5, 2), (_.invert, 0.0, 0)),
+    ((_.equalize, 0.2, 0), (_.autocontrast, 0.6, 0)),
+    ((_.equalize, 0.2, 0), (_.equalize, 0.6, 0)),
+    ((_.color, 0.9, 9), (_.equalize, 0.6, 0)),
+    ((_.autocontrast, 0.8, 0), (_.solarize, 0.2, 8)),
+    ((_.brightness, 0.1, 3), (_.color, 0.7, 0)),
+    ((_.solarize, 0.4, 5), (_.autocontrast, 0.9, 0)),
+    ((_.translate_y, 0.9, 9), (_.translate_y, 0.7, 9)),
+    ((_.autocontrast, 0.9, 0), (_.solarize, 0.8, 3)),
+    ((_.equalize, 0.8, 0), (_.invert, 0.1, 0)),
+    ((_.translate_y, 0.7, 9), (_.autocontrast, 0.9, 0)),
+)
+
 
 @dataclass(frozen=True)
 class MagnitudeRange:
@@ -37,8 +70,6 @@ class MagnitudeRange:
 
 
 MagnitudeRanges = dict[Operation, MagnitudeRange]
-
-ENHANCEMENTS = (Operation.color, Operation.contrast, Operation.brightness, Operation.sharpness)
 
 
 def randaugment_ranges(increasing: bool) -> MagnitudeRanges:
@@ -97,39 +128,6 @@ def trivial_ranges(frame: tuple[int, int]) -> MagnitudeRanges:
     }
 
 
-RANDAUGMENT_PROBABILITY = 0.5  # timm applies each operation drawn with this probability
-TRIVIAL_LEVELS = 31
-
-_ = Operation
-CIFAR10_POLICY = (  # two operations each with (operation, probability, level in ninths)
-    ((_.invert, 0.1, 0), (_.contrast, 0.2, 6)),
-    ((_.rotate, 0.7, 2), (_.translate_x, 0.3, 9)),
-    ((_.sharpness, 0.8, 1), (_.sharpness, 0.9, 3)),
-    ((_.shear_y, 0.5, 8), (_.translate_y, 0.7, 9)),
-    ((_.autocontrast, 0.5, 0), (_.equalize, 0.9, 0)),
-    ((_.shear_y, 0.2, 7), (_.posterize, 0.3, 7)),
-    ((_.color, 0.4, 3), (_.brightness, 0.6, 7)),
-    ((_.sharpness, 0.3, 9), (_.brightness, 0.7, 9)),
-    ((_.equalize, 0.6, 0), (_.equalize, 0.5, 0)),
-    ((_.contrast, 0.6, 7), (_.sharpness, 0.6, 5)),
-    ((_.color, 0.7, 7), (_.translate_x, 0.5, 8)),
-    ((_.equalize, 0.3, 0), (_.autocontrast, 0.4, 0)),
-    ((_.translate_y, 0.4, 3), (_.sharpness, 0.2, 6)),
-    ((_.brightness, 0.9, 6), (_.color, 0.2, 8)),
-    ((_.solarize, 0.5, 2), (_.invert, 0.0, 0)),
-    ((_.equalize, 0.2, 0), (_.autocontrast, 0.6, 0)),
-    ((_.equalize, 0.2, 0), (_.equalize, 0.6, 0)),
-    ((_.color, 0.9, 9), (_.equalize, 0.6, 0)),
-    ((_.autocontrast, 0.8, 0), (_.solarize, 0.2, 8)),
-    ((_.brightness, 0.1, 3), (_.color, 0.7, 0)),
-    ((_.solarize, 0.4, 5), (_.autocontrast, 0.9, 0)),
-    ((_.translate_y, 0.9, 9), (_.translate_y, 0.7, 9)),
-    ((_.autocontrast, 0.9, 0), (_.solarize, 0.8, 3)),
-    ((_.equalize, 0.8, 0), (_.invert, 0.1, 0)),
-    ((_.translate_y, 0.7, 9), (_.autocontrast, 0.9, 0)),
-)
-
-
 def random_operations(
     config: AugmentationConfig, random: StatelessRandom, batch: int, frame: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
@@ -151,7 +149,7 @@ def random_operations(
 
 def apply_operations(pixels: Tensor, operations: Tensor, arguments: Tensor) -> tuple[Tensor, Tensor]:
     """Return the images after the colour operations, and the affine map (B, 2, 3) of the geometric ones."""
-    # A loop of the backend, not of Python, whose operations XLA would compute again for each pixel that reads them.
+    # A loop of the backend, not of Python: XLA would compute the operations again for each pixel that reads them.
     pixels = ops.fori_loop(
         0,
         operations.shape[1],
@@ -169,7 +167,7 @@ def apply_operations(pixels: Tensor, operations: Tensor, arguments: Tensor) -> t
 def _randaugment(config: AugmentationConfig, random: StatelessRandom, batch: int) -> tuple[Tensor, Tensor]:
     ranges = randaugment_ranges(config.policy_increasing)
     shape = (batch, config.policy_operations)
-    operations = _random_operations(ranges, random, shape)
+    operations = _draw_operations(ranges, random, shape)
     applied = random.uniform("policy/applied", shape) < RANDAUGMENT_PROBABILITY
     operations = ops.where(applied, operations, int(Operation.identity))
     magnitude, deviation = config.policy_magnitude, config.policy_magnitude_std
@@ -192,13 +190,13 @@ def _autoaugment(random: StatelessRandom, batch: int) -> tuple[Tensor, Tensor]:
 
 def _trivial(random: StatelessRandom, batch: int, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
     ranges = trivial_ranges(frame)
-    operations = _random_operations(ranges, random, (batch, 1))
+    operations = _draw_operations(ranges, random, (batch, 1))
     level = ops.cast(_random_integers(TRIVIAL_LEVELS, random, "policy/level", (batch, 1)), "float32")
     level = level / (TRIVIAL_LEVELS - 1)
     return operations, _arguments(ranges, operations, level, random)
 
 
-def _random_operations(ranges: MagnitudeRanges, random: StatelessRandom, shape: tuple[int, ...]) -> Tensor:
+def _draw_operations(ranges: MagnitudeRanges, random: StatelessRandom, shape: tuple[int, ...]) -> Tensor:
     """Draw operations of those that have a range, all equally likely: int32."""
     choices = ops.convert_to_tensor(list(ranges), "int32")
     return ops.take(choices, _random_integers(len(ranges), random, "policy", shape))
