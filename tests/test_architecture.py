@@ -13,6 +13,7 @@ PACKAGE = ROOT / "tnt_exp"
 # From the top of the data path to its bottom: a part imports only parts above it (docs/architecture.md).
 PARTS = [
     "errors",
+    "credentials",
     "hardware",
     "atomic_files",
     "formatting",
