@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tnt_exp.augmentation.mixing import partner_weight, symmetric_beta
+from tnt_exp.augmentation.mixing import mix, partner_weight, symmetric_beta
 from tnt_exp.augmentation.stateless_random import StatelessRandom
 from tnt_exp.config.augmentation import AugmentationConfig
 
@@ -115,3 +115,24 @@ def test_smoothing(augment):
     _, mixed = marked(augment, smoothing=0.1, mixup=1.0)
     _, sharp = marked(augment, mixup=1.0)
     np.testing.assert_allclose(mixed, 0.9 * sharp + 0.02, atol=1e-6)
+
+
+@pytest.mark.parametrize("mixing", [0.0, 0.5, 1.0])
+def test_with_and_without_a_condition_the_numbers_are_the_same(mixing):
+    config, random = AugmentationConfig(mixup=0.8, cutmix=1.0), np.random.default_rng(0)
+    inputs = random.normal(size=(8, SIZE, SIZE, 3)).astype("float32")
+    targets = keras.ops.one_hot(np.arange(8) % 5, 5, dtype="float32")
+    for step in range(8):
+        both = [
+            mix(
+                keras.ops.convert_to_tensor(inputs),
+                targets,
+                config,
+                StatelessRandom(3, step),
+                mixing,
+                branching=branching,
+            )
+            for branching in (True, False)
+        ]
+        for one, other in zip(*both, strict=True):
+            np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))

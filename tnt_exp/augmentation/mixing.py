@@ -15,7 +15,13 @@ from tnt_exp.config.augmentation import AugmentationConfig
 
 
 def mix(
-    inputs: Tensor, targets: Tensor, config: AugmentationConfig, random: StatelessRandom, mixing: Tensor
+    inputs: Tensor,
+    targets: Tensor,
+    config: AugmentationConfig,
+    random: StatelessRandom,
+    mixing: Tensor,
+    *,
+    branching: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Mix each image and its label with those of its partner.
 
@@ -25,6 +31,7 @@ def mix(
         config: Strength and probabilities.
         random: Random numbers of the step.
         mixing: Scalar in [0, 1], multiplies the probability that the batch is mixed.
+        branching: Whether a condition skips the blend of a batch that is not mixed; the numbers are the same.
 
     Returns:
         Inputs and targets, of the same shapes.
@@ -36,10 +43,15 @@ def mix(
         # Not values + weight * (partner - values): this form is exact at 0 and at 1.
         return values * (1.0 - weight) + ops.flip(values, axis=0) * weight
 
-    # A condition, so that a batch that is not mixed costs nothing.
-    inputs, targets = ops.cond(
-        is_mixed, lambda: (blend(inputs, pixel_weight), blend(targets, label_weight)), lambda: (inputs, targets)
-    )
+    def mixed() -> tuple[Tensor, Tensor]:
+        return blend(inputs, pixel_weight), blend(targets, label_weight)
+
+    if branching:  # a batch that is not mixed costs nothing
+        inputs, targets = ops.cond(is_mixed, mixed, lambda: (inputs, targets))
+        return inputs, targets
+    # On a GPU the host would have to read the condition in each step, and wait for it; the blend is cheap there.
+    both = zip(mixed(), (inputs, targets), strict=True)
+    inputs, targets = (ops.where(is_mixed, after, before) for after, before in both)
     return inputs, targets
 
 

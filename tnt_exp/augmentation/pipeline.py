@@ -33,6 +33,7 @@ class Augmentation:
         num_classes: Number of classes (K).
         label_smoothing: Fraction of the label that is spread over all classes.
         seed: Seed of the run.
+        branching: Whether a condition skips what a batch does not need: not on a GPU, where the host waits for it.
 
     Call arguments:
         images: uint8 (B, h, w, C); C is 1 or 3; a static shape.
@@ -54,6 +55,7 @@ class Augmentation:
         num_classes: int,
         label_smoothing: float = 0.0,
         seed: int,
+        branching: bool = True,
     ) -> None:
         self.config = config
         self.image_size = image_size
@@ -62,6 +64,7 @@ class Augmentation:
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.seed = seed
+        self.branching = branching
 
     def __call__(self, images: Tensor, labels: Tensor, step: Tensor, mixing: Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Return inputs and targets (see the class)."""
@@ -92,5 +95,6 @@ class Augmentation:
         targets = ops.one_hot(labels, self.num_classes, dtype="float32")
         targets = targets * (1.0 - self.label_smoothing) + self.label_smoothing / self.num_classes
         if self.config.mixup or self.config.cutmix:
-            return mix(inputs, targets, self.config, StatelessRandom(self.seed, step), mixing)
+            draws = StatelessRandom(self.seed, step)
+            return mix(inputs, targets, self.config, draws, mixing, branching=self.branching)
         return inputs, targets

@@ -96,6 +96,7 @@ class Trainer:
             num_classes=dataset.num_classes,
             label_smoothing=trainer.label_smoothing,
             seed=config.seed,
+            branching=device.kind == "cpu",
         )
         # ---- Optimizer
         self.optimizer = build_optimizer(
