@@ -87,6 +87,7 @@ class TrainerConfig:
         1, "GPUs (on TensorFlow and JAX) that share each batch of one run; null: all of this machine", ge=1
     )
     precision: Precision = config_field(Precision.float32, "dtype policy of Keras; mixed_bfloat16 is meant for GPUs")
+    tf32: bool = config_field(True, "products of float32 on a GPU round their factors to TF32, 10 bits of mantissa")
     xla: Compile = config_field(Compile.auto, "compile the step with XLA")
     deterministic: bool = config_field(False, "only operations that are reproducible to the bit")
     steps_per_dispatch: int | None = config_field(None, "steps per call of the device; null: chosen by device", ge=1)

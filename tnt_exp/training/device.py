@@ -168,6 +168,8 @@ def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int]:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
+    if gpus:
+        tf.config.experimental.enable_tensor_float_32_execution(trainer.tf32)
     if not gpus and trainer.xla is not Compile.always:
         _set_one_thread_per_operation(tf.config.threading)
     if not gpus:
@@ -195,13 +197,22 @@ def _jax(trainer: TrainerConfig) -> tuple[list[str], int]:
     if trainer.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     names = [device.device_kind for device in jax.devices() if device.platform in ("gpu", "cuda", "rocm")]
+    if names and not trainer.tf32:  # else XLA rounds by itself
+        jax.config.update("jax_default_matmul_precision", "highest")
     return names, len(jax.devices())
 
 
 def _torch(trainer: TrainerConfig) -> tuple[list[str], int]:
     import torch
 
+    if trainer.deterministic:  # without it PyTorch refuses each product on a GPU; read when CUDA starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(trainer.deterministic)
+    if torch.cuda.is_available():
+        # PyTorch by itself rounds convolutions and not products; the other backends round both.
+        kind = "tf32" if trainer.tf32 else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = kind
+        torch.backends.cudnn.conv.fp32_precision = kind
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())], 1
 
 
