@@ -19,6 +19,7 @@ from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.model.dropout import dropout
 
 EPSILON = 1e-5  # of every layer normalisation; Keras' default is 1e-3
+_GRID_ROWS = 65_535  # of CUDA
 
 Tensors = Sequence[Tensor]
 Forward = Callable[..., Tensors]  # (tensors..., seed) -> outputs
@@ -208,8 +209,21 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, rate: float, seed: Te
     PyTorch has it as one kernel that never writes the weights, but whose dropout is another one.
     """
     if keras.config.backend() == "torch" and (seed is None or rate == 0):
-        from torch.nn import functional
-
-        return functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+        return _torch_attention(q, k, v)
     weights, _ = softmax_dropout(rate)(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), seed)
     return ops.matmul(weights, v)
+
+
+def _torch_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(q k^T) v by PyTorch's kernel, which on a GPU takes at most as many sequences as a grid has rows.
+
+    The pixels of a patch are a sequence: a network with 144 patches has 65,535 of them from 456 images on
+    (pytorch#142228).
+    """
+    import torch
+    from torch.nn import functional
+
+    if not q.is_cuda or len(q) <= _GRID_ROWS:
+        return functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+    pieces = zip(*(torch.split(tensor, _GRID_ROWS) for tensor in (q, k, v)), strict=True)
+    return torch.cat([functional.scaled_dot_product_attention(*piece, scale=1.0) for piece in pieces])

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from keras import ops
 
@@ -24,7 +23,7 @@ class TorchStep:
 
     def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
         """See `TrainStep`."""
-        images, labels = ops.convert_to_tensor(np.asarray(images)), ops.convert_to_tensor(np.asarray(labels))
+        images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
         return sum(self._train_step(images[k], labels[k], first + k, rate, mixing) for k, rate in enumerate(rates))
 
     def _train_step(self, images: Any, labels: Any, step: int, rate: float, mixing: float) -> Any:
