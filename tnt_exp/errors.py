@@ -22,6 +22,11 @@ _OUT_OF_MEMORY = (
     "OutOfMemory",
     "RESOURCE_EXHAUSTED",
     "OOM when allocating",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
     "can't allocate memory",
 )
 
@@ -41,8 +46,8 @@ def describe_system_error(error: BaseException) -> str | None:
     text = f"{type(error).__name__}: {first_line(error)}"
     if is_out_of_memory(text):
         return (
-            f"out of memory on the device ({text}). Try a smaller trainer.batch_size, trainer.remat=true or "
-            "trainer.precision=mixed_bfloat16."
+            f"out of memory on the device ({text}). Try half the trainer.batch_size, trainer.remat=true or "
+            "trainer.precision=mixed_bfloat16; on a GPU, `nvidia-smi` shows who else uses its memory."
         )
     return None
 
