@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from tnt_exp.training.train_step import TrainStep
 
@@ -39,7 +38,7 @@ class ProfiledStep:
         sums = self._step(images, labels, first, rates, mixing)
         self._calls += 1
         if self._calls == _SKIPPED_CALLS + _TRACED_CALLS:
-            np.asarray(sums)  # waits for the device
+            keras.ops.convert_to_numpy(sums)  # waits for the device
             self._stop()
         return sums
 
