@@ -75,7 +75,7 @@ class Experiment:
         best = trainer.fit()
 
         # ---- Test, with the weights of the chosen epoch
-        self._test(classifier, dataset, best, trainer.state.rows)
+        self._test(classifier, dataset, device, best, trainer.state.rows)
 
         # ---- Saved model
         self._save(classifier, dataset)
@@ -138,6 +138,7 @@ class Experiment:
             "devices": device.count,
             "backend": device.backend,
             "precision": self.config.trainer.precision.value,
+            "tf32": device.kind == "gpu" and self.config.trainer.tf32,
             "xla": device.xla,
         }
         self.tracker.tags({"hardware": device.name, "host": platform.node()})
@@ -183,22 +184,32 @@ class Experiment:
     def _draw_samples(self, augmentation: "Augmentation", dataset: data.Dataset) -> None:
         """Draw some training images as the model sees them."""
         import numpy as np
+        from keras import ops
 
         from tnt_exp.reports import run_figures
 
         count = min(_SAMPLES, len(dataset.train))
         images, labels = dataset.train.images[:count], dataset.train.labels[:count]
         inputs, _ = augmentation(images, labels, 0, 0.0)
-        pixels = np.asarray(inputs, np.float32) * np.asarray(self.config.model.std) + np.asarray(self.config.model.mean)
+        pixels = np.asarray(ops.convert_to_numpy(inputs), np.float32)
+        pixels = pixels * np.asarray(self.config.model.std) + np.asarray(self.config.model.mean)
         titles = [dataset.class_names[label] for label in labels]
         run_figures.draw_samples(pixels, titles, self.folder.plots / "samples.png")
 
-    def _test(self, classifier: Any, dataset: data.Dataset, best: "BestWeights", rows: list[dict[str, float]]) -> None:
+    def _test(
+        self,
+        classifier: Any,
+        dataset: data.Dataset,
+        device: "Device",
+        best: "BestWeights",
+        rows: list[dict[str, float]],
+    ) -> None:
         from tnt_exp.evaluation import evaluate
         from tnt_exp.reports import run_figures
 
         trainer, plots = self.config.trainer, self.folder.plots
-        test = evaluate(classifier, dataset.test, trainer.batch_size, flip=trainer.test_time_flip)
+        batch_size = device.evaluation_batch_size(trainer.batch_size)
+        test = evaluate(classifier, dataset.test, batch_size, flip=trainer.test_time_flip)
         self.result["epoch"] = best.epoch
         self.result["metrics"] = {**best.metrics, **dict(test.metrics("test"))}
         self.result["class_accuracy"] = test.accuracy_by_name(dataset.class_names)

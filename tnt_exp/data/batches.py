@@ -46,18 +46,22 @@ class Batches:
         """The number of steps whose images fill a quarter of a GiB; at least one."""
         return max(1, _CHUNK_BYTES // (self.batch_size * int(np.prod(self.split.images.shape[1:]))))
 
+    def chunk_positions(self, epoch: int, start_step: int, steps: int) -> list[np.ndarray]:
+        """Return the positions of the images of each chunk, each image once however often it is repeated."""
+        positions = epoch_order(self.seed, epoch, len(self.split))
+        steps_done = [*range(start_step, self.steps_per_epoch, steps), self.steps_per_epoch]
+        distinct = self.batch_size // self.repeats  # images of a batch
+        return [positions[a * distinct : b * distinct] for a, b in pairwise(steps_done)]
+
     def chunks(self, epoch: int, start_step: int, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the rest of an epoch from `start_step` on, `steps` steps at a time (the last chunk may be shorter).
 
         Yields:
             images uint8 (S, B, H, W, C) and labels int32 (S, B), in memory of their own.
         """
-        positions = epoch_order(self.seed, epoch, len(self.split))
-        steps_done = [*range(start_step, self.steps_per_epoch, steps), self.steps_per_epoch]
-        distinct = self.batch_size // self.repeats  # images of a batch
-        chosen = [positions[a * distinct : b * distinct] for a, b in pairwise(steps_done)]
-        for positions_, images in zip(chosen, _take(self.split, chosen), strict=True):
-            labels = self.split.labels[positions_]
+        chosen = self.chunk_positions(epoch, start_step, steps)
+        for positions, images in zip(chosen, _take(self.split, chosen), strict=True):
+            labels = self.split.labels[positions]
             if self.repeats > 1:
                 images, labels = (np.repeat(values, self.repeats, axis=0) for values in (images, labels))
             labels = labels.reshape(-1, self.batch_size)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import median_high
 from typing import Any, TypeVar
 
-import numpy as np
+from keras import ops
 
 from tnt_exp import model
 from tnt_exp.augmentation import Augmentation
@@ -26,6 +26,7 @@ from tnt_exp.signals import Signals
 from tnt_exp.training.checkpoint import NonFiniteError
 from tnt_exp.training.checkpoint_manager import CheckpointManager
 from tnt_exp.training.device import Device
+from tnt_exp.training.device_batches import DeviceBatches
 from tnt_exp.training.optimizer import LearningRateSchedule, build_optimizer, ema_weights
 from tnt_exp.training.profiler import ProfiledStep
 from tnt_exp.training.progress import ProgressBar
@@ -38,6 +39,7 @@ LogMetrics = Callable[[Mapping[str, float], int], None]
 Item = TypeVar("Item")
 
 _LOSS_CHECK_INTERVAL = 5.0  # seconds; each check waits for the device
+_MAX_PENDING = 3  # calls of the device before the first of them must have ended: each holds a chunk's images
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ class Trainer:
 
         # ---- Input
         trainer = config.trainer
-        self.batches = Batches(dataset.train, trainer.batch_size, config.seed, config.augmentation.repeats)
+        on_device = device.kind == "gpu" and device.count == 1 and DeviceBatches.fits(dataset.train)
+        batches = DeviceBatches if on_device else Batches
+        self.batches = batches(dataset.train, trainer.batch_size, config.seed, config.augmentation.repeats)
         self.augmentation = Augmentation(
             config.augmentation,
             image_size=config.model.image_size,
@@ -200,6 +204,8 @@ class Trainer:
             rates = [self._learning_rate(first + index) for index in range(len(images))]
             pending.append((first, step(images, labels, first, rates, mixing)))
             position.done += len(images)
+            if len(pending) > _MAX_PENDING:
+                ops.convert_to_numpy(pending[-1 - _MAX_PENDING][1])
             if not progress.warm:
                 # The process' first call is mostly tracing and compiling: it is left out of the speed.
                 self._collect(pending)
@@ -253,7 +259,7 @@ class Trainer:
         """
         position = self.state.position
         for first, sums in pending:
-            values = [float(value) for value in np.asarray(sums)]
+            values = [float(value) for value in ops.convert_to_numpy(sums)]
             chunk = dict(zip(SUMS, values, strict=True))
             if not (math.isfinite(chunk["loss"]) and chunk["finite"] == chunk["images"]):
                 # Once a loss is not finite it stays so: the finite steps of a chunk come first.
@@ -276,7 +282,8 @@ class Trainer:
 
         def measure(prefix: str) -> None:
             if validation is not None:
-                found = evaluate(self.classifier, validation, trainer.batch_size, flip=trainer.test_time_flip)
+                batch_size = self.device.evaluation_batch_size(trainer.batch_size)
+                found = evaluate(self.classifier, validation, batch_size, flip=trainer.test_time_flip)
                 metrics.update(found.metrics(prefix))
 
         if self.config.optimizer.ema is not None:
