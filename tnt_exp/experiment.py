@@ -231,7 +231,8 @@ class Experiment:
         load_tensorflow()
         self.folder.save_model(classifier)
         if self.config.tracking.log_model:
-            requirements = [f"{name}=={self.result['versions'][name]}" for name in ("keras", "tensorflow")]
+            versions = self.result["versions"]
+            requirements = [f"{name}=={versions[name]}" for name in ("keras", "tensorflow") if name in versions]
             register, metrics = self.config.tracking.register, self.result["metrics"]
             self.tracker.model(
                 classifier, dataset.test.images[:1], requirements, self.result["epoch"], register, metrics

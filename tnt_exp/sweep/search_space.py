@@ -7,16 +7,11 @@ that neither is part of a run's configuration.
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 
 from tnt_exp.config.compose import options
 from tnt_exp.config.keys import did_you_mean
@@ -24,6 +19,9 @@ from tnt_exp.config.overrides import parse_override
 from tnt_exp.config.sweep import LauncherConfig, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.sweep.trial import TrialSpec
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 _SECTIONS = {"sweep": ("hydra.sweeper", SweepConfig), "launcher": ("hydra.launcher", LauncherConfig)}
 
@@ -75,7 +73,7 @@ def _translated(text: str, config_dir: str | None, *, foreign_launcher: bool) ->
     return f"{plus}{package}.{name}={value}"
 
 
-def make_distribution(key: str, override: Override) -> BaseDistribution:
+def make_distribution(key: str, override: Override) -> "BaseDistribution":
     """Return the Optuna distribution of a key.
 
     `a,b,c` is a categorical distribution, `range(...)` one of ordered numbers, `interval(...)` one of real numbers
@@ -84,6 +82,9 @@ def make_distribution(key: str, override: Override) -> BaseDistribution:
     Raises:
         UserError: The values cannot be sampled.
     """
+    # Here, because Hydra imports every plugin, the sweeper among them, at the start of each run.
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     values = override.value()
     if isinstance(values, IntervalSweep):
         low, high = values.start, values.end
