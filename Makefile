@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep ui pictures test torture bench check format docs everything lock clean
+.PHONY: help train sweep ui pictures test torture bench gpu check format docs everything lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ torture: $(VENV)/.test-installed $(VENV)/.jax-installed  ## Kill runs 100 times,
 bench: everything  ## Speed beside the seed's formulation and timm; ARGS='seed --rounds 20' for a part
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 	@$(BIN)/python -m benchmarks.pictures
+
+gpu: $(VENV)/.test-installed $(VENV)/.cuda-installed  ## On a GPU: is all right, how fast, does it train; ARGS='check' for a part
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 check: $(VENV)/.check-installed  ## Format, lint and types, changing nothing
 	@$(BIN)/ruff format --check

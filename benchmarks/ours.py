@@ -1,6 +1,8 @@
 """tnt-exp's own training step and prediction, as `tnt-exp train` runs them."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,6 +10,8 @@ import numpy as np
 from tnt_exp import model
 from tnt_exp.augmentation import Augmentation
 from tnt_exp.config.compose import compose
+from tnt_exp.data import Batches
+from tnt_exp.data.dataset import Split
 from tnt_exp.training import optimizer
 from tnt_exp.training.device import prepare_device
 from tnt_exp.training.train_step import StepComputation, compile_train_step
@@ -20,7 +24,7 @@ class Ours:
         self, batch: int, overrides: Sequence[str], side: int = 32, channels: int = 3, classes: int = 100
     ) -> None:
         config = compose(["dataset=cifar100", *overrides])
-        device = prepare_device(config.trainer)
+        self.device = device = prepare_device(config.trainer)
         random = np.random.default_rng(0)
         self.images = random.integers(0, 256, (batch, side, side, channels), dtype=np.uint8)
         self.labels = random.integers(0, classes, batch).astype(np.int32)
@@ -34,6 +38,7 @@ class Ours:
             num_classes=classes,
             label_smoothing=config.trainer.label_smoothing,
             seed=0,
+            branching=device.kind == "cpu",
         )
         update = optimizer.build_optimizer(
             config.optimizer, self.classifier.trainable_variables, model.is_decayed, scale_loss=False
@@ -44,6 +49,17 @@ class Ours:
     def parameters(self) -> int:
         """How many."""
         return self.classifier.count_params()
+
+    def chunks(self, steps: int) -> Iterator[tuple[Any, Any]]:
+        """Chunks of so many steps without end, of 50,000 images of noise: as the training loop is given them."""
+        random = np.random.default_rng(0)
+        labels = np.resize(self.labels, max(50_000, self.images.shape[0] * steps))
+        images = random.integers(0, 256, (len(labels), *self.images.shape[1:]), dtype=np.uint8)
+        batches = Batches(Split(images, labels), self.images.shape[0], seed=0)
+        for epoch in itertools.count():
+            for chunk in batches.chunks(epoch, 0, steps):
+                if len(chunk[0]) == steps:  # each length is compiled apart
+                    yield chunk
 
     def train(self) -> None:
         """One step, to its end."""

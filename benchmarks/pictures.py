@@ -24,13 +24,22 @@ NETWORKS = {"seed_train": SEED, "timm_train": SAME, "tnt_s_train": ["model=tnt_s
 NAMES = {"seed_train": "keras.io example", "timm_train": "same size, split heads", "tnt_s_train": "TNT-S, 224 px"}
 
 
+def training_cost(overrides: list[str]) -> tuple[float, float]:
+    """Of the training of an image: floating-point operations, and activations that are kept for the backward pass.
+
+    The backward pass costs two forward passes.
+    """
+    found = list(cost_items(compose(["dataset=cifar100", *overrides]).model, 100, 3))
+    return 6 * sum(part.macs for part in found), sum(part.activations for part in found)
+
+
 def work(overrides: list[str]) -> tuple[float, float]:
     """Of a training step, an image: floating-point operations, and bytes that are moved at the least.
 
-    Each kept activation is written once and read once, float32; the backward pass costs two forward passes.
+    Each kept activation is written once and read once, float32.
     """
-    found = list(cost_items(compose(["dataset=cifar100", *overrides]).model, 100, 3))
-    return 6 * sum(part.macs for part in found), 8 * sum(part.activations for part in found)
+    operations, activations = training_cost(overrides)
+    return operations, 8 * activations
 
 
 def roofline(suites: dict[str, Any], file: Path) -> None:

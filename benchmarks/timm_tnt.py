@@ -12,11 +12,23 @@ except RuntimeError:  # it imports torchvision, whose operators are missing wher
     import timm
 
 
-class Timm:
-    """timm's network; on a GPU under bf16 autocast."""
+def set_precision(precision: str) -> None:
+    """Let products of float32 on a GPU round their factors to TF32, or not."""
+    kind = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = kind
+    torch.backends.cudnn.conv.fp32_precision = kind
 
-    def __init__(self, batch: int, compiled: bool = False, classes: int = 100, **options: int) -> None:
+
+class Timm:
+    """timm's network; by default under bf16 autocast on a GPU, and in float32 on a processor."""
+
+    def __init__(
+        self, batch: int, compiled: bool = False, classes: int = 100, precision: str = "", **options: int
+    ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.autocast = (precision or ("bfloat16" if self.device == "cuda" else "float32")) == "bfloat16"
+        if precision:
+            set_precision(precision)
         random, size = np.random.default_rng(0), options["img_size"]
         images = random.normal(size=(batch, 3, size, size)).astype(np.float32)
         self.images = torch.from_numpy(images).to(self.device)
@@ -26,21 +38,25 @@ class Timm:
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=0.05)
 
     def _logits(self) -> torch.Tensor:
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
             return self.call(self.images)
 
     def parameters(self) -> int:
         """How many."""
         return sum(one.numel() for one in self.network.parameters())
 
-    def train(self) -> None:
-        """One step, to its end."""
+    def step(self) -> torch.Tensor:
+        """One step; its loss, for which nobody has waited."""
         self.network.train()
         loss = torch.nn.functional.cross_entropy(self._logits().float(), self.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        loss.item()
+        return loss
+
+    def train(self) -> None:
+        """One step, to its end."""
+        self.step().item()
 
     def infer(self) -> None:
         """One batch."""

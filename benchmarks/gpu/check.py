@@ -1,0 +1,174 @@
+"""Stage `check`: is the installation right?
+
+For each backend: the device that the package finds and a product on it, the tests of model, augmentation, step and
+checkpoints on that device, a run on handwritten digits to 98 %, and a run that is stopped and continued.
+"""
+
+import json
+import signal
+import time
+import xml.etree.ElementTree
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.stage import Answer, Stage, end_group, installed, open_process, python
+
+TESTS = ("tests/model", "tests/augmentation", "tests/training")
+ACCURACY = 0.98
+# Tests compare with float64 and between backends: products must not round to TF32.
+FULL_PRECISION = {"NVIDIA_TF32_OVERRIDE": "0", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+
+_PROBE = """
+import dataclasses, json, sys, time
+from tnt_exp.config.compose import compose
+from tnt_exp.training.device import prepare_device
+backend = sys.argv[1]
+found = dataclasses.asdict(prepare_device(compose([f"trainer.backend={backend}"]).trainer))
+import keras, numpy
+values = numpy.random.default_rng(0).normal(size=(256, 256)).astype("float32")
+begin = time.perf_counter()
+product = keras.ops.convert_to_numpy(keras.ops.matmul(values, values))
+found["product_error"] = float(abs(product - values.astype("float64") @ values).max())
+found["product_seconds"] = round(time.perf_counter() - begin, 3)
+if backend == "jax":
+    import jax
+    statistics = jax.devices()[0].memory_stats() or {}
+    found["memory_bytes"] = statistics.get("bytes_limit")
+elif backend == "torch":
+    import torch
+    found["memory_bytes"] = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
+print(json.dumps(found))
+"""
+
+
+def main(stage: Stage) -> bool:
+    """Run the stage; whether everything passed."""
+    stage.start()
+    for backend in stage.backends:
+        _device(stage, backend)
+    for backend in stage.backends:
+        _digits(stage, backend)
+    for backend in stage.backends:
+        _tests(stage, backend)
+    for backend in stage.backends:
+        _continued(stage, backend)
+    chosen = [item for name, item in stage.record["items"].items() if name.split("/")[0] in stage.backends]
+    return all(item["status"] == "passed" for item in chosen)
+
+
+def _device(stage: Stage, backend: str) -> None:
+    answer = stage.run(python("-c", _PROBE, backend), seconds=120)
+    if answer.code != 0:
+        stage.add(f"{backend}/device", status="failed", why=answer.why())
+        return
+    found = json.loads(answer.last_line())
+    expected = "gpu" if stage.record["hardware"]["gpus"] else "cpu"
+    status = "passed" if found["kind"] == expected and found["product_error"] < 0.1 else "failed"
+    why = {} if found["kind"] == expected else {"why": f"expected a {expected}, found a {found['kind']}"}
+    stage.add(f"{backend}/device", status=status, seconds=answer.seconds, **why, **found)
+
+
+def digits(stage: Stage, backend: str, name: str, *overrides: str) -> list[str]:
+    """The command of a run on handwritten digits."""
+    settings = [f"trainer.backend={backend}", f"run.name={name}", "tracking=off", *overrides]
+    if stage.data is not None and (stage.data / "digits.npz").exists():
+        settings += ["dataset=npz", f"dataset.path={stage.data / 'digits.npz'}"]
+    return python("-m", "tnt_exp", "train", "experiment=digits", *settings)
+
+
+def folder_of(name: str) -> Path:
+    """Where a named run is."""
+    from benchmarks.gpu.stage import ROOT
+
+    return ROOT / "multirun" / "runs" / name
+
+
+def _digits(stage: Stage, backend: str) -> None:
+    # On a processor PyTorch's eager step takes a quarter of an hour for all 40 epochs.
+    short = ["trainer.epochs=15"] if stage.small else []
+    name = f"gpu_digits_{backend}_{int(time.time())}"
+    answer = stage.run(digits(stage, backend, name, *short))
+    file = folder_of(name) / "result.json"
+    if answer.code != 0 or not file.exists():
+        stage.add(f"{backend}/digits", status="failed", why=answer.why())
+        return
+    result = json.loads(file.read_text())
+    accuracy = result["metrics"]["test/accuracy"]
+    stage.add(
+        f"{backend}/digits",
+        status="passed" if accuracy >= ACCURACY else "failed",
+        accuracy=round(accuracy, 4),
+        **{key: result[key] for key in ("first_step_seconds", "train_seconds", "total_seconds", "images_per_second")},
+        hardware=result["hardware"],
+    )
+
+
+def _tests(stage: Stage, backend: str) -> None:
+    if not installed("pytest", "pytest_timeout", "hypothesis"):
+        stage.add(f"{backend}/tests", status="left out", why="needs pytest, pytest-timeout and hypothesis")
+        return
+    report = stage.output / f"tests_{backend}.xml"
+    # The plugins that are needed and no others: an environment may hold some that warn, which is an error here.
+    options = ["-q", "-m", "backend and not peers", f"--junitxml={report}", "-p", "no:cacheprovider", "--timeout=120"]
+    answer = stage.run(
+        python("-m", "pytest", *options, *TESTS), seconds=stage.left / 2, KERAS_BACKEND=backend, **FULL_PRECISION
+    )
+    stage.add(f"{backend}/tests", **_counts(answer, report))
+    report.unlink(missing_ok=True)
+
+
+def _counts(answer: Answer, report: Path) -> dict[str, Any]:
+    if answer.code is None or not report.exists():
+        return {"status": "failed", "why": answer.why(), "seconds": answer.seconds}
+    suite = xml.etree.ElementTree.parse(report).getroot().find("testsuite")
+    assert suite is not None
+    failures = {
+        f"{case.get('classname')}.{case.get('name')}": (problem.get("message") or "").splitlines()[:1]
+        for case in suite.iter("testcase")
+        for problem in (*case.findall("failure"), *case.findall("error"))
+    }
+    return {
+        "status": "passed" if answer.code == 0 else "failed",
+        "tests": int(suite.get("tests", 0)),
+        "failed": len(failures),
+        "skipped": int(suite.get("skipped", 0)),
+        "seconds": answer.seconds,
+        **({"failures": failures} if failures else {}),
+    }
+
+
+def _continued(stage: Stage, backend: str) -> None:
+    """Stop a run by SIGTERM, continue it by the same command, and compare it with one that was not stopped."""
+    stamp = int(time.time())
+    settings = ["trainer.epochs=4", "trainer.deterministic=true", "trainer.checkpoint.steps=5"]
+    whole = digits(stage, backend, f"gpu_whole_{backend}_{stamp}", *settings)
+    halved = digits(stage, backend, f"gpu_halved_{backend}_{stamp}", *settings)
+    answer = stage.run(whole)
+    if answer.code != 0:
+        stage.add(f"{backend}/continued", status="failed", why=answer.why())
+        return
+    curve = folder_of(f"gpu_halved_{backend}_{stamp}") / "metrics.csv"
+    with open_process(halved, {}) as process:
+        while process.poll() is None and stage.left > 5 and not (curve.exists() and len(_losses(curve)) > 0):
+            time.sleep(0.05)
+        end_group(process, signal.SIGTERM)
+        process.communicate()
+        stopped = process.returncode
+    answer = stage.run(halved)
+    same = answer.code == 0 and _losses(curve) == _losses(folder_of(f"gpu_whole_{backend}_{stamp}") / "metrics.csv")
+    stage.add(
+        f"{backend}/continued",
+        status="passed" if same and stopped == 143 else "failed",
+        stopped_with=stopped,
+        same_bits=same,
+        seconds=answer.seconds,
+        **({} if answer.code == 0 else {"why": answer.why()}),
+    )
+
+
+def _losses(file: Path) -> list[str]:
+    """The training losses of a run's curve, as they are written."""
+    import csv
+
+    with file.open() as stream:
+        return [row["train/loss"] for row in csv.DictReader(stream)]
