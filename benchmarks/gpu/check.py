@@ -4,6 +4,7 @@ For each backend: the device that the package finds and a product on it, the tes
 checkpoints on that device, a run on handwritten digits to 98 %, and a run that is stopped and continued.
 """
 
+import ast
 import json
 import signal
 import time
@@ -11,12 +12,18 @@ import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.stage import Answer, Stage, end_group, installed, open_process, python
+from benchmarks.gpu.stage import ROOT, Answer, Stage, end_group, installed, open_process, python
 
 TESTS = ("tests/model", "tests/augmentation", "tests/training")
 ACCURACY = 0.98
-# Tests compare with float64 and between backends: products must not round to TF32.
-FULL_PRECISION = {"NVIDIA_TF32_OVERRIDE": "0", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+# Tests compare with float64 and between backends, so products must not round to TF32; some start processes of their
+# own on the same device, so no process may take its whole memory.
+ENVIRONMENT = {
+    "NVIDIA_TF32_OVERRIDE": "0",
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
 
 _PROBE = """
 import dataclasses, json, sys, time
@@ -78,8 +85,6 @@ def digits(stage: Stage, backend: str, name: str, *overrides: str) -> list[str]:
 
 def folder_of(name: str) -> Path:
     """Where a named run is."""
-    from benchmarks.gpu.stage import ROOT
-
     return ROOT / "multirun" / "runs" / name
 
 
@@ -110,11 +115,26 @@ def _tests(stage: Stage, backend: str) -> None:
     report = stage.output / f"tests_{backend}.xml"
     # The plugins that are needed and no others: an environment may hold some that warn, which is an error here.
     options = ["-q", "-m", "backend and not peers", f"--junitxml={report}", "-p", "no:cacheprovider", "--timeout=120"]
+    folders = TESTS[-1:] if stage.small else TESTS
+    files = sorted(file for folder in folders for file in (ROOT / folder).glob("test_*.py"))
+    lacking = {str(file.relative_to(ROOT)): name for file in files for name in _imports(file) if not installed(name)}
+    chosen = [name for file in files if (name := str(file.relative_to(ROOT))) not in lacking]
     answer = stage.run(
-        python("-m", "pytest", *options, *TESTS), seconds=stage.left / 2, KERAS_BACKEND=backend, **FULL_PRECISION
+        python("-m", "pytest", *options, *chosen), seconds=stage.left / 2, KERAS_BACKEND=backend, **ENVIRONMENT
     )
-    stage.add(f"{backend}/tests", **_counts(answer, report))
+    stage.add(f"{backend}/tests", **_counts(answer, report), **({"left_out": lacking} if lacking else {}))
     report.unlink(missing_ok=True)
+
+
+def _imports(file: Path) -> set[str]:
+    """The packages that a test file imports at its top."""
+    names = {
+        name.name if isinstance(node, ast.Import) else str(node.module)
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+    return {name.partition(".")[0] for name in names}
 
 
 def _counts(answer: Answer, report: Path) -> dict[str, Any]:

@@ -88,6 +88,9 @@ def _about(what: str, item: dict[str, Any]) -> Iterator[str]:
         yield f"{item['images_per_second']:,.0f} images/s; first step {item['first_step_seconds']:.1f} s"
     if what == "tests" and "tests" in item:
         yield f"{item['tests']} tests, {item['failed']} failed, {item['skipped']} skipped, {item['seconds']:.0f} s"
+        if "left_out" in item:
+            packages = ", ".join(sorted(set(item["left_out"].values())))
+            yield f"{len(item['left_out'])} files left out for want of {packages}"
     if what == "continued" and "same_bits" in item:
         yield f"{'the same' if item['same_bits'] else 'other'} bits as a run that was not stopped"
 

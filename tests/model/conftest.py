@@ -117,9 +117,8 @@ def _torch(layer: Any, function: Callable[..., Any], compiled: bool = False) -> 
     layer.zero_grad()
     value = function()
     value.backward()
-    return value.detach().numpy(), [
-        None if v.value.grad is None else v.value.grad.numpy() for v in layer.trainable_variables
-    ]
+    slopes = [variable.value.grad for variable in layer.trainable_variables]
+    return keras.ops.convert_to_numpy(value), [None if g is None else keras.ops.convert_to_numpy(g) for g in slopes]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -39,12 +39,10 @@ def gradient(function: Callable[..., Any], x: np.ndarray, weights: list[np.ndarr
         import jax
 
         return np.asarray(jax.jit(jax.grad(loss))(x))
-    import torch
-
-    tensor = torch.tensor(x, requires_grad=True)
+    tensor = ops.convert_to_tensor(x).requires_grad_()
     loss(tensor).backward()
     assert tensor.grad is not None
-    return tensor.grad.numpy()
+    return np.asarray(ops.convert_to_numpy(tensor.grad))
 
 
 def plain_standardize(x: Any, seed: Any) -> Any:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras import ops
 
 pytestmark = pytest.mark.backend
 
@@ -11,8 +12,6 @@ Chunk = tuple[np.ndarray, np.ndarray]
 
 
 def weights(classifier: Any, step: Any) -> list[np.ndarray]:
-    from keras import ops
-
     step.sync_to_model()
     return [ops.convert_to_numpy(variable) for variable in classifier.trainable_variables]
 
@@ -20,7 +19,7 @@ def weights(classifier: Any, step: Any) -> list[np.ndarray]:
 def run(step: Any, chunk: Chunk, times: int = 1, rate: float = 1e-2) -> list[np.ndarray]:
     images, labels = chunk
     count = len(images)
-    return [np.asarray(step(images, labels, index * count, [rate] * count, 1.0).__array__()) for index in range(times)]
+    return [ops.convert_to_numpy(step(images, labels, index * count, [rate] * count, 1.0)) for index in range(times)]
 
 
 def test_loss_falls_on_images_seen_again_and_again(make: Any, chunk: Chunk) -> None:
@@ -44,10 +43,10 @@ def test_chunk_equals_single_steps(make: Any, chunk: Chunk, augmentation: str) -
     overrides = (f"augmentation={augmentation}", "model.mlp_dropout=0.1", "model.attention_dropout=0.1")
     one, _, step = make(*overrides)
     rates = [1e-2, 2e-2, 3e-2, 4e-2]
-    at_once = np.asarray(step(images, labels, 7, rates, 1.0).__array__())
+    at_once = ops.convert_to_numpy(step(images, labels, 7, rates, 1.0))
     other, _, single = make(*overrides)
     apart = [
-        np.asarray(single(images[k : k + 1], labels[k : k + 1], 7 + k, [rates[k]], 1.0).__array__()) for k in range(4)
+        ops.convert_to_numpy(single(images[k : k + 1], labels[k : k + 1], 7 + k, [rates[k]], 1.0)) for k in range(4)
     ]
     np.testing.assert_allclose(at_once, np.sum(apart, axis=0), rtol=1e-4)
     for left, right in zip(weights(one, step), weights(other, single), strict=True):
@@ -87,8 +86,6 @@ def test_rate_factor_scales_the_whole_update(make: Any, chunk: Chunk) -> None:
 
 
 def test_average_follows_the_weights_and_is_put_back(make: Any, chunk: Chunk) -> None:
-    from keras import ops
-
     from tnt_exp.training.optimizer import ema_weights
 
     classifier, optimizer, step = make("optimizer.ema=0.5", "optimizer=sgd")

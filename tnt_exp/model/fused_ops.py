@@ -226,4 +226,4 @@ def _torch_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if not q.is_cuda or len(q) <= _GRID_ROWS:
         return functional.scaled_dot_product_attention(q, k, v, scale=1.0)
     pieces = zip(*(torch.split(tensor, _GRID_ROWS) for tensor in (q, k, v)), strict=True)
-    return torch.cat([functional.scaled_dot_product_attention(*piece, scale=1.0) for piece in pieces])
+    return torch.cat([functional.scaled_dot_product_attention(a, b, c, scale=1.0) for a, b, c in pieces])
