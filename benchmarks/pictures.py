@@ -129,7 +129,7 @@ def table(suites: dict[str, Any]) -> Iterator[str]:
     for name, suite in suites.items():
         yield (
             f"| {name}: {suite['mode']}, batch {suite['batch']}, {suite['rounds']} rounds | images/s | "
-            "images a CPU-second | speed to the first | peak GiB | first step, s |"
+            "images per CPU-second | speed relative to the first | peak GiB | first step, s |"
         )
         yield "|---|---|---|---|---|---|"
         for row in suite["sides"]:

@@ -111,8 +111,8 @@ def test_what_each_value_is_worth_as_a_file_and_a_picture(tmp_path: Path) -> Non
     assert [line["value"] for line in table] == ["adamw", "muon", "sgd", "2", "10"]
     assert float(table[1]["difference"]) == found[1].difference
     assert ET.fromstring(sweep_figures.effects_chart(found, "val/<accuracy>")) is not None
-    assert "What each value is worth" in render_page(SweepResults("id", rows, "val/accuracy", True, {}, "folder"))
-    assert "What each value is worth" not in render_page(
+    assert "Effect of each value" in render_page(SweepResults("id", rows, "val/accuracy", True, {}, "folder"))
+    assert "Effect of each value" not in render_page(
         SweepResults("id", rows[:6], "val/accuracy", True, {}, "folder")
     )
 

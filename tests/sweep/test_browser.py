@@ -104,7 +104,7 @@ def test_the_page_has_nine_runs_and_the_best_first(swept: Any, browser: Any, tmp
     swept.run(str(swept.sweep), verb="report")
     browser.get_log("browser")  # what an earlier page complained of
     browser.get((swept.sweep / "report.html").as_uri())
-    text = shown(browser, "Leaderboard", "Parallel coordinates", "What each value is worth")
+    text = shown(browser, "Leaderboard", "Parallel coordinates", "Effect of each value")
     assert "model.embed_dim=64, model.inner_dim=16" in text
     rows = browser.find_elements("css selector", "#leaderboard tbody tr")
     assert len(rows) == 9

@@ -4,6 +4,7 @@ import argparse
 import errno
 import re
 import shutil
+import re
 import sys
 import textwrap
 from argparse import Namespace
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str]) -> int:
     if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
         raise UserError(f"--config-dir={flags.config_dir}: expected a folder with config groups, found none there.")
     if flags.shell_completion:
+        if not re.fullmatch(r"(un)?install=(bash|zsh|fish)|query=.*", " ".join(flags.overrides)):
+            raise UserError("--shell-completion: expected install=SHELL or uninstall=SHELL (bash, zsh or fish).")
         return _show(flags, flags.overrides)
     sweeping = flags.multirun or dry_run
     overrides = literal_overrides(flags.overrides, sweep=sweeping)

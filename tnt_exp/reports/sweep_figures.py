@@ -195,7 +195,7 @@ def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
     axes.invert_yaxis()
     axes.set_xlabel(f"{objective}: difference from the first value, all else being equal (standard error)")
     _open_frame(axes)
-    return _svg(figure, "What each value is worth", [])
+    return _svg(figure, "Effect of each value", [])
 
 
 def _open_frame(axes: Axes) -> None:

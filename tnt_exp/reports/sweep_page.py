@@ -91,8 +91,8 @@ def render_figures(sweep: SweepResults) -> dict[str, str]:
         + "</div>",
     }
     if effects := main_effects(rank_points(sweep.rows, maximize=sweep.maximize)):
-        found["What each value is worth"] = (
-            f'<div class="card" id="worth">{sweep_figures.effects_chart(effects, sweep.objective)}</div>'
+        found["Effect of each value"] = (
+            f'<div class="card" id="effects">{sweep_figures.effects_chart(effects, sweep.objective)}</div>'
         )
     if sweep.curves:
         svg = sweep_figures.best_curves(sweep.curves, sweep.objective)
@@ -102,7 +102,7 @@ def render_figures(sweep: SweepResults) -> dict[str, str]:
 
 def _tiles(sweep: SweepResults, ranking: Sequence[RankedPoint]) -> str:
     states = [row.state for row in sweep.rows]
-    tiles = [(str(len(states)), "points")]
+    tiles = [(str(len(states)), "trials")]
     tiles += [
         (str(states.count(state)), state) for state in ("finished", "failed", "pruned", "waiting") if state in states
     ]
@@ -110,7 +110,7 @@ def _tiles(sweep: SweepResults, ranking: Sequence[RankedPoint]) -> str:
         best = ranking[0]
         spread = f" ± {best.std:.4f}" if best.std is not None else ""
         tiles.append((f"{best.mean:.4f}{spread}", f"best {sweep.objective}"))
-        tiles.append((", ".join(f"{key}={value}" for key, value in best.params.items()) or "-", "best point"))
+        tiles.append((", ".join(f"{key}={value}" for key, value in best.params.items()) or "-", "best trial"))
     hours = sum(row.facts.get("total_seconds", 0.0) for row in sweep.rows) / 3600
     tiles.append((f"{hours:.2f} h" if hours >= 1 else f"{hours * 60:.1f} min", "time of all runs"))
     return (
@@ -148,11 +148,11 @@ def _failures(rows: Sequence[TrialRow]) -> str:
     if not failed:
         return ""
     items = "".join(
-        f'<p><b class="failed">job {row.job}</b> {escape(_params(row))}: {escape(row.error or "")}<br>'
+        f'<p><b class="failed">trial {row.job}</b> {escape(_params(row))}: {escape(row.error or "")}<br>'
         f"<code>{escape(row.place)}</code></p>" + (f"<pre>{escape(row.log)}</pre>" if row.log else "")
         for row in failed
     )
-    return f'<h2>What failed, and why</h2><div class="card" id="failures">{items}</div>'
+    return f'<h2>Failures</h2><div class="card" id="failures">{items}</div>'
 
 
 def _commands(rows: Sequence[TrialRow]) -> str:
@@ -161,8 +161,8 @@ def _commands(rows: Sequence[TrialRow]) -> str:
         for row in rows
     )
     return (
-        '<h2>Run a point again, alone</h2><div class="card"><table id="commands"><thead><tr><th>job</th>'
-        f"<th>point</th><th>command</th></tr></thead><tbody>{body}</tbody></table></div>"
+        '<h2>Commands of the trials</h2><div class="card"><table id="commands"><thead><tr><th>trial</th>'
+        f"<th>parameters</th><th>command</th></tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

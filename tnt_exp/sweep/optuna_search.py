@@ -49,7 +49,7 @@ class OptunaSearch:
         parallel: The number of Optuna trials that run at once.
 
     Attributes:
-        n_told: The number of trials whose results the sampler knows.
+        n_recorded: The number of trials whose results the sampler knows.
         study: Optuna's study.
     """
 
@@ -70,7 +70,7 @@ class OptunaSearch:
         self._trials: list[dict[str, Any]] = sweep_study.data.setdefault("trials", [])
         self._ready: deque[Trial] = deque()
         self._asked: set[int] = set()
-        self.n_told = 0
+        self.n_recorded = 0
         self.study = self._restore()
 
     @property
@@ -87,7 +87,7 @@ class OptunaSearch:
                 return None
             due = number - self._parallel + 1
             self._report_results(due)
-            if self.n_told < due:
+            if self.n_recorded < due:
                 return None
             self._ask()
         sweep_trial = self._ready.popleft()
@@ -103,18 +103,18 @@ class OptunaSearch:
 
     def _report_results(self, due: int) -> None:
         """Report the results of the first `due` trials to the sampler, in order, as far as they have ended."""
-        while self.n_told < due:
-            outcome = self._trial_outcome(self.n_told)
+        while self.n_recorded < due:
+            outcome = self._trial_outcome(self.n_recorded)
             if outcome is None:
                 return
             state, value = outcome
-            frozen = self.study.trials[self.n_told]
+            frozen = self.study.trials[self.n_recorded]
             trial = optuna.trial.Trial(self.study, frozen._trial_id)  # Optuna 5: no public way to a trial by number
-            for epoch, reached in self._reported_curve(self.n_told).items():
+            for epoch, reached in self._reported_curve(self.n_recorded).items():
                 if epoch not in frozen.intermediate_values:
                     trial.report(reached, epoch)
             self.study.tell(trial, value if state is OptunaState.COMPLETE else None, state=state)
-            self.n_told += 1
+            self.n_recorded += 1
 
     def on_trial_end(self, sweep_trial: Trial) -> None:
         """Report the results to the sampler, if all trials were asked for."""
@@ -205,7 +205,7 @@ class OptunaSearch:
         )
         known = len(self._trials) - self._parallel
         for number, trial in enumerate(self._trials):
-            outcome = self._trial_outcome(number) if number < known and self.n_told == number else None
+            outcome = self._trial_outcome(number) if number < known and self.n_recorded == number else None
             state, value = outcome or (OptunaState.RUNNING, None)
             sweep_trials = [self._sweep_study.trials[job] for job in trial["jobs"]]
             study.add_trial(
@@ -217,7 +217,7 @@ class OptunaSearch:
                     intermediate_values=self._reported_curve(number) if outcome else {},
                 )
             )
-            self.n_told += outcome is not None
+            self.n_recorded += outcome is not None
             self._ready.extend(
                 sweep_trial for sweep_trial in sweep_trials if self._to_run(sweep_trial) and sweep_trial.trial == number
             )
