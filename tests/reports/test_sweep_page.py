@@ -112,9 +112,7 @@ def test_what_each_value_is_worth_as_a_file_and_a_picture(tmp_path: Path) -> Non
     assert float(table[1]["difference"]) == found[1].difference
     assert ET.fromstring(sweep_figures.effects_chart(found, "val/<accuracy>")) is not None
     assert "Effect of each value" in render_page(SweepResults("id", rows, "val/accuracy", True, {}, "folder"))
-    assert "Effect of each value" not in render_page(
-        SweepResults("id", rows[:6], "val/accuracy", True, {}, "folder")
-    )
+    assert "Effect of each value" not in render_page(SweepResults("id", rows[:6], "val/accuracy", True, {}, "folder"))
 
 
 @given(st.lists(st.one_of(st.floats(allow_nan=False, width=32), st.text(max_size=5)), min_size=1, max_size=20))

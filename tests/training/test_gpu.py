@@ -47,7 +47,7 @@ def test_chunks_gathered_on_the_device_are_those_of_the_host(make: Any, repeats:
 
     from tnt_exp.data import Batches
     from tnt_exp.data.dataset import Split
-    from tnt_exp.training.device_batches import DeviceBatches
+    from tnt_exp.training.train_step import DeviceBatches
 
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
@@ -76,7 +76,7 @@ def test_chunks_gathered_on_the_device_are_those_of_the_host(make: Any, repeats:
 def test_images_in_files_are_not_copied_to_the_device() -> None:
     from tnt_exp.data.dataset import Split
     from tnt_exp.data.image_files import FileImages
-    from tnt_exp.training.device_batches import DeviceBatches
+    from tnt_exp.training.train_step import DeviceBatches
 
     assert not DeviceBatches.fits(Split(FileImages([Path("a.png")], 8, 3), np.zeros(1, np.int32)))
 

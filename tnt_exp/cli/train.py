@@ -4,7 +4,6 @@ import argparse
 import errno
 import re
 import shutil
-import re
 import sys
 import textwrap
 from argparse import Namespace

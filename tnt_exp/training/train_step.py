@@ -5,18 +5,23 @@ stay on the device, so that the host waits for the device only when it reads the
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
+import numpy as np
 from keras import ops
 
 from tnt_exp.augmentation.pipeline import Augmentation
+from tnt_exp.data import Batches
+from tnt_exp.data.dataset import Split
 from tnt_exp.training.flat_optimizer import FlatOptimizer
 
 # The sums that a step returns, in this order.
 SUMS = ("loss", "correct", "top5_correct", "images", "finite")  # finite: images of batches with a finite loss
+
+_MAX_BYTES = 2**31  # of images on the device; every GPU that trains has room for so much
 
 
 class TrainStep(Protocol):
@@ -88,3 +93,26 @@ def compile_train_step(computation: StepComputation, *, xla: bool, devices: int 
     module = importlib.import_module(f"tnt_exp.training.backends.{keras.config.backend()}")
     step: TrainStep = module.compile_train_step(computation, xla=xla, devices=devices)
     return step
+
+
+class DeviceBatches(Batches):
+    """`Batches` whose images are copied to the device once; a chunk is gathered there, from positions.
+
+    Args:
+        split, batch_size, seed, repeats: See `Batches`; `split` must fit (`fits`).
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int, repeats: int = 1) -> None:
+        super().__init__(split, batch_size, seed, repeats)
+        self._images = ops.convert_to_tensor(split.images)
+
+    @staticmethod
+    def fits(split: Split) -> bool:
+        """Whether the images are in memory, and few enough for that of a device."""
+        return isinstance(split.images, np.ndarray) and split.images.nbytes <= _MAX_BYTES
+
+    def chunks(self, epoch: int, start_step: int, steps: int) -> Iterator[tuple[Any, np.ndarray]]:
+        """See `Batches`; the images are on the device."""
+        for chosen in self.chunk_positions(epoch, start_step, steps):
+            positions = np.repeat(chosen, self.repeats).reshape(-1, self.batch_size).astype(np.int32)
+            yield ops.take(self._images, positions, axis=0), self.split.labels[positions]

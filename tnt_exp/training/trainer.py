@@ -26,12 +26,11 @@ from tnt_exp.signals import Signals
 from tnt_exp.training.checkpoint import NonFiniteError
 from tnt_exp.training.checkpoint_manager import CheckpointManager
 from tnt_exp.training.device import Device
-from tnt_exp.training.device_batches import DeviceBatches
 from tnt_exp.training.optimizer import LearningRateSchedule, build_optimizer, ema_weights
 from tnt_exp.training.profiler import ProfiledStep
 from tnt_exp.training.progress import ProgressBar
 from tnt_exp.training.train_state import BestWeights, TrainState
-from tnt_exp.training.train_step import SUMS, StepComputation, TrainStep, compile_train_step
+from tnt_exp.training.train_step import SUMS, DeviceBatches, StepComputation, TrainStep, compile_train_step
 
 log = logging.getLogger("tnt_exp")
 
