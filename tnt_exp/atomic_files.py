@@ -15,6 +15,9 @@ from typing import IO, Any
 _PART = ".part."  # a prefix, so that the temporary file keeps its suffix
 
 
+JsonObject = dict[str, Any]  # an object of JSON, whose values have many types
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside a file or folder; at the end it is flushed to the disk and renamed into place.

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tnt_exp.data.batches import padded_batches
 from tnt_exp.data.dataset import Split
+
+if TYPE_CHECKING:
+    from tnt_exp.model.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Evaluation:
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")[:count]]
 
 
-def evaluate(classifier: Any, split: Split, batch_size: int, *, flip: bool) -> Evaluation:
+def evaluate(classifier: "Classifier", split: Split, batch_size: int, *, flip: bool) -> Evaluation:
     """Evaluate the classifier on a split.
 
     Args:

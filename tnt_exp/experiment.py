@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tnt_exp import data, provenance
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config import Config, validation
 from tnt_exp.errors import UserError
 from tnt_exp.run_folder import ARTIFACTS, RunFolder
@@ -18,6 +19,7 @@ from tnt_exp.tracking.null_tracker import NullTracker
 
 if TYPE_CHECKING:
     from tnt_exp.augmentation import Augmentation
+    from tnt_exp.model.classifier import Classifier
     from tnt_exp.tracking import Tracker
     from tnt_exp.training.device import Device
     from tnt_exp.training.train_state import BestWeights
@@ -41,7 +43,7 @@ class Experiment:
 
     config: Config
     folder: RunFolder
-    result: dict[str, Any]
+    result: JsonObject
     signals: Signals
     tags: dict[str, str] = field(default_factory=dict)
     tracker: "Tracker | NullTracker" = field(default_factory=NullTracker)
@@ -198,7 +200,7 @@ class Experiment:
 
     def _test(
         self,
-        classifier: Any,
+        classifier: "Classifier",
         dataset: data.Dataset,
         device: "Device",
         best: "BestWeights",
@@ -225,7 +227,7 @@ class Experiment:
             best.epoch,
         )
 
-    def _save(self, classifier: Any, dataset: data.Dataset) -> None:
+    def _save(self, classifier: "Classifier", dataset: data.Dataset) -> None:
         from tnt_exp.training.device import load_tensorflow
 
         load_tensorflow()

@@ -7,11 +7,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from tnt_exp.atomic_files import atomic_write, atomic_write_json, read_json
+from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, read_json
 
 FOLDER = "provenance"  # in a run folder
 _STARTS = "starts.json"
@@ -42,7 +40,7 @@ def git(folder: Path | None = None) -> dict[str, str]:
         return {}
 
 
-def start(**facts: Any) -> dict[str, Any]:
+def start(**facts: object) -> JsonObject:
     """Return what is known about a run that starts here and now.
 
     Args:
@@ -63,7 +61,7 @@ def start(**facts: Any) -> dict[str, Any]:
     }
 
 
-def record(folder: Path, **facts: Any) -> None:
+def record(folder: Path, **facts: object) -> None:
     """Append `start` to `provenance/starts.json` of a run folder, with uncommitted changes in a file beside it.
 
     A start equal to the one before adds only its time.
@@ -80,12 +78,12 @@ def record(folder: Path, **facts: Any) -> None:
     atomic_write_json(directory / _STARTS, starts)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path) -> list[JsonObject]:
     """Return the different starts of a run, the last one last; empty if nothing was recorded."""
     return read_json(folder / FOLDER / _STARTS) or []
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(then: JsonObject, now: JsonObject) -> list[str]:
     """Return what differs between two starts and can change a result, one line each."""
     lines = [
         f"{key}: {now.get(key)} (original: {then.get(key)})"

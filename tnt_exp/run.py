@@ -4,10 +4,10 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import psutil
 
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config import Config
 from tnt_exp.credentials import hide_passwords
 from tnt_exp.errors import UserError, describe_system_error
@@ -79,7 +79,7 @@ def _run(
     previous_result = run_folder.read_result()
     run_folder.write_config(config, overrides)
     run_folder.remove_result()
-    result: dict[str, Any] = {"status": "FAILED", "metrics": {}}
+    result: JsonObject = {"status": "FAILED", "metrics": {}}
     log.info("run folder %s", run_folder.path)
     experiment = Experiment(config, run_folder, result, signals, dict(tags))
     code = _attempt(experiment, result)
@@ -102,7 +102,7 @@ def _run(
     return code
 
 
-def _attempt(experiment: Experiment, result: dict[str, Any]) -> int:
+def _attempt(experiment: Experiment, result: JsonObject) -> int:
     """Train, and record the outcome in `result`."""
     try:
         experiment.train()

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tnt_exp.atomic_files import (
+    JsonObject,
     acquire_lock,
     atomic_path,
     atomic_write,
@@ -26,6 +27,9 @@ from tnt_exp.config.compose import load_config
 from tnt_exp.config.schema import Config
 from tnt_exp.data.dataset import Dataset
 from tnt_exp.errors import UserError
+
+if TYPE_CHECKING:
+    from tnt_exp.model.classifier import Classifier
 
 # Files and folders of a run that are logged to MLflow, too.
 ARTIFACTS = [
@@ -110,7 +114,7 @@ class RunFolder:
         atomic_write(self.path / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
         atomic_write(self.path / "overrides.yaml", yaml.safe_dump(list(overrides)))
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
+    def write_result(self, result: JsonObject) -> None:
         """Write `result.json`."""
         atomic_write_json(self.path / "result.json", result)
 
@@ -132,7 +136,7 @@ class RunFolder:
                 writer.writeheader()
             writer.writerow(row)
 
-    def read_result(self) -> dict[str, Any]:
+    def read_result(self) -> JsonObject:
         """Return the content of `result.json`; empty while the run has not ended."""
         return self._read("result.json")
 
@@ -140,7 +144,7 @@ class RunFolder:
         """Remove an earlier `result.json`: the run is in progress again."""
         (self.path / "result.json").unlink(missing_ok=True)
 
-    def read_tracking(self) -> dict[str, Any]:
+    def read_tracking(self) -> JsonObject:
         """Return the store and the id of the MLflow run; empty if there is none."""
         return self._read("mlflow.json")
 
@@ -170,20 +174,20 @@ class RunFolder:
             },
         )
 
-    def read_dataset(self) -> dict[str, Any]:
+    def read_dataset(self) -> JsonObject:
         """Return the content of `dataset.json`; empty for a run of an older version."""
         return self._read("dataset.json")
 
-    def save_model(self, classifier: Any) -> None:
+    def save_model(self, classifier: "Classifier") -> None:
         """Write `model.keras`."""
         with atomic_path(self.model) as part:
             classifier.save(part)
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _read(self, name: str) -> JsonObject:
         return read_json(self.path / name) or {}
 
 
-def plain(config: Config) -> dict[str, Any]:
+def plain(config: Config) -> JsonObject:
     """Return the configuration as plain YAML values."""
 
     def value(item: Any) -> Any:
@@ -193,14 +197,14 @@ def plain(config: Config) -> dict[str, Any]:
             return {key: value(inner) for key, inner in item.items()}
         return item
 
-    result: dict[str, Any] = value(asdict(config))
+    result: JsonObject = value(asdict(config))
     return result
 
 
-def flat(config: Config) -> dict[str, Any]:
+def flat(config: Config) -> JsonObject:
     """Return the configuration with dotted keys, `model.depth`."""
 
-    def walk(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    def walk(section: JsonObject, prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in section.items():
             if isinstance(value, dict):
                 yield from walk(value, f"{prefix}{key}.")

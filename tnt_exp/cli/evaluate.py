@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tnt_exp import data
-from tnt_exp.atomic_files import atomic_write_json
+from tnt_exp.atomic_files import JsonObject, atomic_write_json
 from tnt_exp.config import Config
 from tnt_exp.config.dataset import Source
 from tnt_exp.errors import UserError, describe_system_error
@@ -112,7 +112,7 @@ def _relabel(class_names: Sequence[str], chosen: TestImages) -> "Split":
 
 def _report(
     finished: FinishedRun, chosen: TestImages, split: "Split", evaluation: "Evaluation", prefix: str
-) -> dict[str, Any]:
+) -> JsonObject:
     counts, answers = evaluation.confusion.sum(axis=1), evaluation.confusion.sum(axis=0)
     classes = [
         {
@@ -136,9 +136,7 @@ def _report(
     }
 
 
-def _write(
-    folder: Path, finished: FinishedRun, split: "Split", evaluation: "Evaluation", report: dict[str, Any]
-) -> bool:
+def _write(folder: Path, finished: FinishedRun, split: "Split", evaluation: "Evaluation", report: JsonObject) -> bool:
     """Write `evaluation.json` and figures; if that fails, warn and return False."""
     try:
         folder.mkdir(exist_ok=True)
@@ -150,9 +148,7 @@ def _write(
     return True
 
 
-def _draw(
-    folder: Path, finished: FinishedRun, split: "Split", evaluation: "Evaluation", report: dict[str, Any]
-) -> None:
+def _draw(folder: Path, finished: FinishedRun, split: "Split", evaluation: "Evaluation", report: JsonObject) -> None:
     import numpy as np
 
     from tnt_exp.reports import run_figures
@@ -176,7 +172,7 @@ def _log_to_mlflow(finished: FinishedRun, uri: str | None, metrics: dict[str, fl
     return log_evaluation(uri or run_store(finished.path), str(finished.mlflow_run_id), metrics, folder)
 
 
-def _print(report: dict[str, Any], own: FinishedRun | None) -> None:
+def _print(report: JsonObject, own: FinishedRun | None) -> None:
     from tnt_exp.formatting import format_table
 
     print(f"{report['dataset']}: {report['images']:,} test images")

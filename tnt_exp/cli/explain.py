@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs import find_run
@@ -13,6 +13,7 @@ from tnt_exp.training import device
 if TYPE_CHECKING:
     import numpy as np
 
+    from tnt_exp.model.classifier import Classifier
     from tnt_exp.reports.attention import AttentionMaps
 
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _attention(classifier: Any, image: "np.ndarray") -> "tuple[str, float, np.ndarray, AttentionMaps]":
+def _attention(classifier: "Classifier", image: "np.ndarray") -> "tuple[str, float, np.ndarray, AttentionMaps]":
     """Return the class, its probability, the image as the network sees it in [0, 1], and the attention."""
     import numpy as np
     from keras import ops

@@ -3,8 +3,8 @@
 import argparse
 import json
 from collections.abc import Sequence
-from typing import Any
 
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.compose import compose, options
 from tnt_exp.formatting import format_bytes, format_table
 from tnt_exp.model import cost
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _row(name: str, overrides: Sequence[str], classes: int | None) -> dict[str, Any]:
+def _row(name: str, overrides: Sequence[str], classes: int | None) -> JsonObject:
     model = compose([f"model={name}", *overrides]).model
     # The data for which each preset is made: digits, CIFAR-100 or ImageNet.
     made_for = 10 if model.image_size < 32 else 100 if model.image_size < 224 else 1000
@@ -46,7 +46,7 @@ def _row(name: str, overrides: Sequence[str], classes: int | None) -> dict[str, 
     }
 
 
-def _print(rows: Sequence[dict[str, Any]]) -> None:
+def _print(rows: Sequence[JsonObject]) -> None:
     header = ["model=", "input", "classes", "depth", "widths", "parameters", "MACs", "memory"]
     cells = [
         [

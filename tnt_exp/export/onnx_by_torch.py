@@ -6,16 +6,20 @@ TensorFlow's own converter needs a protobuf that TensorFlow 2.21 refuses. Runs w
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import onnx  # type: ignore[import-not-found,unused-ignore]
 import torch
 
 from tnt_exp import model
+from tnt_exp.atomic_files import JsonObject
+
+if TYPE_CHECKING:
+    from tnt_exp.model.classifier import Classifier
 
 
 class _Serve(torch.nn.Module):
-    def __init__(self, classifier: Any) -> None:
+    def __init__(self, classifier: "Classifier") -> None:
         super().__init__()
         self.classifier = classifier
 
@@ -24,7 +28,7 @@ class _Serve(torch.nn.Module):
         return logits
 
 
-def convert(source: Path, metadata: dict[str, Any], target: Path) -> None:
+def convert(source: Path, metadata: JsonObject, target: Path) -> None:
     """Write images uint8 (batch, H, W, channels) -> logits float32 (batch, classes), for batches of any size."""
     serve = _Serve(model.load(source)).eval()
     images = torch.zeros((2, *metadata["input"]["shape"][1:]), dtype=torch.uint8)

@@ -7,10 +7,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.export import writers
 from tnt_exp.export.writers import as_float32
 from tnt_exp.model import Classifier, load
@@ -42,7 +42,7 @@ def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path)
         raise RuntimeError(f"a SavedModel could not be written: {writers.last_line(done.stderr)}")
 
 
-def _write(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
+def _write(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     folder.mkdir(parents=True)
     writers.savedmodel(as_float32(classifier), metadata, folder)
     (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")

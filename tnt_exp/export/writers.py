@@ -13,11 +13,12 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import tnt_exp
+from tnt_exp.atomic_files import JsonObject
+from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.errors import UserError
 from tnt_exp.export import runtime
 from tnt_exp.model import TNT, Classifier
@@ -25,7 +26,7 @@ from tnt_exp.model.pretrained import save_timm
 
 TOLERANCE = 1e-4  # largest difference of a logit
 
-Write = Callable[[Classifier, dict[str, Any], Path], None]
+Write = Callable[[Classifier, JsonObject, Path], None]
 
 
 def as_float32(classifier: Classifier) -> Classifier:
@@ -46,7 +47,7 @@ def export_metadata(
     run: str,
     mlflow_run_id: str | None,
     metrics: Mapping[str, float],
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return labels, preprocessing, input and output as plain values.
 
     Args:
@@ -82,18 +83,18 @@ def export_metadata(
     }
 
 
-def keras(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
+def keras(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     """Write `model.keras`, for `tnt_exp.model.load`; labels and preprocessing are part of it."""
     classifier.save(folder / "model.keras")
 
 
-def savedmodel(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
+def savedmodel(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     """Write a TensorFlow SavedModel; its signature takes images of any size and returns logits and probabilities."""
     import tensorflow as tf
 
     images = tf.TensorSpec((None, None, None, metadata["input"]["shape"][-1]), tf.uint8, name="images")
 
-    def serve(images: Any) -> dict[str, Any]:
+    def serve(images: Tensor) -> dict[str, Tensor]:
         logits = classifier(images)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
@@ -103,7 +104,7 @@ def savedmodel(classifier: Classifier, metadata: dict[str, Any], folder: Path) -
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
 
 
-def litert(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
+def litert(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     """Write `model.tflite`; labels and metadata are a zip archive at its end, where TensorFlow Lite expects them."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -120,7 +121,7 @@ def litert(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> No
         archive.writestr("metadata.json", json.dumps(metadata))
 
 
-def onnx(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
+def onnx(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     """Write `model.onnx`; labels and metadata are among its properties."""
     source, metadata_file = folder / "source.keras", folder / "about.json"
     classifier.save(source)
@@ -141,7 +142,7 @@ def onnx(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None
     metadata_file.unlink()
 
 
-def timm(classifier: Classifier, metadata: dict[str, Any], folder: Path) -> None:
+def timm(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
     Models of timm have no preprocessing inside: `config.json` holds the settings for `timm.data`, and the labels.

@@ -9,13 +9,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tnt_exp.data.image_files import decode_image
 from tnt_exp.data.sources.folder_layout import list_images
 from tnt_exp.errors import UserError, printable_name
+
+if TYPE_CHECKING:
+    from tnt_exp.model.classifier import Classifier
 
 _STDIN = "-"
 
@@ -102,7 +105,7 @@ class Prediction:
 
 
 def predict_images(
-    classifier: Any, images: Iterable[tuple[Path, np.ndarray | UserError]], *, batch_size: int, top: int
+    classifier: "Classifier", images: Iterable[tuple[Path, np.ndarray | UserError]], *, batch_size: int, top: int
 ) -> Iterator[Prediction]:
     """Yield predictions in the order of the images; no more than one batch is in memory.
 
@@ -125,7 +128,9 @@ def predict_images(
                 yield Prediction(file, next(rows))
 
 
-def _likeliest(classifier: Any, images: list[np.ndarray], size: int, top: int) -> list[tuple[tuple[str, float], ...]]:
+def _likeliest(
+    classifier: "Classifier", images: list[np.ndarray], size: int, top: int
+) -> list[tuple[tuple[str, float], ...]]:
     if not images:
         return []
     filled = np.stack(images + images[-1:] * (size - len(images)))

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from tnt_exp import data
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config import Config, validation
 from tnt_exp.config.compose import compose, load_config
 from tnt_exp.config.overrides import parse_override
@@ -50,7 +50,7 @@ class FinishedRun:
 
     path: Path
     config: Config
-    result: dict[str, Any]
+    result: JsonObject
 
     @classmethod
     def open(cls, path: Path) -> "FinishedRun":
@@ -91,11 +91,11 @@ class FinishedRun:
         return facts.height or size, facts.width or size, int(self._model["network"]["config"]["channels"])
 
     @cached_property
-    def _model(self) -> dict[str, Any]:
+    def _model(self) -> JsonObject:
         # A Keras file is a zip archive that holds the model's configuration: Keras need not be imported.
         try:
             with zipfile.ZipFile(self.model_file) as archive:
-                config: dict[str, Any] = json.loads(archive.read("config.json"))["config"]
+                config: JsonObject = json.loads(archive.read("config.json"))["config"]
             return {key: config[key] for key in ("class_names", "network")}
         except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
             raise UserError(

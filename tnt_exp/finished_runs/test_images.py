@@ -4,10 +4,10 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tnt_exp import data, provenance
-from tnt_exp.atomic_files import read_json
+from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.config import Config
 from tnt_exp.config.dataset import DatasetConfig, Source
 from tnt_exp.errors import UserError
@@ -124,7 +124,7 @@ def evaluation_label(finished: FinishedRun, config: Config) -> str:
     return label
 
 
-def _recorded_test_images(finished: FinishedRun, config: DatasetConfig, recorded: dict[str, Any]) -> TestImages:
+def _recorded_test_images(finished: FinishedRun, config: DatasetConfig, recorded: JsonObject) -> TestImages:
     """Read the files that were the run's test images, as far as they are still there and unchanged."""
     import numpy as np
 

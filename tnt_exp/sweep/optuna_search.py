@@ -12,7 +12,6 @@ import time
 import warnings
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -21,6 +20,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from tnt_exp import run_folder
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.sweep import Method, Rerun, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
@@ -67,7 +67,7 @@ class OptunaSearch:
             raise UserError(
                 f"sweep={settings.method.name}: expected at least one key with more than one value, received none."
             )
-        self._trials: list[dict[str, Any]] = sweep_study.data.setdefault("trials", [])
+        self._trials: list[JsonObject] = sweep_study.data.setdefault("trials", [])
         self._ready: deque[Trial] = deque()
         self._asked: set[int] = set()
         self.n_recorded = 0
@@ -126,7 +126,7 @@ class OptunaSearch:
         self.study.sampler = self._sampler(number)
         asked = self.study.ask(self._distributions)
         values = {key: format_override_value(asked.params[key]) for key in self._keys}
-        trial: dict[str, Any] = {"values": dict(asked.params), "jobs": []}
+        trial: JsonObject = {"values": dict(asked.params), "jobs": []}
         self._trials.append(trial)
         hashes = {sweep_trial.hash: sweep_trial for sweep_trial in self._sweep_study.trials}
         for seed in self._seeds:
@@ -228,7 +228,7 @@ class OptunaSearch:
         return state is TrialState.waiting or (self._rerun and state is TrialState.failed)
 
 
-def search_fingerprint(space: SearchSpace, settings: SweepConfig, parallel: int) -> dict[str, Any]:
+def search_fingerprint(space: SearchSpace, settings: SweepConfig, parallel: int) -> JsonObject:
     """Return what identifies a search: a command with the same fingerprint resumes it."""
     return {
         "method": settings.method.name,

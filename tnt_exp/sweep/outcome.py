@@ -1,13 +1,11 @@
 """The outcome of a trial: finished, or the reason why not."""
 
 import signal
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
-from tnt_exp.atomic_files import atomic_write_json, read_json
+from tnt_exp.atomic_files import JsonObject, atomic_write_json, read_json
 from tnt_exp.errors import is_out_of_memory
 
 
@@ -44,7 +42,7 @@ class Outcome:
         return "FAILED" if self.cause in (FailureReason.error, FailureReason.exit) else "KILLED"
 
 
-def from_exit_code(code: int, result: Mapping[str, Any] | None, order: Outcome | None, kernel_ran_out: bool) -> Outcome:
+def from_exit_code(code: int, result: JsonObject | None, order: Outcome | None, kernel_ran_out: bool) -> Outcome:
     """Return the outcome of a process that has ended.
 
     Args:
@@ -79,7 +77,7 @@ def write_outcome(folder: Path, outcome: Outcome, seconds: float) -> None:
     atomic_write_json(file, {**result, "status": outcome.status, "cause": outcome.cause.value, "error": outcome.error})
 
 
-def read_outcome(result: Mapping[str, Any] | None) -> Outcome:
+def read_outcome(result: JsonObject | None) -> Outcome:
     """Return the outcome that a `result.json` records (None: the result was lost)."""
     if result is None:
         return Outcome(FailureReason.lost, "the launcher returned without a result")

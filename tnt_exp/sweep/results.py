@@ -1,11 +1,10 @@
 """The results of a sweep as the reports need them, read from its folder or from MLflow."""
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tnt_exp import run_folder
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.reports.leaderboard import RankedPoint, TrialRow, rank_points
 from tnt_exp.reports.sweep_page import SweepResults
 from tnt_exp.sweep.outcome import read_outcome
@@ -35,7 +34,7 @@ def objective_name(study: SweepStudy) -> str:
     )
 
 
-def _default_objective(result: Mapping[str, Any]) -> str:
+def _default_objective(result: JsonObject) -> str:
     return (
         "test/accuracy" if "val/accuracy" not in result.get("metrics", {}) and result.get("metrics") else "val/accuracy"
     )

@@ -4,8 +4,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.errors import UserError
 from tnt_exp.sweep.outcome import FailureReason, Outcome
 from tnt_exp.sweep.study import SweepStudy
@@ -151,7 +152,7 @@ class Scheduler:
         """Return the number of trials in this state."""
         return sum(1 for found in self.states.values() if found is state)
 
-    def _compare(self, trial: Trial, result: dict[str, Any] | None) -> None:
+    def _compare(self, trial: Trial, result: JsonObject | None) -> None:
         value = objective_value(result, self.study.data["objective"])
         if value is None or self.states[trial.job] is not TrialState.finished or value != value:
             return
@@ -160,7 +161,7 @@ class Scheduler:
         if self.best is None or (sign * value, -trial.job) > (sign * self.best.value, -self.best.trial.job):
             self.best = BestTrial(trial, value)
 
-    def _check_objective(self, trial: Trial, result: dict[str, Any] | None) -> None:
+    def _check_objective(self, trial: Trial, result: JsonObject | None) -> None:
         name = self.study.data["objective"]
         if result is not None and name and objective_value(result, name) is None:
             offered = sorted(result.get("metrics", {}))

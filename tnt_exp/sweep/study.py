@@ -13,12 +13,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import yaml
 from omegaconf import DictConfig
 
-from tnt_exp.atomic_files import acquire_lock, atomic_write_json, read_json
+from tnt_exp.atomic_files import JsonObject, acquire_lock, atomic_write_json, read_json
 from tnt_exp.config import Config
 from tnt_exp.config.compose import load_config
 from tnt_exp.config.sweep import Rerun, SweepConfig
@@ -42,7 +42,7 @@ class SweepStudy:
         trials: In the order of their numbers.
     """
 
-    def __init__(self, folder: Path, data: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, data: JsonObject) -> None:
         self.folder = folder.resolve()
         self.data = data
         self.trials = [Trial(**trial) for trial in data.get("points", [])]
@@ -55,7 +55,7 @@ class SweepStudy:
         *,
         command: Sequence[str],
         config_dir: str | None,
-        search: dict[str, Any] | None,
+        search: JsonObject | None,
         objective: str | None,
         direction: str,
     ) -> "SweepStudy":
@@ -157,9 +157,9 @@ class SweepStudy:
         """Return the trial's frozen configuration."""
         return load_config(self.folder_of(trial) / "config.yaml")
 
-    def result(self, trial: Trial) -> dict[str, Any] | None:
+    def result(self, trial: Trial) -> JsonObject | None:
         """Return the trial's `result.json`, or None if there is none."""
-        found: dict[str, Any] | None = read_json(self.folder_of(trial) / "result.json")
+        found: JsonObject | None = read_json(self.folder_of(trial) / "result.json")
         return found
 
     def state(self, trial: Trial) -> TrialState:
@@ -226,7 +226,7 @@ def find_grid_to_resume(config: DictConfig, wanted: set[tuple[str, ...]], rerun:
     )
 
 
-def find_search_to_resume(config: DictConfig, fingerprint: dict[str, Any], settings: SweepConfig) -> SweepStudy | None:
+def find_search_to_resume(config: DictConfig, fingerprint: JsonObject, settings: SweepConfig) -> SweepStudy | None:
     """Return the search to resume: the newest with the same fingerprint that lacks trials. None: a new one begins.
 
     Raises:

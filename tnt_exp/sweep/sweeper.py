@@ -11,6 +11,7 @@ from hydra.plugins.sweeper import Sweeper as HydraSweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.sweep import Method, OnInvalid, Rerun, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
@@ -121,7 +122,7 @@ class Sweeper(HydraSweeper):
         if planned.invalid and (self._settings.on_invalid is OnInvalid.stop or not planned.trials):
             raise UserError(planned.error_message())
 
-    def _new_study(self, search: dict[str, Any] | None) -> SweepStudy:
+    def _new_study(self, search: JsonObject | None) -> SweepStudy:
         return SweepStudy.new(
             sweep_dir(self._config),
             command=self._command,

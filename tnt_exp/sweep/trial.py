@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config import Config
 from tnt_exp.run_folder import plain
 
@@ -69,7 +69,7 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def trial_state(result: Mapping[str, Any] | None) -> TrialState:
+def trial_state(result: JsonObject | None) -> TrialState:
     """Return the state that a trial's `result.json` records (None: there is no result)."""
     if result is None or result.get("cause") == "stopped":
         return TrialState.waiting
@@ -80,7 +80,7 @@ def trial_state(result: Mapping[str, Any] | None) -> TrialState:
     return TrialState.pruned if result.get("cause") == "pruned" else TrialState.failed
 
 
-def objective_value(result: Mapping[str, Any] | None, name: str | None) -> float | None:
+def objective_value(result: JsonObject | None, name: str | None) -> float | None:
     """Return the objective in a result, or None if the result has no such value.
 
     Args:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import mlflow
 import numpy as np
@@ -20,6 +20,9 @@ from mlflow.types.schema import Array
 
 from tnt_exp import atomic_files
 
+if TYPE_CHECKING:
+    from tnt_exp.model.classifier import Classifier
+
 _PYFUNC_MODEL = Path(__file__).with_name("pyfunc_model.py")
 
 ALIAS = "champion"
@@ -29,7 +32,7 @@ _SOURCE_TAG = "told"  # tag of a logged model that names run and epoch; the valu
 _COMPARED_METRICS = ("val/accuracy", "test/accuracy")  # the first one that exists
 
 
-def package_model(classifier: Any, example: np.ndarray, requirements: Sequence[str], folder: Path) -> None:
+def package_model(classifier: "Classifier", example: np.ndarray, requirements: Sequence[str], folder: Path) -> None:
     """Write a model in the format of MLflow, with signature, input example and pinned requirements.
 
     Args:

@@ -1,7 +1,10 @@
 """The tracker of a run that is not tracked (`tracking=off`). Imports no MLflow."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tnt_exp.model.classifier import Classifier
 
 
 class NullTracker:
@@ -26,7 +29,7 @@ class NullTracker:
 
     def model(
         self,
-        classifier: Any,
+        classifier: "Classifier",
         example: Any,
         requirements: list[str],
         step: int,

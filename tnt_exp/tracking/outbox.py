@@ -8,10 +8,12 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from tnt_exp.atomic_files import JsonObject
 
 log = logging.getLogger("tnt_exp")
 
@@ -25,7 +27,7 @@ class Entry(NamedTuple):
 
     start: int
     end: int
-    message: dict[str, Any]
+    message: JsonObject
 
 
 class RunRef(NamedTuple):
@@ -84,7 +86,7 @@ class Outbox:
         for entry in self.read():
             self._index(entry.message)
 
-    def append(self, kind: str, **content: Any) -> None:
+    def append(self, kind: str, **content: object) -> None:
         """Append a message; when this returns, the kernel has it.
 
         Raises:
@@ -175,7 +177,7 @@ class Outbox:
             os.truncate(self._file, whole)
         self._checked = True
 
-    def _index(self, message: Mapping[str, Any]) -> None:
+    def _index(self, message: JsonObject) -> None:
         if message["kind"] == "begin":
             self.created_in = message["uri"]
         elif message["kind"] == "run":
@@ -189,12 +191,12 @@ class Outbox:
             self.sent_ids.add(message["id"])
 
 
-def artifact_message(folder: Path, name: str) -> dict[str, Any]:
+def artifact_message(folder: Path, name: str) -> JsonObject:
     """Return the message that logs a file or a folder of the run folder."""
     return {"kind": "artifact", "path": name, "to": name if (folder / name).is_dir() else None}
 
 
-def _parse_line(line: bytes) -> dict[str, Any] | None:
+def _parse_line(line: bytes) -> JsonObject | None:
     try:
         message = json.loads(line)
     except ValueError:

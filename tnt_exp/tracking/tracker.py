@@ -16,6 +16,7 @@ import mlflow
 import numpy as np
 
 from tnt_exp import provenance
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config import Config
 from tnt_exp.data import Dataset
 from tnt_exp.errors import first_line
@@ -27,6 +28,7 @@ from tnt_exp.tracking.relocation import correct_addresses, moved_from
 from tnt_exp.tracking.uploader import Uploader, sync
 
 if TYPE_CHECKING:
+    from tnt_exp.model.classifier import Classifier
     from tnt_exp.tracking.system_metrics import SystemMetrics
 
 
@@ -51,7 +53,7 @@ class BaseTracker:
     def __init__(self, outbox: Outbox, run: RunRef) -> None:
         self.uri, self.run_id, self._experiment_id = run
         self._outbox = outbox
-        self._unqueued: list[dict[str, Any]] = []
+        self._unqueued: list[JsonObject] = []
         self._uploader = Uploader(outbox, run)
         self._uploader.start()
 
@@ -64,7 +66,7 @@ class BaseTracker:
         self._enqueue("status", status=status, time=now_ms())
         self._uploader.finish(_FINISH_GRACE[status], self._unqueued)
 
-    def _enqueue(self, kind: str, **content: Any) -> None:
+    def _enqueue(self, kind: str, **content: object) -> None:
         try:
             self._outbox.append(kind, **content)
         except OSError as error:  # a full disk stops the run elsewhere; MLflow should get the reason
@@ -72,12 +74,12 @@ class BaseTracker:
                 log.warning("messages to MLflow cannot be written: %s", error)
             self._unqueued.append({"kind": kind, **content})
 
-    def _enqueue_once(self, kind: str, message_id: str, **content: Any) -> None:
+    def _enqueue_once(self, kind: str, message_id: str, **content: object) -> None:
         """Enqueue a message, unless an earlier process of the run has."""
         if message_id not in self._outbox.sent_ids:
             self._enqueue(kind, id=message_id, **content)
 
-    def _enqueue_values(self, kind: str, values: Mapping[str, Any], message_id: str | None = None) -> None:
+    def _enqueue_values(self, kind: str, values: Mapping[str, object], message_id: str | None = None) -> None:
         """Enqueue parameters or tags; a value that is too long for MLflow becomes an artifact."""
         short = {}
         for key, value in values.items():
@@ -137,7 +139,7 @@ class Tracker(BaseTracker):
         )
         return tracker
 
-    def params(self, values: Mapping[str, Any]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Log the flattened configuration, once in the life of a run."""
         self._enqueue_values("params", values, "params")
 
@@ -173,7 +175,7 @@ class Tracker(BaseTracker):
 
     def model(
         self,
-        classifier: Any,
+        classifier: "Classifier",
         example: Any,
         requirements: list[str],
         step: int,

@@ -12,13 +12,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from tnt_exp.atomic_files import acquire_lock, is_unlocked, release_lock
+from tnt_exp.atomic_files import JsonObject, acquire_lock, is_unlocked, release_lock
 from tnt_exp.errors import first_line
 from tnt_exp.tracking import models
 from tnt_exp.tracking.client import make_client, quote_filter_value, relocated_uri, search_sweep_runs
@@ -32,7 +31,7 @@ _MAX_RETRY_INTERVAL = 30.0  # seconds between two attempts
 _FINISH_TIMEOUT = 600.0  # seconds that the end of a run waits for a store that keeps accepting
 _MAX_BATCH = 500  # messages per request
 
-Message = dict[str, Any]
+Message = JsonObject
 
 BATCHED = ("params", "tags", "metrics")  # neighbours of these kinds are sent together
 LARGE = ("artifact", "text", "model")  # go to the artifact store, which may be unreachable while the store is not
@@ -271,7 +270,7 @@ def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
             yield group
 
 
-def _reconcile_runs(client: mlflow.MlflowClient, experiment_id: str, message: dict[str, Any]) -> None:
+def _reconcile_runs(client: mlflow.MlflowClient, experiment_id: str, message: JsonObject) -> None:
     """Apply a message of `SweepTracker.reconcile`.
 
     Args:

@@ -12,13 +12,12 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from tnt_exp.atomic_files import atomic_write
+from tnt_exp.atomic_files import JsonObject, atomic_write
 
 log = logging.getLogger("tnt_exp")
 
@@ -52,7 +51,7 @@ class Checkpoint:
 
     step: int
     arrays: dict[str, np.ndarray]
-    numbers: dict[str, Any]
+    numbers: JsonObject
 
 
 class CheckpointStore:

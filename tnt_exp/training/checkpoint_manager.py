@@ -3,8 +3,8 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.trainer import OnNan, TrainerConfig
 from tnt_exp.errors import UserError
 from tnt_exp.signals import Signals
@@ -35,7 +35,7 @@ class CheckpointManager:
         config: TrainerConfig,
         steps_per_epoch: int,
         signals: Signals,
-        extra: dict[str, Any],
+        extra: JsonObject,
     ) -> None:
         self._state = state
         self._config = config
@@ -47,7 +47,7 @@ class CheckpointManager:
         self._extra = extra
         self._last_time = time.monotonic()
 
-    def resume(self) -> dict[str, Any] | None:
+    def resume(self) -> JsonObject | None:
         """Restore the newest checkpoint that verifies; return its values, or None if there is none.
 
         Raises:

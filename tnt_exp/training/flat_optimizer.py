@@ -8,10 +8,11 @@ results are the same.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import ops
+
+from tnt_exp.augmentation.stateless_random import Tensor
 
 
 class FlatOptimizer:
@@ -28,15 +29,15 @@ class FlatOptimizer:
 
     def __init__(
         self,
-        optimizer: Any,
-        variables: Sequence[Any],
+        optimizer: keras.optimizers.Optimizer,
+        variables: Sequence[keras.Variable],
         is_decayed: Sequence[bool],
         learning_rate_factors: Sequence[float],
         *,
         concatenate: bool,
         scale_loss: bool,
     ) -> None:
-        groups: dict[Any, list[Any]] = {}
+        groups: dict[tuple[str, bool, float, int | None], list[keras.Variable]] = {}
         for index, (variable, *settings) in enumerate(zip(variables, is_decayed, learning_rate_factors, strict=True)):
             groups.setdefault((variable.dtype, *settings, None if concatenate else index), []).append(variable)
         self._variables = list(variables)
@@ -52,31 +53,31 @@ class FlatOptimizer:
         self.copy_from_variables()
 
     @property
-    def variables(self) -> list[Any]:
+    def variables(self) -> list[keras.Variable]:
         """The optimizer's own variables: moments, averages, number of updates."""
-        variables: list[Any] = self._optimizer.variables
+        variables: list[keras.Variable] = self._optimizer.variables
         return variables
 
     @property
-    def learning_rate(self) -> Any:
+    def learning_rate(self) -> keras.Variable:
         """The variable that holds the learning rate."""
         return self._inner._learning_rate  # Keras 3.15: `learning_rate` is a property that reads the value
 
-    def scale_loss(self, loss: Any) -> Any:
+    def scale_loss(self, loss: Tensor) -> Tensor:
         """Return the loss scaled as `apply` expects its gradients."""
         return self._optimizer.scale_loss(loss)
 
     @property
-    def vectors(self) -> list[Any]:
+    def vectors(self) -> list[keras.Variable]:
         """The variables that are updated: each holds a group of the network's variables, or is one of them."""
         return list(self._vectors)
 
-    def flatten(self, values: Sequence[Any]) -> list[Any]:
+    def flatten(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Concatenate values (or gradients) of the network's variables to those of the vectors."""
         found = dict(zip(map(id, self._variables), values, strict=True))
         return [_flatten([found[id(variable)] for variable in group]) for group in self._groups]
 
-    def unflatten(self, values: Sequence[Any]) -> list[Any]:
+    def unflatten(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Split values of the vectors to those of the network's variables."""
         found = {
             id(variable): part
@@ -98,7 +99,7 @@ class FlatOptimizer:
                 for variable, value in zip(group, _unflatten(vector, group), strict=True):
                     variable.assign(value)
 
-    def apply(self, gradients: Sequence[Any]) -> None:
+    def apply(self, gradients: Sequence[Tensor]) -> None:
         """Update the vectors by their gradients."""
         # The update is scaled, not the gradient: this scales the learning rate of every optimizer, decay included.
         before = [
@@ -110,7 +111,7 @@ class FlatOptimizer:
             if old is not None:
                 vector.assign(old + factor * (vector - old))
 
-    def ema_values(self) -> list[Any] | None:
+    def ema_values(self) -> list[Tensor] | None:
         """Return the moving average of each of the network's variables, or None if none is kept."""
         if not self._inner.use_ema:
             return None
@@ -118,7 +119,7 @@ class FlatOptimizer:
         return self.unflatten([ops.copy(vector.value) for vector in self._inner._model_variables_moving_average])
 
 
-def _make_vector(group: Sequence[Any]) -> Any:
+def _make_vector(group: Sequence[keras.Variable]) -> keras.Variable:
     """Return the vector that holds a group; a single variable is its own."""
     if len(group) == 1:
         return group[0]
@@ -126,13 +127,13 @@ def _make_vector(group: Sequence[Any]) -> Any:
     return keras.Variable(ops.zeros((size,), group[0].dtype), name="weights")
 
 
-def _flatten(values: Sequence[Any]) -> Any:
+def _flatten(values: Sequence[Tensor]) -> Tensor:
     if len(values) == 1:
         return values[0]
     return ops.concatenate([value if len(value.shape) == 1 else ops.reshape(value, (-1,)) for value in values])
 
 
-def _unflatten(vector: Any, group: Sequence[Any]) -> list[Any]:
+def _unflatten(vector: Tensor, group: Sequence[keras.Variable]) -> list[Tensor]:
     """Split a vector into values of the shapes of its group."""
     if len(group) == 1:
         return [vector]

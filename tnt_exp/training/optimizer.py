@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 from keras import ops
@@ -15,8 +14,8 @@ from tnt_exp.training.flat_optimizer import FlatOptimizer
 
 def build_optimizer(
     config: OptimizerConfig,
-    variables: Sequence[Any],
-    is_decayed: Callable[[Any], bool],
+    variables: Sequence[keras.Variable],
+    is_decayed: Callable[[keras.Variable], bool],
     *,
     learning_rate_factors: Sequence[float] | None = None,
     scale_loss: bool,
@@ -49,19 +48,19 @@ def build_optimizer(
     )
 
 
-def _adamw(config: OptimizerConfig, **common: Any) -> Any:
+def _adamw(config: OptimizerConfig, **common: object) -> keras.optimizers.Optimizer:
     return keras.optimizers.AdamW(beta_1=config.beta_1, beta_2=config.beta_2, epsilon=config.epsilon, **common)
 
 
-def _sgd(config: OptimizerConfig, **common: Any) -> Any:
+def _sgd(config: OptimizerConfig, **common: object) -> keras.optimizers.Optimizer:
     return keras.optimizers.SGD(momentum=config.momentum, nesterov=config.nesterov, **common)
 
 
-def _lion(config: OptimizerConfig, **common: Any) -> Any:
+def _lion(config: OptimizerConfig, **common: object) -> keras.optimizers.Optimizer:
     return keras.optimizers.Lion(beta_1=config.beta_1, beta_2=config.beta_2, **common)
 
 
-def _muon(config: OptimizerConfig, **common: Any) -> Any:
+def _muon(config: OptimizerConfig, **common: object) -> keras.optimizers.Optimizer:
     return keras.optimizers.Muon(
         adam_beta_1=config.beta_1,
         adam_beta_2=config.beta_2,
@@ -76,7 +75,7 @@ _ALGORITHMS = {Algorithm.adamw: _adamw, Algorithm.sgd: _sgd, Algorithm.lion: _li
 
 
 @contextmanager
-def ema_weights(network: Any, optimizer: FlatOptimizer) -> Iterator[None]:
+def ema_weights(network: keras.Model, optimizer: FlatOptimizer) -> Iterator[None]:
     """Give the network the averaged weights within the block, if the optimizer keeps averages.
 
     The variables must be up to date (`TrainStep.sync_to_model`).

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 
+from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.training.train_step import TrainStep
 
 _SKIPPED_CALLS = 2  # they compile
@@ -27,9 +27,9 @@ class ProfiledStep:
         self._step = step
         self._folder = folder
         self._calls = 0
-        self._trace: Any = None
+        self._trace: _TensorFlow | _Jax | _Torch | None = None
 
-    def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
+    def __call__(self, images: Tensor, labels: Tensor, first: int, rates: Sequence[float], mixing: float) -> Tensor:
         """See `TrainStep`."""
         if self._calls == _SKIPPED_CALLS:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -102,4 +102,4 @@ class _Torch:
         self._profile.export_chrome_trace(str(self._folder / "perfetto_trace.json.gz"))
 
 
-_TRACES = {"tensorflow": _TensorFlow, "jax": _Jax, "torch": _Torch}
+_TRACES: dict[str, type[_TensorFlow | _Jax | _Torch]] = {"tensorflow": _TensorFlow, "jax": _Jax, "torch": _Torch}

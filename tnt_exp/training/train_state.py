@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import ops
 
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.trainer import Select
 from tnt_exp.training.checkpoint import Checkpoint, NonFiniteError, all_finite
 from tnt_exp.training.flat_optimizer import FlatOptimizer
 from tnt_exp.training.train_step import SUMS
+
+if TYPE_CHECKING:
+    from tnt_exp.model.classifier import Classifier
 
 
 @dataclass
@@ -35,7 +39,7 @@ class BestWeights:
     _best: tuple[float, float] = (-1.0, 0.0)
     _best_epoch: int = 0
 
-    def offer(self, epoch: int, metrics: dict[str, float], classifier: Any) -> bool:
+    def offer(self, epoch: int, metrics: dict[str, float], classifier: "Classifier") -> bool:
         """Consider an epoch; return whether to stop early. Without validation the last epoch is kept."""
         # On a small validation set accuracies are often equal: then the lower loss is better.
         measured = (metrics["val/accuracy"], -metrics["val/loss"]) if "val/accuracy" in metrics else None
@@ -47,16 +51,16 @@ class BestWeights:
             self.weights = [ops.convert_to_numpy(variable) for variable in classifier.variables]
         return self.patience is not None and epoch - self._best_epoch >= self.patience
 
-    def restore(self, classifier: Any) -> None:
+    def restore(self, classifier: "Classifier") -> None:
         """Assign the kept weights to the classifier."""
         for variable, value in zip(classifier.variables, self.weights, strict=True):
             variable.assign(value)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """Return everything but the weights."""
         return {"epoch": self.epoch, "metrics": self.metrics, "best": self._best, "best_epoch": self._best_epoch}
 
-    def load_state_dict(self, state: dict[str, Any], weights: list[np.ndarray]) -> None:
+    def load_state_dict(self, state: JsonObject, weights: list[np.ndarray]) -> None:
         """Take over what `state_dict` returned, and the weights."""
         self.epoch, self.metrics, self.weights = state["epoch"], state["metrics"], weights
         self._best, self._best_epoch = tuple(state["best"]), state["best_epoch"]
@@ -93,7 +97,7 @@ class TrainState:
         rate_scale: Factor of the learning rate, lowered by each rollback.
     """
 
-    classifier: Any
+    classifier: "Classifier"
     optimizer: FlatOptimizer
     best: BestWeights
     position: Position = field(default_factory=Position)
@@ -105,7 +109,7 @@ class TrainState:
         """Raise `NonFiniteError` if a weight is not finite after `step` steps."""
         _check_finite("weights", [ops.convert_to_numpy(variable) for variable in self.classifier.variables], step)
 
-    def to_checkpoint(self, step: int, extra: dict[str, Any]) -> Checkpoint:
+    def to_checkpoint(self, step: int, extra: JsonObject) -> Checkpoint:
         """Return a copy of everything, with `extra` values of the caller (JSON).
 
         Raises:

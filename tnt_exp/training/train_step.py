@@ -7,13 +7,14 @@ stay on the device, so that the host waits for the device only when it reads the
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 import numpy as np
 from keras import ops
 
 from tnt_exp.augmentation.pipeline import Augmentation
+from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.data import Batches
 from tnt_exp.data.dataset import Split
 from tnt_exp.training.flat_optimizer import FlatOptimizer
@@ -27,7 +28,7 @@ _MAX_BYTES = 2**31  # of images on the device; every GPU that trains has room fo
 class TrainStep(Protocol):
     """A compiled training step."""
 
-    def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
+    def __call__(self, images: Tensor, labels: Tensor, first: int, rates: Sequence[float], mixing: float) -> Tensor:
         """Make k updates.
 
         Args:
@@ -61,15 +62,15 @@ class StepComputation:
         optimizer: Built for the network's trainable variables.
     """
 
-    network: Any
+    network: keras.Model
     augmentation: Augmentation
     optimizer: FlatOptimizer
 
-    def forward(self, images: Any, labels: Any, step: Any, mixing: Any) -> tuple[Any, Any]:
+    def forward(self, images: Tensor, labels: Tensor, step: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss (scalar) and `SUMS` (5,) of one batch of uint8 images."""
         return self.loss(None, *self.augmentation(images, labels, step, mixing), labels)
 
-    def loss(self, microbatch: Any, inputs: Any, targets: Any, labels: Any) -> tuple[Any, Any]:
+    def loss(self, microbatch: Tensor, inputs: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss and `SUMS` of augmented images: a whole batch, or the microbatch with this number."""
         logits = ops.cast(self.network(inputs, training=True, microbatch=microbatch), "float32")
         loss = -ops.mean(ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1))
@@ -81,7 +82,7 @@ class StepComputation:
         finite = count * ops.cast(ops.isfinite(loss), "float32")
         return loss, ops.stack([loss * count, correct, top5, ops.full_like(loss, count), finite])
 
-    def update(self, gradients: Sequence[Any], rate: Any) -> None:
+    def update(self, gradients: Sequence[Tensor], rate: Tensor) -> None:
         """Apply the gradients (of the optimizer's vectors) at a learning rate."""
         self.optimizer.learning_rate.assign(rate)
         self.optimizer.apply(gradients)
@@ -111,7 +112,7 @@ class DeviceBatches(Batches):
         """Whether the images are in memory, and few enough for that of a device."""
         return isinstance(split.images, np.ndarray) and split.images.nbytes <= _MAX_BYTES
 
-    def chunks(self, epoch: int, start_step: int, steps: int) -> Iterator[tuple[Any, np.ndarray]]:
+    def chunks(self, epoch: int, start_step: int, steps: int) -> Iterator[tuple[Tensor, np.ndarray]]:
         """See `Batches`; the images are on the device."""
         for chosen in self.chunk_positions(epoch, start_step, steps):
             positions = np.repeat(chosen, self.repeats).reshape(-1, self.batch_size).astype(np.int32)

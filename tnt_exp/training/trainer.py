@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median_high
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from keras import ops
 
 from tnt_exp import model
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.augmentation import Augmentation
 from tnt_exp.config import Config
 from tnt_exp.data import Batches, Dataset
@@ -31,6 +32,9 @@ from tnt_exp.training.profiler import ProfiledStep
 from tnt_exp.training.progress import ProgressBar
 from tnt_exp.training.train_state import BestWeights, TrainState
 from tnt_exp.training.train_step import SUMS, DeviceBatches, StepComputation, TrainStep, compile_train_step
+
+if TYPE_CHECKING:
+    from tnt_exp.model.classifier import Classifier
 
 log = logging.getLogger("tnt_exp")
 
@@ -75,12 +79,12 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        classifier: Any,
+        classifier: "Classifier",
         dataset: Dataset,
         device: Device,
         folder: RunFolder,
         signals: Signals,
-        result: dict[str, Any],
+        result: JsonObject,
         log_metrics: LogMetrics,
     ) -> None:
         self.config, self.classifier, self.dataset, self.device = config, classifier, dataset, device

@@ -10,7 +10,6 @@ import tarfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import RawDataset, Split, make_split
 from tnt_exp.data.metadata import DatasetInfo, official_info, optional_path
 from tnt_exp.data.sources.archives import archive_members, find_files
-from tnt_exp.data.sources.safe_pickle import Pixels, safe_unpickle
+from tnt_exp.data.sources.safe_pickle import Pixels, Unpickled, safe_unpickle
 from tnt_exp.data.sources.source import DatasetSource, download
 from tnt_exp.errors import UserError, wrap_read_errors
 
@@ -181,7 +180,7 @@ def _records(layout: CifarLayout, content: bytes, file: str) -> np.ndarray:
     return records
 
 
-def _arrays(batch: dict[str, Any], key: str) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(batch: dict[str, Unpickled], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Return (labels, pixels) of an unpickled batch; raises any kind of error if it has another form."""
     missing = [name for name in ("data", key) if name not in batch]
     if missing:

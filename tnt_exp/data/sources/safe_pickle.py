@@ -13,19 +13,21 @@ from typing import Any
 
 import numpy as np
 
+Unpickled = Any  # a value from a file, whose type is whatever the file says
+
 
 class Pixels:
     """Replaces `numpy.ndarray`, and the functions that rebuild one."""
 
-    shape: Any = None
-    dtype: Any = None
-    fortran: Any = False
-    content: Any = b""
+    shape: Unpickled = None
+    dtype: Unpickled = None
+    fortran: Unpickled = False
+    content: Unpickled = b""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Unpickled) -> None:
         """Protocols 0 to 4 give (type, shape, code) here, and the rest to `__setstate__`."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: Unpickled) -> None:
         _, self.shape, self.dtype, self.fortran, self.content = state
 
     def array(self) -> np.ndarray:
@@ -44,17 +46,17 @@ class Pixels:
 class _Buffer(Pixels):
     """Replaces `_frombuffer`, which rebuilds an array under protocol 5."""
 
-    def __init__(self, content: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> None:
+    def __init__(self, content: Unpickled, dtype: Unpickled, shape: Unpickled, order: Unpickled, *_: Unpickled) -> None:
         self.content, self.dtype, self.shape, self.fortran = content, dtype, shape, order == "F"
 
 
 class _DType:
     """Replaces `numpy.dtype`."""
 
-    def __init__(self, name: Any, *_: Any) -> None:
+    def __init__(self, name: Unpickled, *_: Unpickled) -> None:
         self.name = name.decode() if isinstance(name, bytes) else name
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: Unpickled) -> None:
         """Ignore byte order and the like, which single bytes do not have."""
 
 
@@ -66,7 +68,7 @@ class _Encode:
             raise pickle.UnpicklingError(f"bytes in {encoding}")
         return text.encode("latin1")
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: Unpickled) -> None:
         """Never called; without it, a pickle could set attributes of this class."""
 
 
@@ -82,7 +84,7 @@ _ALLOWED = {
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> Unpickled:
         try:
             return _ALLOWED[module, name]
         except KeyError:
@@ -97,7 +99,7 @@ def _check_memory(content: bytes) -> None:
             raise pickle.UnpicklingError(f"memo index {argument} at instruction {count}")
 
 
-def safe_unpickle(content: bytes) -> dict[str, Any]:
+def safe_unpickle(content: bytes) -> dict[str, Unpickled]:
     """Return the dictionary in a pickle, keys as text, arrays as `Pixels`.
 
     Raises:

@@ -5,7 +5,6 @@ state is replicated, and the compiler inserts the exchange. The Keras variables 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +12,11 @@ import keras
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.training.train_step import StepComputation
 
 # Values of: trainable variables, other variables of the network, variables of the optimizer.
-JaxState = tuple[list[Any], list[Any], list[Any]]
+JaxState = tuple[list[Tensor], list[Tensor], list[Tensor]]
 
 
 def compile_train_step(computation: StepComputation, *, xla: bool, devices: int) -> "JaxStep":
@@ -42,7 +42,7 @@ class JaxStep:
         self._chunk = jax.jit(self._train_chunk, donate_argnums=0, in_shardings=layouts, out_shardings=self._whole)
         self.sync_from_model()
 
-    def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
+    def __call__(self, images: Tensor, labels: Tensor, first: int, rates: Sequence[float], mixing: float) -> Tensor:
         """See `TrainStep`."""
         self._state, sums = self._chunk(
             self._state, images, labels, np.int32(first), np.asarray(rates, np.float32), np.float32(mixing)
@@ -50,24 +50,24 @@ class JaxStep:
         return sums
 
     def _train_chunk(
-        self, state: JaxState, images: Any, labels: Any, first: Any, rates: Any, mixing: Any
-    ) -> tuple[JaxState, Any]:
+        self, state: JaxState, images: Tensor, labels: Tensor, first: Tensor, rates: Tensor, mixing: Tensor
+    ) -> tuple[JaxState, Tensor]:
         if images.shape[0] == 1:
             return self._train_step(state, images[0], labels[0], first, rates[0], mixing)
         steps = first + jnp.arange(images.shape[0], dtype=jnp.int32)
 
-        def body(state: JaxState, chunk: tuple[Any, Any, Any, Any]) -> tuple[JaxState, Any]:
+        def body(state: JaxState, chunk: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[JaxState, Tensor]:
             return self._train_step(state, *chunk, mixing)
 
         state, sums = jax.lax.scan(body, state, (images, labels, steps, rates))
         return state, jnp.sum(sums, axis=0)
 
     def _train_step(
-        self, state: JaxState, images: Any, labels: Any, step: Any, rate: Any, mixing: Any
-    ) -> tuple[JaxState, Any]:
+        self, state: JaxState, images: Tensor, labels: Tensor, step: Tensor, rate: Tensor, mixing: Tensor
+    ) -> tuple[JaxState, Tensor]:
         trainable, others, optimizing = state
 
-        def loss_of(trainable: list[Any]) -> tuple[Any, tuple[list[Any], Any]]:
+        def loss_of(trainable: list[Tensor]) -> tuple[Tensor, tuple[list[Tensor], Tensor]]:
             mapping = [*zip(self._variables[0], trainable, strict=True), *zip(self._variables[1], others, strict=True)]
             with keras.StatelessScope(state_mapping=mapping) as scope:
                 loss, sums = self._computation.forward(images, labels, step, mixing)
@@ -84,7 +84,7 @@ class JaxStep:
         optimizing = [scope.get_current_value(variable) for variable in self._variables[2]]
         return (trainable, others, optimizing), sums
 
-    def _scale(self, optimizing: list[Any]) -> Any:
+    def _scale(self, optimizing: list[Tensor]) -> Tensor:
         with keras.StatelessScope(state_mapping=list(zip(self._variables[2], optimizing, strict=True))):
             return self._computation.optimizer.scale_loss(jnp.float32(1))
 

@@ -1,13 +1,13 @@
 """The training step as one TensorFlow graph, on one device or on several."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.model import microbatch
 from tnt_exp.training.train_step import SUMS, StepComputation
 
@@ -38,7 +38,7 @@ class TensorFlowStep:
         # No autograph: nothing here needs it, and rewriting every called function costs seconds of tracing.
         self._chunk = tf.function(self._train_chunk, autograph=False, jit_compile=xla)
 
-    def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
+    def __call__(self, images: Tensor, labels: Tensor, first: int, rates: Sequence[float], mixing: float) -> Tensor:
         """See `TrainStep`."""
         return self._chunk(
             tf.constant(images),
@@ -48,19 +48,19 @@ class TensorFlowStep:
             tf.constant(mixing, tf.float32),
         )
 
-    def _train_chunk(self, images: Any, labels: Any, first: Any, rates: Any, mixing: Any) -> Any:
+    def _train_chunk(self, images: Tensor, labels: Tensor, first: Tensor, rates: Tensor, mixing: Tensor) -> Tensor:
         count = images.shape[0]
         if count == 1:
             return self._train_step(images[0], labels[0], first, rates[0], mixing)
 
-        def body(index: Any, sums: Any) -> tuple[Any, Any]:
+        def body(index: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
             return index + 1, sums + self._train_step(images[index], labels[index], first + index, rates[index], mixing)
 
         return tf.while_loop(
             lambda index, _: index < count, body, (tf.constant(0), tf.zeros(len(SUMS))), parallel_iterations=1
         )[1]
 
-    def _train_step(self, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> Any:
+    def _train_step(self, images: Tensor, labels: Tensor, step: Tensor, rate: Tensor, mixing: Tensor) -> Tensor:
         network = self._computation.network
         vectors, others = self._computation.optimizer.vectors, network.non_trainable_variables
         number = microbatch.microbatch_count(labels.shape[0], network.config.largest_tensor_size, self._streams)
@@ -81,7 +81,9 @@ class TensorFlowStep:
             variable.assign(value[0])
         return tf.reduce_sum(sums, axis=0)
 
-    def _gradients(self, microbatch_index: Any, shared: Any, *batch: Any) -> tuple[list[Any], Any, list[Any]]:
+    def _gradients(
+        self, microbatch_index: Tensor, shared: Tensor, *batch: Tensor
+    ) -> tuple[list[Tensor], Tensor, list[Tensor]]:
         """Return gradients of the vectors, sums, and the new values of the network's other variables."""
         vectors, states, scale = shared
         network = self._computation.network
@@ -131,10 +133,10 @@ class MirroredStep(TensorFlowStep):
                 tf.Variable(variable.value, trainable=False) for variable in [*self._vectors, *self._others]
             ]
 
-    def _train_step(self, images: Any, labels: Any, step: Any, rate: Any, mixing: Any) -> Any:
+    def _train_step(self, images: Tensor, labels: Tensor, step: Tensor, rate: Tensor, mixing: Tensor) -> Tensor:
         scale = tf.cast(self._computation.optimizer.scale_loss(1.0), tf.float32)
 
-        def on_device() -> Any:
+        def on_device() -> Tensor:
             context = tf.distribute.get_replica_context()
             number = tf.convert_to_tensor(context.replica_id_in_sync_group)
             values = [tf.convert_to_tensor(mirror) for mirror in self._mirrors]
@@ -159,18 +161,25 @@ class MirroredStep(TensorFlowStep):
             if index in chosen:
                 self._mirrors[index].assign(variable.value)
 
-    def _total(self, parts: Any) -> Any:
+    def _total(self, parts: Tensor) -> Tensor:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
 
     def _mirrored(
-        self, values: list[Any], number: Any, images: Any, labels: Any, step: Any, mixing: Any, scale: Any
-    ) -> tuple[list[Any], Any, dict[str, Any]]:
+        self,
+        values: list[Tensor],
+        number: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        step: Tensor,
+        mixing: Tensor,
+        scale: Tensor,
+    ) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
         """Return gradients and sums of a device's part, and the changed values of other variables by index."""
         count = len(self._vectors)
         vectors, others = values[:count], values[count:]
         size = images.shape[0] // self._devices
 
-        def part(rows: Any) -> Any:
+        def part(rows: Tensor) -> Tensor:
             return ops.slice(rows, [number * size] + [0] * (len(rows.shape) - 1), [size, *rows.shape[1:]])
 
         inputs, targets = self._computation.augmentation(images, labels, step, mixing)

@@ -1,11 +1,11 @@
 """The training step in PyTorch, eager."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from keras import ops
 
+from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.training.train_step import StepComputation
 
 
@@ -21,12 +21,12 @@ class TorchStep:
     def __init__(self, computation: StepComputation) -> None:
         self._computation = computation
 
-    def __call__(self, images: Any, labels: Any, first: int, rates: Sequence[float], mixing: float) -> Any:
+    def __call__(self, images: Tensor, labels: Tensor, first: int, rates: Sequence[float], mixing: float) -> Tensor:
         """See `TrainStep`."""
         images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
         return sum(self._train_step(images[k], labels[k], first + k, rate, mixing) for k, rate in enumerate(rates))
 
-    def _train_step(self, images: Any, labels: Any, step: int, rate: float, mixing: float) -> Any:
+    def _train_step(self, images: Tensor, labels: Tensor, step: int, rate: float, mixing: float) -> Tensor:
         variables, optimizer = self._computation.network.trainable_variables, self._computation.optimizer
         for variable in variables:
             variable.value.grad = None
