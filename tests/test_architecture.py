@@ -1,8 +1,15 @@
 """The structure of the package: the order of its parts, imports, sizes of files, and the words in it."""
 
 import ast
+import importlib.util
+import os
+import pathlib
+import pickle
 import re
-from collections.abc import Iterator
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -144,3 +151,46 @@ def test_no_words_of_the_old_dialect(file: Path) -> None:
         for match in re.finditer(pattern, words, re.IGNORECASE)
     }
     assert found == {}
+
+
+def _words(names: Iterable[str]) -> set[str]:
+    found = (re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+", name) for name in names)
+    return {_stem(word.lower()) for words in found for word in words}
+
+
+def _stem(word: str) -> str:
+    stem = re.sub(r"(ations?|ings?|ers?|ors?|ed|est|i?es|s|e|y)$", "", word)
+    return re.sub(r"([^aeiou])\1$", r"\1", stem) if len(stem) > 2 else word
+
+
+def _public_names(folder: Path) -> Iterator[str]:
+    for file in folder.rglob("*.py"):
+        yield file.stem
+        yield from re.findall(r"^ *(?:def|class) ([A-Za-z]\w*)[(:\[]", file.read_text(errors="replace"), re.MULTILINE)
+
+
+def test_names_are_terms_of_the_field() -> None:
+    """The words of our public names are in names of Keras, MLflow, Hydra, Optuna or Python, or in the glossary."""
+    known = set[str]()
+    for library in ("keras", "mlflow", "hydra", "optuna", "asyncio", "concurrent", "multiprocessing", "unittest"):
+        spec = importlib.util.find_spec(library)
+        assert spec is not None
+        assert spec.origin is not None
+        known |= _words(_public_names(Path(spec.origin).parent))
+    known |= _words(name for module in (os, pathlib, pickle, shutil, subprocess, threading) for name in dir(module))
+    page = (ROOT / "docs/architecture.md").read_text()
+    known |= _words(re.findall(r"^\|(.*)\|$", page.split("## Glossary")[1].split("\n## ")[0], re.MULTILINE))
+    for part in ("sweep", "tracking", "training", "data"):
+        names = {name: _words([name]) - known for name in _public_names(PACKAGE / part)}
+        assert {name: unknown for name, unknown in names.items() if unknown} == {}
+
+
+def test_any_is_rare() -> None:
+    count = 0
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            found = [node.returns] if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else []
+            found += [node.annotation] if isinstance(node, ast.arg | ast.AnnAssign) else []
+            names = [name for annotation in found if annotation is not None for name in ast.walk(annotation)]
+            count += sum(isinstance(name, ast.Name) and name.id == "Any" for name in names)
+    assert count <= 60

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tnt_exp.config.dataset import DatasetConfig, Source
 from tnt_exp.data import DatasetInfo, dataset_info, load_dataset
 from tnt_exp.data.metadata import train_split_sizes
-from tnt_exp.data.splits import OrderPurpose, stratified_split
+from tnt_exp.data.splits import RandomStream, stratified_split
 from tnt_exp.errors import UserError
 
 
@@ -50,7 +50,7 @@ def test_cifar100_is_divided_as_the_facts_say(options: dict[str, float], train: 
     assert dataset_info(config) == DatasetInfo(32, 32, 3, 100, train)
     assert train_split_sizes(50_000, config) == (train, validation)
     labels = np.arange(50_000) % 100
-    chosen, rest = stratified_split(labels[: train + validation], validation, OrderPurpose.validation, 0)
+    chosen, rest = stratified_split(labels[: train + validation], validation, RandomStream.validation, 0)
     assert (len(rest), len(chosen)) == (train, validation)
 
 

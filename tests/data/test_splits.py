@@ -3,16 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tnt_exp.data.splits import OrderPurpose, class_shares, random_order, stratified_split
+from tnt_exp.data.splits import RandomStream, class_shares, random_order, stratified_split
 
 labels_and_size = st.lists(st.integers(0, 7), min_size=1, max_size=200).flatmap(
     lambda labels: st.tuples(st.just(np.array(labels, np.int32)), st.integers(0, len(labels)))
 )
 
 
-@given(labels_and_size, st.integers(0, 2**40), st.sampled_from(OrderPurpose))
+@given(labels_and_size, st.integers(0, 2**40), st.sampled_from(RandomStream))
 def test_a_split_is_a_partition_of_exact_size_in_proportion(
-    given_labels: tuple[np.ndarray, int], seed: int, purpose: OrderPurpose
+    given_labels: tuple[np.ndarray, int], seed: int, purpose: RandomStream
 ) -> None:
     labels, size = given_labels
     chosen, rest = stratified_split(labels, size, purpose, seed)
@@ -30,7 +30,7 @@ def test_the_choice_depends_on_the_seed_and_the_purpose() -> None:
     labels = np.arange(1000) % 10
     choices = [
         stratified_split(labels, 500, purpose, seed)[0].tobytes()
-        for purpose in (OrderPurpose.test, OrderPurpose.limit, OrderPurpose.validation)
+        for purpose in (RandomStream.test, RandomStream.limit, RandomStream.validation)
         for seed in (0, 1)
     ]
     assert len(set(choices)) == 6
@@ -44,16 +44,16 @@ def test_shares_of_the_largest_remainders() -> None:
 
 def test_where_classes_tie_the_seed_decides_which_get_one_more() -> None:
     labels = np.arange(1000) % 100
-    some = {tuple(np.unique(labels[stratified_split(labels, 50, OrderPurpose.limit, seed)[0]])) for seed in range(3)}
+    some = {tuple(np.unique(labels[stratified_split(labels, 50, RandomStream.limit, seed)[0]])) for seed in range(3)}
     assert len(some) == 3
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 1000])
 def test_an_order_is_a_permutation(size: int) -> None:
-    assert sorted(random_order(size, OrderPurpose.epoch, 3, 4)) == list(range(size))
+    assert sorted(random_order(size, RandomStream.epoch, 3, 4)) == list(range(size))
 
 
 def test_an_order_is_the_same_for_ever() -> None:
     # Written down once: another NumPy or another machine must give these, or no run can be repeated.
-    assert random_order(10, OrderPurpose.epoch, 0, 0).tolist() == [0, 8, 9, 3, 7, 5, 1, 2, 6, 4]
-    assert random_order(10, OrderPurpose.validation, 7).tolist() == [9, 3, 0, 2, 5, 4, 7, 8, 6, 1]
+    assert random_order(10, RandomStream.epoch, 0, 0).tolist() == [0, 8, 9, 3, 7, 5, 1, 2, 6, 4]
+    assert random_order(10, RandomStream.validation, 7).tolist() == [9, 3, 0, 2, 5, 4, 7, 8, 6, 1]

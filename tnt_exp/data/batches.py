@@ -9,14 +9,14 @@ from itertools import pairwise
 import numpy as np
 
 from tnt_exp.data.dataset import Split
-from tnt_exp.data.splits import OrderPurpose, random_order
+from tnt_exp.data.splits import RandomStream, random_order
 
 _CHUNK_BYTES = 2**28
 
 
 def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
     """Return the order of `samples` images in an epoch: a permutation (int64), a function of its arguments alone."""
-    return random_order(samples, OrderPurpose.epoch, seed, epoch)
+    return random_order(samples, RandomStream.epoch, seed, epoch)
 
 
 class Batches:

@@ -8,7 +8,7 @@ from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import Dataset, LazySplit, RawDataset, dataset_digest
 from tnt_exp.data.metadata import test_split_size, train_split_sizes
 from tnt_exp.data.sources import get_source
-from tnt_exp.data.splits import OrderPurpose, stratified_split
+from tnt_exp.data.splits import RandomStream, stratified_split
 from tnt_exp.data.validate import validate
 
 _log = logging.getLogger(__name__)
@@ -51,14 +51,14 @@ def _select(parts: RawDataset, config: DatasetConfig) -> tuple[_Selection, _Sele
     train = np.arange(len(source.labels))
     test, validation = _join(parts.test), _join(parts.validation)
     if test is None:
-        chosen, train = stratified_split(source.labels, test_split_size(len(train), config), OrderPurpose.test, seed)
+        chosen, train = stratified_split(source.labels, test_split_size(len(train), config), RandomStream.test, seed)
         test = source, chosen
     if config.train_limit is not None and config.train_limit < len(train):
-        chosen, _ = stratified_split(source.labels[train], config.train_limit, OrderPurpose.limit, seed)
+        chosen, _ = stratified_split(source.labels[train], config.train_limit, RandomStream.limit, seed)
         train = train[chosen]
     if validation is None and config.validation_fraction > 0:
         _, size = train_split_sizes(len(train), config)
-        chosen, rest = stratified_split(source.labels[train], size, OrderPurpose.validation, seed)
+        chosen, rest = stratified_split(source.labels[train], size, RandomStream.validation, seed)
         validation = source, train[chosen]
         train = train[rest]
     return (source, train), validation, test

@@ -5,8 +5,8 @@ from enum import IntEnum
 import numpy as np
 
 
-class OrderPurpose(IntEnum):
-    """The purpose of a random order: the same seed gives each purpose an order of its own."""
+class RandomStream(IntEnum):
+    """What a random order is for: with the same seed, each has its own order."""
 
     epoch = 0
     test = 1
@@ -14,13 +14,13 @@ class OrderPurpose(IntEnum):
     validation = 3
 
 
-def random_order(size: int, purpose: OrderPurpose, *seed: int) -> np.ndarray:
+def random_order(size: int, stream: RandomStream, *seed: int) -> np.ndarray:
     """Return a permutation of 0..size-1 (int64).
 
     Sorts the raw words of a counter-based generator: NumPy guarantees these for all versions and machines, which it
     does not for `Generator.permutation`.
     """
-    words = np.random.Philox(np.random.SeedSequence([purpose, *seed])).random_raw(size)
+    words = np.random.Philox(np.random.SeedSequence([stream, *seed])).random_raw(size)
     return np.argsort(words, kind="stable")
 
 
@@ -36,15 +36,15 @@ def class_shares(class_counts: np.ndarray, size: int, ties: np.ndarray) -> np.nd
     return whole
 
 
-def stratified_split(labels: np.ndarray, size: int, purpose: OrderPurpose, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(labels: np.ndarray, size: int, stream: RandomStream, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Choose `size` of `labels`, each class in proportion.
 
     Returns:
         (chosen, rest): positions, each ascending; together all of 0..len(labels)-1.
     """
     counts = np.bincount(labels)
-    share = class_shares(counts, size, random_order(len(counts), purpose, seed, 1))
-    shuffled = random_order(len(labels), purpose, seed, 0)
+    share = class_shares(counts, size, random_order(len(counts), stream, seed, 1))
+    shuffled = random_order(len(labels), stream, seed, 0)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = np.zeros(len(labels), bool)

@@ -142,7 +142,7 @@ class JobSupervisor:
             if outcome is not None:
                 del self._running[number]
                 self._scheduler.complete(trial, outcome)
-        if self._scheduler.halted:
+        if self._scheduler.stopped:
             self._stop_processes()
         for monitor in self._monitors:
             monitor.poll(self._running)

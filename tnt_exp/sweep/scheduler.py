@@ -108,13 +108,13 @@ class Scheduler:
             self._compare(trial, result)
 
     @property
-    def halted(self) -> bool:
+    def stopped(self) -> bool:
         """True if a failure stops the sweep."""
         return self.fail_fast and bool(self.failures)
 
     def next_trial(self) -> Trial | None:
         """Return a trial to start now, or None if there is none now (and none at all if nothing is running)."""
-        if self.halted:
+        if self.stopped:
             return None
         trial = self._again.popleft() if self._again else self.source.next()
         if trial is not None:

@@ -39,7 +39,7 @@ class BestWeights:
     _best: tuple[float, float] = (-1.0, 0.0)
     _best_epoch: int = 0
 
-    def offer(self, epoch: int, metrics: dict[str, float], classifier: "Classifier") -> bool:
+    def update(self, epoch: int, metrics: dict[str, float], classifier: "Classifier") -> bool:
         """Consider an epoch; return whether to stop early. Without validation the last epoch is kept."""
         # On a small validation set accuracies are often equal: then the lower loss is better.
         measured = (metrics["val/accuracy"], -metrics["val/loss"]) if "val/accuracy" in metrics else None

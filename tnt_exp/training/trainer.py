@@ -283,17 +283,17 @@ class Trainer:
         """
         validation, trainer, metrics = self.dataset.validation, self.config.trainer, dict(epoch.metrics)
 
-        def measure(prefix: str) -> None:
+        def evaluate_split(prefix: str) -> None:
             if validation is not None:
                 batch_size = self.device.evaluation_batch_size(trainer.batch_size)
                 found = evaluate(self.classifier, validation, batch_size, flip=trainer.test_time_flip)
                 metrics.update(found.metrics(prefix))
 
         if self.config.optimizer.ema is not None:
-            measure("val/raw")
+            evaluate_split("val/raw")
         with ema_weights(self.classifier.network, self.optimizer):
-            measure("val")
-            return metrics, self.state.best.offer(epoch.number, metrics, self.classifier)
+            evaluate_split("val")
+            return metrics, self.state.best.update(epoch.number, metrics, self.classifier)
 
     def _record(self, epoch: EpochResult, metrics: dict[str, float]) -> None:
         """Write the epoch's row of `metrics.csv`, and log it."""
