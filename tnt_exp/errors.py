@@ -59,8 +59,8 @@ def is_out_of_memory(text: str) -> bool:
 
 def first_line(error: BaseException) -> str:
     """Return the line of an error message that says what happened, or the name of the error."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    # An error of a compiled graph begins with where it was called; what happened comes later.
+    # A database's error may begin with where it was raised, one of a compiled graph with where it was called.
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("(raised as a result of")]
     return next((line for line in lines if is_out_of_memory(line)), lines[0] if lines else type(error).__name__).strip()
 
 
