@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep ui pictures test torture bench gpu check format docs everything lock clean
+.PHONY: help train sweep ui pictures test torture command-lines bench gpu check format docs everything lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test: $(VENV)/.test-installed  ## Run the tests; says what it leaves out (ARGS=f
 torture: $(VENV)/.test-installed $(VENV)/.jax-installed  ## Kill runs 100 times, continue them, compare them to the bit (long)
 	@$(BIN)/python tests/torture.py --backend tensorflow $(ARGS)
 	@$(BIN)/python tests/torture.py --backend jax $(ARGS)
+
+command-lines: $(VENV)/.test-installed  ## Type 1,000 generated command lines, and check each answer (a quarter of an hour)
+	@$(BIN)/python tests/command_lines.py $(ARGS)
 
 bench: everything  ## Speed beside the seed's formulation and timm; ARGS='seed --rounds 20' for a part
 	@$(BIN)/python -m benchmarks.run $(ARGS)

@@ -12,7 +12,8 @@ _PROBE = """
 import sys
 from tnt_exp.cli import main
 code = main(sys.argv[1:])
-slow = sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras", "jax", "torch", "mlflow"})
+names = {"tensorflow", "keras", "jax", "torch", "mlflow", "matplotlib", "optuna", "PIL", "scipy"}
+slow = sorted({name.partition(".")[0] for name in sys.modules} & names)
 print("slow:", slow)
 sys.exit(code)
 """

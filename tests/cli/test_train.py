@@ -32,6 +32,10 @@ def tnt(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
         (["-m", "--config-dir", "nowhere", "seed=0,1"], "--config-dir=nowhere"),
         (["--cfg", "job", "--config-dir", "nowhere"], "--config-dir=nowhere"),
         (["launcher.slots=2"], "expected the flag -m"),
+        (["--cfg", "job", "hydra/launcher=joblib"], "launcher.slots=N"),
+        (["-m", "--cfg", "job"], "expected without --cfg"),
+        (["-sc"], "install=SHELL"),
+        (["-sc", "install=csh"], "install=SHELL"),
     ],
 )
 def test_a_slip_gets_the_line_that_leads_on(tmp_path: Path, arguments: list[str], expected: str) -> None:

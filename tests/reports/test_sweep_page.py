@@ -77,7 +77,7 @@ def searched(noise: float, trials: int = 40) -> list[TrialRow]:
     return rows
 
 
-def test_what_each_value_is_worth() -> None:
+def test_effect_of_each_value() -> None:
     found = main_effects(rank_points(searched(noise=0.005), maximize=True))
     assert [(item.key, item.value) for item in found] == [
         ("opt", "adamw"),
@@ -102,7 +102,7 @@ def test_nothing_is_worth_anything_where_it_cannot_be_told() -> None:
     assert main_effects([]) == []
 
 
-def test_what_each_value_is_worth_as_a_file_and_a_picture(tmp_path: Path) -> None:
+def test_effect_of_each_value_as_a_file_and_a_picture(tmp_path: Path) -> None:
     rows = searched(0.005)
     found = main_effects(rank_points(rows, maximize=True))
     write_main_effects(tmp_path / "effects.csv", found)

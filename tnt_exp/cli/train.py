@@ -36,10 +36,10 @@ usage: tnt-exp train [FLAG ...] [GROUP=OPTION ...] [KEY=VALUE ...]
 
   tnt-exp train model.depth=8 optimizer.learning_rate=3e-4
   tnt-exp train experiment=cifar100_keras_example
-  tnt-exp train -m model.embed_dim=48,64,96     one run per value (docs/sweeps.md)
+  tnt-exp train -m model.embed_dim=48,64,96     one run per value
 
 flags:
-  -m, --multirun       run a sweep: one run per combination of comma-separated values
+  -m, --multirun       run a sweep: one run per combination of values
   --dry-run            show the runs of a sweep with their cost, and stop
   --cfg job            print the composed configuration, and stop
   --config-dir FOLDER  groups of your own
@@ -110,16 +110,23 @@ def _is_only_shown(flags: Namespace) -> bool:
 
 def _show(flags: Namespace, overrides: Sequence[str]) -> int:
     """Let Hydra print what the flags ask for."""
-    options = ["--cfg", flags.cfg] if flags.cfg else []
-    options += ["--info", flags.info] if flags.info else []
-    options += ["--hydra-help"] if flags.hydra_help else []
-    options += ["--shell-completion"] if flags.shell_completion else []
-    options += ["--resolve"] if flags.resolve else []
-    options += ["--package", flags.package] if flags.package else []
-    options += ["--config-dir", flags.config_dir] if flags.config_dir else []
-    options += ["--multirun"] if flags.multirun else []
-    sys.argv = ["tnt-exp", *options, *overrides]  # hydra.main reads its arguments from there
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(lambda cfg: None)()
+    if flags.multirun:
+        raise UserError("-m: expected without --cfg, --info, --hydra-help and --shell-completion; leave one out.")
+    if flags.hydra_help or flags.shell_completion:
+        options = ["--hydra-help"] if flags.hydra_help else ["--shell-completion"]
+        options += ["--config-dir", flags.config_dir] if flags.config_dir else []
+        sys.argv = ["tnt-exp", *options, *overrides]  # hydra.main reads its arguments from there
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG_NAME)(lambda cfg: None)()
+        return 0
+    try:
+        if flags.cfg:
+            _hydra(flags.config_dir).show_cfg(CONFIG_NAME, list(overrides), flags.cfg, flags.package, flags.resolve)
+        else:
+            _hydra(flags.config_dir).show_info(flags.info, CONFIG_NAME, list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise to_user_error(error) from error
+    except SystemExit:  # Hydra has printed that there is no such package
+        return 2
     return 0
 
 

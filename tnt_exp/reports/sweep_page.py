@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from tnt_exp.reports import sweep_figures
 from tnt_exp.reports.leaderboard import RankedPoint, TrialRow, leaderboard_columns, main_effects, rank_points
 
 _CSS = """
@@ -79,6 +78,8 @@ def render_page(sweep: SweepResults) -> str:
 
 def render_figures(sweep: SweepResults) -> dict[str, str]:
     """Return the HTML of each block of figures, by title."""
+    from tnt_exp.reports import sweep_figures  # imports Matplotlib, which takes half a second
+
     keys = list(dict.fromkeys(key for row in sweep.rows for key in row.params))
     found = {
         "Parallel coordinates": f'<div class="card" id="parallel">'

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tnt_exp.atomic_files import read_json
-from tnt_exp.reports import sweep_figures
 from tnt_exp.reports.leaderboard import (
     MainEffect,
     leaderboard_columns,
@@ -135,13 +134,15 @@ class MlflowObserver:
 def _draw(found: SweepResults, effects: list[MainEffect], folder: Path) -> None:
     if not any(row.objective is not None for row in found.rows):
         return
+    from tnt_exp.reports import sweep_figures  # imports Matplotlib, which takes half a second
+
     parallel = sweep_figures.parallel_coordinates(found.rows, found.objective, maximize=found.maximize)
     (folder / "parallel_coordinates.svg").write_text(parallel)
     for key in dict.fromkeys(key for row in found.rows for key in row.params):
         file = f"objective_against_{key.replace('/', '_')}.svg"
         (folder / file).write_text(sweep_figures.objective_scatter(found.rows, key, found.objective))
     if effects:
-        (folder / "what_each_value_is_effects.svg").write_text(sweep_figures.effects_chart(effects, found.objective))
+        (folder / "effect_of_each_value.svg").write_text(sweep_figures.effects_chart(effects, found.objective))
     if found.curves:
         (folder / "curves_of_the_best.svg").write_text(sweep_figures.best_curves(found.curves, found.objective))
 
