@@ -4,18 +4,21 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, read_json
+from tnt_exp.credentials import hide_passwords
 
 FOLDER = "provenance"  # in a run folder
 _STARTS = "starts.json"
 _PACKAGES = ("tnt-exp", "keras", "tensorflow", "jax", "torch", "mlflow", "hydra-core", "omegaconf", "numpy")
 # Variables that can change a result. Never the whole environment: it holds passwords.
 _VARIABLES = ("CUDA_", "JAX_", "KERAS_", "MALLOC_", "MKL_", "NVIDIA_", "OMP_", "PYTHONHASHSEED", "TF_", "XLA_")
+_SECRET = re.compile("SECRET|TOKEN|PASSW|CREDENTIAL|_KEY")
 
 
 def versions() -> dict[str, str]:
@@ -56,7 +59,11 @@ def start(**facts: object) -> JsonObject:
         **git(),
         "git_diff": f"git-{hashlib.sha256(diff).hexdigest()[:12]}.diff" if diff else None,
         "packages": {each.name: each.version for each in sorted(importlib.metadata.distributions(), key=_name)},
-        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)},
+        "environment": {
+            name: hide_passwords(value)
+            for name, value in sorted(os.environ.items())
+            if name.startswith(_VARIABLES) and not _SECRET.search(name)
+        },
         **facts,
     }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from tracking.servers import Server, free_port, points, runs, sync
+from tracking.test_passwords import files_with, train
 
 from tnt_exp.run_folder import ARTIFACTS
 from tnt_exp.tracking.outbox import Outbox
@@ -146,3 +147,23 @@ def test_a_sweep_is_told_whole(server: Server, tmp_path: Path) -> None:
     client = mlflow.MlflowClient(server.uri)
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert names == {"leaderboard.csv", "leaderboard.json", "points.csv", "report.html", "plots"}
+
+
+def test_the_password_of_a_database_is_nowhere(database: str, tmp_path: Path) -> None:
+    secrets = ("geheim!pw", "geheim%21pw")
+    address = database.replace("mlflow@", "mlflow:geheim%21pw@")
+    output = train(tmp_path, "trainer.epochs=1", f"tracking.uri={address}", "tracking.experiment=secret")
+    output += train(
+        tmp_path, "trainer.epochs=2", f"tracking.uri={database}", "tracking.experiment=secret", PGPASSWORD=secrets[0]
+    )
+    (run,) = mlflow.MlflowClient(database).search_runs(
+        [mlflow.MlflowClient(database).get_experiment_by_name("secret").experiment_id]
+    )
+    assert run.info.status == "FINISHED"
+    assert not any(secret in output for secret in secrets)
+    assert files_with(tmp_path, *secrets) == []
+    port = database.rpartition(":")[2].partition("/")[0]
+    dump = [str(programs() / "pg_dump"), "-h", "127.0.0.1", "-p", port, "-U", "mlflow", "mlflow"]
+    stored = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
+    assert "run_folder" in stored
+    assert not any(secret in stored for secret in secrets)

@@ -158,7 +158,7 @@ def read_sweep_runs(uri: str, sweep_id: str) -> tuple[MlflowRun, list[MlflowRun]
     Raises:
         UserError: The store cannot be read, or has no such sweep.
     """
-    client = make_client(uri)
+    client = make_client(_store(sweep_id, uri))
     try:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         found = list(search_all_runs(client, experiments, f"tags.sweep_id = {quote_filter_value(sweep_id)}"))
