@@ -1,0 +1,130 @@
+"""A run of photos after its folder has grown, beside other folders, and in a project that was moved."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from PIL import Image
+from tracking.servers import runs
+
+from tnt_exp.run_folder import RunFolder
+
+RUN = "multirun/runs/mine"
+
+
+def tnt(folder: Path, *arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tnt_exp", *arguments], cwd=folder, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def draw(folder: Path, first: int, last: int) -> None:
+    """Save images first..last-1 of two classes, each of its own noise."""
+    for label, name in enumerate(("bright", "dark")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(first, last):
+            pixels = np.random.default_rng([label, number]).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with photos and a run of them."""
+    folder = tmp_path_factory.mktemp("original")
+    draw(folder / "photos", 0, 20)
+    settings = ["model=tiny", "dataset=image_folder", "dataset.path=photos", "dataset.image_size=8", "run.name=mine"]
+    tnt(folder, "train", *settings, "trainer.epochs=1", "trainer.batch_size=4", "tracking.system_metrics=false")
+    return folder
+
+
+@pytest.fixture
+def project(trained: Path, tmp_path: Path) -> Path:
+    """The project, copied to another place; the original stays where it is."""
+    return Path(shutil.copytree(trained, tmp_path / "project"))
+
+
+def report(project: Path, name: str = "evaluation") -> dict:
+    return json.loads((project / RUN / name / "evaluation.json").read_text())
+
+
+def test_new_photos_are_not_test_images(project: Path) -> None:
+    reported = json.loads((project / RUN / "result.json").read_text())["metrics"]
+    draw(project / "photos", 100, 106)
+    output = tnt(project, "evaluate", RUN, "--uri", "sqlite:///mlflow.db")
+    assert "12 images were added since training" in output
+    assert report(project)["images"] == 8
+    assert report(project)["metrics"]["eval/loss"] == pytest.approx(reported["test/loss"], abs=1e-5)
+
+
+def test_test_images_that_are_gone_are_left_out(project: Path) -> None:
+    recorded = RunFolder(project / RUN).read_dataset()["files"]["test"]
+    (project / "photos" / recorded[0][0]).unlink()
+    output = tnt(project, "evaluate", RUN, "--uri", "sqlite:///mlflow.db")
+    assert "1 of the run's 8 test images have changed or are gone" in output
+    assert report(project)["images"] == 7
+
+
+def test_another_folder_is_measured_whole_without_images_of_training(project: Path) -> None:
+    draw(project / "more", 50, 60)
+    tnt(project, "evaluate", RUN, "dataset.path=more", "--uri", "sqlite:///mlflow.db")
+    assert report(project, "evaluation_more")["images"] == 20
+    shutil.copytree(project / "photos", project / "mixed")
+    draw(project / "mixed", 50, 60)
+    output = tnt(project, "evaluate", RUN, "dataset.path=mixed", "--uri", "sqlite:///mlflow.db")
+    seen = sum(len(RunFolder(project / RUN).read_dataset()["files"][part]) for part in ("train", "validation"))
+    assert f"{seen} of 60 images are left out" in output
+    assert report(project, "evaluation_mixed")["images"] == 60 - seen
+
+
+def test_only_images_of_training_are_refused(project: Path) -> None:
+    for name, _, _ in RunFolder(project / RUN).read_dataset()["files"]["train"]:
+        target = project / "known" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(project / "photos" / name, target)
+    output = tnt(project, "evaluate", RUN, "dataset.path=known", code=2)
+    assert "expected images that the run was not trained on, found none" in output
+
+
+def test_two_folders_of_the_same_name_have_results_of_their_own(project: Path) -> None:
+    for parent in ("a", "b"):
+        draw(project / parent / "new", 70 if parent == "a" else 80, 75 if parent == "a" else 88)
+        tnt(project, "evaluate", RUN, f"dataset.path={parent}/new", "--uri", "sqlite:///mlflow.db")
+    counts = [
+        json.loads(file.read_text())["images"] for file in (project / RUN).glob("evaluation_new*/evaluation.json")
+    ]
+    assert sorted(counts) == [10, 16]
+
+
+def test_a_run_is_not_resumed_with_other_photos(project: Path) -> None:
+    draw(project / "photos", 100, 101)
+    output = tnt(project, "resume", RUN)  # finished: nothing to do
+    assert "nothing to do" in output
+    command = ["model=tiny", "dataset=image_folder", "dataset.path=photos", "dataset.image_size=8", "run.name=mine"]
+    command += ["trainer.epochs=3", "trainer.batch_size=4", "tracking.system_metrics=false"]
+    before = json.loads((project / RUN / "result.json").read_text())
+    assert "31 training images instead of 29" in tnt(project, "train", *command, code=2)
+    assert json.loads((project / RUN / "result.json").read_text()) == before
+
+
+def test_a_project_that_was_moved_finds_its_artifacts(trained: Path, tmp_path: Path) -> None:
+    first = Path(shutil.copytree(trained, tmp_path / "first"))
+    shutil.rmtree(first / "mlartifacts")
+    shutil.rmtree(first / "multirun")
+    (first / "mlflow.db").unlink()
+    settings = ["model=tiny", "run.name=digits", "trainer.epochs=1", "dataset.train_limit=300"]
+    tnt(first, "train", *settings, "tracking.system_metrics=false")
+    moved = first.rename(tmp_path / "moved here, & renamed")
+    assert "moved" in tnt(moved, "doctor", code=1)
+    tnt(moved, "doctor", "--fix")
+    assert "no problems found" in tnt(moved, "doctor")
+    client = mlflow.MlflowClient(f"sqlite:///{moved / 'mlflow.db'}")
+    (run,) = runs(f"sqlite:///{moved / 'mlflow.db'}")
+    assert "config.yaml" in {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert str(first) not in run.info.artifact_uri
