@@ -8,9 +8,9 @@ ARGS ?=
 .PHONY: help train sweep ui pictures test torture command-lines bench gpu check format docs everything lock clean
 
 help:  ## Show this help
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-# One stamp a set of packages; made anew when the project's files change.
+# One stamp file per set of packages, renewed when the project's files change.
 $(VENV)/.%-installed: pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing tnt-exp[$*] into $(VENV) (once; a few minutes)"
@@ -57,7 +57,7 @@ check: $(VENV)/.check-installed  ## Format, lint and types, changing nothing
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 
-format: $(VENV)/.check-installed  ## Format and mend what the linter can
+format: $(VENV)/.check-installed  ## Format, and fix what the linter can
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 

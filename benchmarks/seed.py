@@ -1,7 +1,7 @@
 """The keras.io example "Image classification with TNT" in its own formulation: stock Keras layers, one after another.
 
-A peer to measure against, and a second opinion on the mathematics. Written anew; where Keras 3 has changed, the nearest
-layer that does the same. https://keras.io/examples/vision/transformer_in_transformer
+A reference to compare speed and mathematics with. Rewritten; where Keras 3 differs, it uses the nearest equivalent layer.
+https://keras.io/examples/vision/transformer_in_transformer
 """
 
 from typing import Any

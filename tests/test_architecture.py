@@ -194,3 +194,14 @@ def test_any_is_rare() -> None:
             names = [name for annotation in found if annotation is not None for name in ast.walk(annotation)]
             count += sum(isinstance(name, ast.Name) and name.id == "Any" for name in names)
     assert count <= 60
+
+
+def test_functions_named_in_the_architecture_exist() -> None:
+    found = re.findall(r"([\w/<>]+\.py):([A-Za-z_][\w.]*)", (ROOT / "docs/architecture.md").read_text())
+    assert len(found) > 20
+    for path, name in found:
+        file = PACKAGE / path.replace("<backend>", "tensorflow")
+        assert file.is_file(), path
+        source = file.read_text()
+        for part in name.split("."):
+            assert re.search(rf"^\s*(def|class) {part}\b|^\s*{part}\b.* = ", source, re.MULTILINE), f"{path}:{name}"

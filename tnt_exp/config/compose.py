@@ -176,7 +176,9 @@ def to_user_error(error: Exception) -> UserError:
     while cause.__cause__ is not None and isinstance(cause, ConfigCompositionException):
         cause = cause.__cause__
     text = str(cause)
-    first = text.splitlines()[0] if text else type(cause).__name__
+    # Hydra may begin with the file in which it happened.
+    lines = [line for line in text.splitlines() if line.strip() and not line.endswith("raised while composing config:")]
+    first = lines[0] if lines else type(cause).__name__
     ambiguous = re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", first)
     if ambiguous:
         return UserError(
