@@ -1,6 +1,6 @@
 """The keras.io example "Image classification with TNT" in its own formulation: stock Keras layers, one after another.
 
-A reference to compare speed and mathematics with. Rewritten; where Keras 3 differs, it uses the nearest equivalent layer.
+A reference to compare speed and mathematics with. Rewritten; where Keras 3 differs, the nearest equivalent layer.
 https://keras.io/examples/vision/transformer_in_transformer
 """
 

@@ -64,9 +64,7 @@ class CheckpointConfig:
     """When the state of a run is written, besides its end and each stop by a signal."""
 
     every: float = config_field(10.0, "minutes between two checkpoints", gt=0)
-    steps: int | None = config_field(
-        None, "also write a checkpoint every this many training steps; null: by time only", ge=1
-    )
+    steps: int | None = config_field(None, "a checkpoint every this many training steps, too; null: by time only", ge=1)
     keep: int = config_field(2, "checkpoints kept", ge=1)
 
 
