@@ -178,7 +178,7 @@ def capacity(images: FileImages, chosen: np.ndarray, size: int) -> None:
 
 def pipeline(images: FileImages, batches: Sequence[np.ndarray], memory: list[float], process: psutil.Process) -> None:
     """Take batches as the training loop takes them."""
-    for batch, chosen in zip(images.ahead(batches), batches, strict=True):
+    for batch, chosen in zip(images.prefetch(batches), batches, strict=True):
         if batch.shape != (len(chosen), *images.shape[1:]):
             raise ValueError(f"Expected {len(chosen)} images, received {batch.shape}.")
         memory[-1] = max(memory[-1], process.memory_info().rss)

@@ -99,9 +99,9 @@ def photographs() -> np.ndarray:
 def own(folder: Path) -> np.ndarray:
     """The first images of a folder, uint8 (6, SIZE, SIZE, 3)."""
     from tnt_exp.data.image_files import decode_image
-    from tnt_exp.data.sources.image_folder import image_files
+    from tnt_exp.data.sources.folder_layout import list_images
 
-    files = [file for file, _ in zip(image_files(folder), range(COLUMNS), strict=False)]
+    files = list_images(folder).files[:COLUMNS]
     if len(files) < COLUMNS:
         raise SystemExit(f"--images {folder}: expected {COLUMNS} images, received {len(files)}")
     return np.stack([decode_image(file, SIZE, 3) for file in files])

@@ -34,8 +34,8 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_found_and_does_not_matter(tmp_path: Path) -> None:
     code = (
-        "import os, sys, pathlib\nfrom tnt_exp import durable\n"
-        "with durable.beside(pathlib.Path(sys.argv[1])) as part:\n"
+        "import os, sys, pathlib\nfrom tnt_exp import atomic_files\n"
+        "with atomic_files.atomic_path(pathlib.Path(sys.argv[1])) as part:\n"
         "    part.write_text('half')\n    os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], check=False)
@@ -48,8 +48,8 @@ def test_what_a_killed_writer_left_is_found_and_does_not_matter(tmp_path: Path) 
 def test_a_lock_has_one_owner_and_dies_with_it(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     code = (
-        "import sys, pathlib, time\nfrom tnt_exp import durable\n"
-        "held = durable.lock(pathlib.Path(sys.argv[1]))\nprint(held is not None, flush=True)\ntime.sleep(60)\n"
+        "import sys, pathlib, time\nfrom tnt_exp import atomic_files\n"
+        "held = atomic_files.acquire_lock(pathlib.Path(sys.argv[1]))\nprint(held is not None, flush=True)\ntime.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -109,7 +109,7 @@ def test_the_page_has_nine_runs_and_the_best_first(swept: Any, browser: Any, tmp
     rows = browser.find_elements("css selector", "#leaderboard tbody tr")
     assert len(rows) == 9
     assert rows[0].text.split()[:3] == ["1", "64", "16"]
-    assert len(browser.find_elements("css selector", "#parallel polyline")) == 9
+    assert len(browser.find_elements("css selector", "#parallel .run")) == 9
     browser.find_element("css selector", "#leaderboard th").click()
     browser.find_element("css selector", "#leaderboard th").click()
     assert browser.find_elements("css selector", "#leaderboard tbody tr")[0].text.split()[0] == "9"

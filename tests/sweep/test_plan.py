@@ -208,7 +208,7 @@ def test_a_lock_has_one_owner(tmp_path: Path) -> None:
 
 def test_a_job_that_keeps_pythons_lock_dies_with_its_supervisor(tmp_path: Path) -> None:
     # PyDLL keeps the lock while it calls: no thread of the job can run.
-    job = "from tnt_exp.sweep import lifeline; import ctypes, sys; lifeline.hold(); print('held', flush=True)"
+    job = "from tnt_exp.sweep import worker; import ctypes, sys; worker.exit_with_parent(); print('held', flush=True)"
     job += "; ctypes.PyDLL(None).sleep(60)"
     supervisor = (
         "import subprocess, sys, time\n"

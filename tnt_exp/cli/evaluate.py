@@ -81,6 +81,8 @@ def _check(finished: FinishedRun, config: Config, *, own: bool) -> None:
     """Find errors before data are read and TensorFlow is imported."""
     if own or config.dataset.name is not Source.image_folder:
         data.validate(config.dataset)
+    elif not Path(str(config.dataset.path)).expanduser().is_dir():
+        raise UserError(f"dataset.path={config.dataset.path}: expected a folder of images, found none.")
     device.check_backend(config.trainer)
     info, channels, classes = data.dataset_info(config.dataset), finished.image_shape[2], len(finished.class_names)
     if info.channels not in (None, channels):
