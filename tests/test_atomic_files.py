@@ -49,7 +49,8 @@ def test_a_lock_has_one_owner_and_dies_with_it(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     code = (
         "import sys, pathlib, time\nfrom tnt_exp import atomic_files\n"
-        "held = atomic_files.acquire_lock(pathlib.Path(sys.argv[1]))\nprint(held is not None, flush=True)\ntime.sleep(60)\n"
+        "held = atomic_files.acquire_lock(pathlib.Path(sys.argv[1]))\nprint(held is not None, flush=True)\n"
+        "time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -1,6 +1,7 @@
 """Composition: what a misspelt or mistyped override says, and what the shipped groups give."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -154,3 +155,10 @@ def test_saved_configuration_composes_to_itself() -> None:
 
     config = compose(["experiment=cifar100_keras_example", "model.inner_blocks=[1,3]"])
     assert to_config(OmegaConf.create(plain(config))) == config
+
+
+def test_a_file_of_the_user_comes_before_a_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/digits.yaml").write_text("# @package _global_\ntrainer:\n  epochs: 77\n")
+    assert compose(["experiment=digits"], str(tmp_path)).trainer.epochs == 77
+    assert compose(["experiment=digits"]).trainer.epochs != 77

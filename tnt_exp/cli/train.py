@@ -12,16 +12,23 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tnt_exp.config.compose import CONFIG_NAME, compose, conf_dir, options, register, to_config, to_user_error
+from tnt_exp.config.compose import (
+    CONFIG_NAME,
+    compose,
+    conf_dir,
+    main_hydra,
+    options,
+    register,
+    to_config,
+    to_user_error,
+)
 from tnt_exp.config.keys import config_keys
 from tnt_exp.config.overrides import literal_overrides, parse_override
 from tnt_exp.config.schema import GROUPS
@@ -120,9 +127,9 @@ def _show(flags: Namespace, overrides: Sequence[str]) -> int:
         return 0
     try:
         if flags.cfg:
-            _hydra(flags.config_dir).show_cfg(CONFIG_NAME, list(overrides), flags.cfg, flags.package, flags.resolve)
+            main_hydra(flags.config_dir).show_cfg(CONFIG_NAME, list(overrides), flags.cfg, flags.package, flags.resolve)
         else:
-            _hydra(flags.config_dir).show_info(flags.info, CONFIG_NAME, list(overrides))
+            main_hydra(flags.config_dir).show_info(flags.info, CONFIG_NAME, list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise to_user_error(error) from error
     except SystemExit:  # Hydra has printed that there is no such package
@@ -156,7 +163,7 @@ def _run_one(flags: Namespace, overrides: Sequence[str]) -> int:
             errors.append(error)
 
     try:
-        _hydra(flags.config_dir).run(config_name=CONFIG_NAME, task_function=task, overrides=list(overrides))
+        main_hydra(flags.config_dir).run(config_name=CONFIG_NAME, task_function=task, overrides=list(overrides))
     except FileNotFoundError as error:  # the task catches its own: Hydra could not create the folder
         raise PermissionError(errno.EACCES, "no folder can be created there", error.filename) from None
     except (HydraException, OmegaConfBaseException) as error:
@@ -164,16 +171,6 @@ def _run_one(flags: Namespace, overrides: Sequence[str]) -> int:
     if errors:
         raise errors[0]
     return max(codes, default=0)
-
-
-def _hydra(config_dir: str | None) -> Hydra:
-    """Return a Hydra instance; `hydra.main` would turn every error into a traceback."""
-    search_path = create_config_search_path(str(conf_dir()))
-    if config_dir:
-        search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}")
-    main_hydra = Hydra.create_main_hydra2("train", search_path)
-    GlobalHydra.instance().clear()  # trials are composed by Hydra's own interface, which must be the only instance
-    return main_hydra
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
@@ -192,7 +189,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     register()
     try:
         with Signals().handled():
-            summary = _hydra(config_dir).multirun(
+            summary = main_hydra(config_dir).multirun(
                 config_name=CONFIG_NAME,
                 task_function=run_job,
                 overrides=[f"hydra.mode={RunMode.MULTIRUN.name}", *overrides],

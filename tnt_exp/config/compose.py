@@ -8,7 +8,10 @@ from pathlib import Path
 
 import hydra
 import yaml
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -84,12 +87,28 @@ def compose_cfg(overrides: Sequence[str] = (), config_dir: str | None = None) ->
         check_override_key(override, config_dir)
     # hydra.* decides where a run goes; Hydra reads it elsewhere, and compose() would refuse it.
     own = [text for text, override in zip(overrides, parsed, strict=True) if not is_hydra_override(override)]
-    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    running = GlobalHydra.instance().hydra  # that of a sweep, whose trials are composed here
     try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose(CONFIG_NAME, overrides=search + own)
+        main_hydra(config_dir)
+        return hydra.compose(CONFIG_NAME, overrides=own)
     except (HydraException, OmegaConfBaseException) as error:
         raise to_user_error(error) from error
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def main_hydra(config_dir: str | None) -> Hydra:
+    """Return a new global Hydra; `hydra.main` would turn every error into a traceback.
+
+    Args:
+        config_dir: The folder of the user's own config groups, searched before the shipped ones.
+    """
+    hydra.version.setbase("1.3")
+    search_path = create_config_search_path(str(conf_dir()))
+    if config_dir:
+        search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}")
+    GlobalHydra.instance().clear()
+    return Hydra.create_main_hydra2("train", search_path)
 
 
 def to_config(cfg: DictConfig) -> Config:
