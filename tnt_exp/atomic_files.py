@@ -22,10 +22,8 @@ JsonObject = dict[str, Any]  # an object of JSON, whose values have many types
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside a file or folder; at the end it is flushed to the disk and renamed into place.
 
-    If the block fails, the target is as it was and nothing is left beside it: on a full disk its space is needed.
-
-    Args:
-        target: What is created or replaced; a file is replaced in one step, a folder is removed first.
+    A file is replaced in one step, a folder is removed first. If the block fails, the target is as it was and nothing
+    is left beside it: on a full disk its space is needed.
     """
     part = target.with_name(f"{_PART}{target.name}")
     _remove(part)
@@ -88,26 +86,18 @@ def remove_paths(paths: Iterable[Path]) -> None:
 def acquire_lock(file: Path, wait: float = 0.0) -> IO[str] | None:
     """Take a lock that the kernel releases when the process ends, in whatever way.
 
-    Args:
-        file: The lock file; it stays, and names its owner until `release_lock`.
-        wait: Seconds to wait for another owner.
-
-    Returns:
-        The lock, held while the stream is open, or None if another process has it.
+    The lock is held while the returned stream is open; None: another process still has it after `wait` seconds. The
+    file stays, and names its owner until `release_lock`.
     """
     stream = file.open("a+")
     end = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                stream.close()
-                return None
-            time.sleep(0.05)
-        else:
-            _write_owner(stream, f"process {os.getpid()} on {platform.node()}")
-            return stream
+    while not _try_lock(stream):
+        if time.monotonic() >= end:
+            stream.close()
+            return None
+        time.sleep(0.05)
+    _write_owner(stream, f"process {os.getpid()} on {platform.node()}")
+    return stream
 
 
 def is_unlocked(file: Path) -> bool:
@@ -115,11 +105,7 @@ def is_unlocked(file: Path) -> bool:
     if not file.exists():
         return True
     with file.open() as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+        return _try_lock(stream)
 
 
 def release_lock(held: IO[str]) -> None:
@@ -134,6 +120,14 @@ def lock_owner(file: Path) -> str:
         return file.read_text()
     except FileNotFoundError:
         return ""
+
+
+def _try_lock(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _write_owner(stream: IO[str], name: str) -> None:

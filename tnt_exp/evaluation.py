@@ -70,13 +70,10 @@ class Evaluation:
 
 
 def evaluate(classifier: "Classifier", split: Split, batch_size: int, *, flip: bool) -> Evaluation:
-    """Evaluate the classifier on a split.
+    """Evaluate a classifier, uint8 images (B, H, W, C) -> logits (B, classes), on a split.
 
-    Args:
-        classifier: uint8 images (B, H, W, C) -> logits (B, classes).
-        split: Images and labels.
-        batch_size: Images per call; every call has this static shape.
-        flip: Whether the logits are the mean of those of the image and of its mirror image.
+    Every call has the static shape of `batch_size` images. With `flip`, the logits are the mean of those of the image
+    and of its mirror image.
     """
     correct, top5 = 0, 0
     confusion = None

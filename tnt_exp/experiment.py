@@ -108,10 +108,8 @@ class Experiment:
             lost = [name for name in before["class_names"] if name not in dataset.class_names]
             changes = [f"new classes: {', '.join(gained)}"] if gained else []
             changes += [f"missing classes: {', '.join(lost)}"] if lost else []
-            now = len(dataset.train)
-            changes += (
-                [f"{now} training images instead of {then}"] if (then := before["images"]["train"]) != now else []
-            )
+            now, then = len(dataset.train), before["images"]["train"]
+            changes += [f"{now} training images instead of {then}"] if then != now else []
             raise UserError(
                 f"{self.folder.path}: expected the images with which this run began, received others "
                 f"({'; '.join(changes) or 'other contents'}). Restore them, choose another run.name, or add "

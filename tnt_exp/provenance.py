@@ -32,23 +32,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git(folder: Path | None = None) -> dict[str, str]:
+def git() -> dict[str, str]:
     """Return `git_commit` and `git_dirty` (true or false) of the working folder's checkout; empty outside of one."""
     try:
         return {
-            "git_commit": _run_git(folder, "rev-parse", "HEAD").strip(),
-            "git_dirty": str(bool(_run_git(folder, "status", "--porcelain", "--untracked-files=no"))).lower(),
+            "git_commit": _git("rev-parse", "HEAD").decode().strip(),
+            "git_dirty": str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower(),
         }
     except (OSError, subprocess.SubprocessError):
         return {}
 
 
 def start(**facts: object) -> JsonObject:
-    """Return what is known about a run that starts here and now.
-
-    Args:
-        facts: What the caller knows in addition: hardware, data set.
-    """
+    """Return what is known about a run that starts here and now, and what the caller knows in addition."""
     diff = _diff()
     return {
         "command": sys.argv,
@@ -113,12 +109,10 @@ def _name(distribution: importlib.metadata.Distribution) -> str:
 
 def _diff() -> bytes:
     try:
-        return subprocess.run(["git", "diff", "HEAD", "--binary"], capture_output=True, check=True, timeout=30).stdout
+        return _git("diff", "HEAD", "--binary")
     except (OSError, subprocess.SubprocessError):
         return b""
 
 
-def _run_git(folder: Path | None, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-    ).stdout
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], capture_output=True, check=True, timeout=30).stdout

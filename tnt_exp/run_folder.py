@@ -50,18 +50,20 @@ class RunFolder:
 
     Attributes:
         path: The folder, absolute.
+        checkpoints, plots: The folders of checkpoints and of figures.
+        model: The chosen model, a Keras file.
+        log: What the run printed, with time stamps.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
-        (self.path / "plots").mkdir(parents=True, exist_ok=True)
+        self.checkpoints, self.plots = self.path / "checkpoints", self.path / "plots"
+        self.model, self.log = self.path / "model.keras", self.path / "train.log"
+        self.plots.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def held(self, wait: float = 0.0) -> Iterator[None]:
-        """Make this the only process that uses the folder.
-
-        Args:
-            wait: Seconds to wait until another process ends.
+        """Make this the only process that uses the folder; wait at most `wait` seconds until another process ends.
 
         Raises:
             UserError: Another process uses it.
@@ -88,26 +90,6 @@ class RunFolder:
             if parent.name not in ("runs", "sweeps", "multirun") or any(parent.iterdir()):
                 break
             parent.rmdir()
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        """The chosen model, a Keras file."""
-        return self.path / "model.keras"
-
-    @property
-    def plots(self) -> Path:
-        """The folder of figures."""
-        return self.path / "plots"
-
-    @property
-    def log(self) -> Path:
-        """What the run printed, with time stamps."""
-        return self.path / "train.log"
 
     def write_config(self, config: Config, overrides: Sequence[str]) -> None:
         """Write `config.yaml` (every value, reloadable) and `overrides.yaml` (the overrides of the command line)."""
@@ -190,15 +172,10 @@ class RunFolder:
 def plain(config: Config) -> JsonObject:
     """Return the configuration as plain YAML values."""
 
-    def value(item: Any) -> Any:
-        if isinstance(item, Enum):
-            return item.name
-        if isinstance(item, dict):
-            return {key: value(inner) for key, inner in item.items()}
-        return item
+    def section(fields: list[tuple[str, Any]]) -> JsonObject:
+        return {key: value.name if isinstance(value, Enum) else value for key, value in fields}
 
-    result: JsonObject = value(asdict(config))
-    return result
+    return asdict(config, dict_factory=section)
 
 
 def flat(config: Config) -> JsonObject:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from tnt_exp.reports.run_figures import draw_image, save_figure
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,9 @@ class AttentionMaps:
 
 
 def attention_maps(image: np.ndarray, maps: AttentionMaps, title: str, file: Path) -> None:
-    """Draw the image, the patches with the most attention, and the pixels within the first of them.
+    """Draw an image, the patches with the most attention, and the pixels within the first of them.
 
-    Args:
-        image: float (S, S, 1 or 3) in [0, 1], as the model sees it.
-        maps: Its attention weights.
-        title: Above the figure.
-        file: The PNG file.
+    The image is float (S, S, 1 or 3) in [0, 1], as the model sees it.
     """
     rollout, heads, pixels = maps.rollout(), maps.heads(), maps.pixels()
     grid = len(rollout)
@@ -75,22 +72,22 @@ def attention_maps(image: np.ndarray, maps: AttentionMaps, title: str, file: Pat
         axes.axis("off")
     figure.suptitle(title)
 
-    _image(panels[0, 0], image, "image")
-    _image(panels[0, 1], image, "patches, all blocks")
-    _over(panels[0, 1], rollout, len(image))
+    draw_image(panels[0, 0], image, "image")
+    draw_image(panels[0, 1], image, "patches, all blocks")
+    whole = (-0.5, len(image) - 0.5, len(image) - 0.5, -0.5)
+    panels[0, 1].imshow(rollout, cmap="inferno", alpha=0.6, vmin=0, extent=whole, interpolation="bilinear")
     _map(panels[0, 2], rollout, "the same, alone")
     for number, weights in enumerate(heads[:6], start=1):
         _map(panels[0, 2 + number], weights, f"last block, head {number}")
 
-    _image(panels[1, 0], image, "the patch that matters most")
+    draw_image(panels[1, 0], image, "the patch that matters most")
     frame = Rectangle((column * side - 0.5, row * side - 0.5), side, side, fill=False, color="#d1662b", linewidth=2)
     panels[1, 0].add_patch(frame)
-    _image(panels[1, 1], image[row * side : (row + 1) * side, column * side : (column + 1) * side], "that patch")
+    draw_image(panels[1, 1], image[row * side : (row + 1) * side, column * side : (column + 1) * side], "that patch")
     _map(panels[1, 2], _mosaic(pixels.mean(axis=1)), "pixels of all patches")
     for number, weights in enumerate(pixels[most][:6], start=1):
         _map(panels[1, 2 + number], weights, f"its pixels, head {number}")
-    FigureCanvasAgg(figure)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
 
 
 def _mosaic(pixels: np.ndarray) -> np.ndarray:
@@ -98,23 +95,6 @@ def _mosaic(pixels: np.ndarray) -> np.ndarray:
     patches, side, _ = pixels.shape
     grid = isqrt(patches)
     return pixels.reshape(grid, grid, side, side).transpose(0, 2, 1, 3).reshape(grid * side, grid * side)
-
-
-def _image(axes: Axes, image: np.ndarray, title: str) -> None:
-    image = np.clip(image, 0, 1)
-    axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
-    axes.set_title(title, fontsize=8)
-
-
-def _over(axes: Axes, weights: np.ndarray, size: int) -> None:
-    axes.imshow(
-        weights,
-        cmap="inferno",
-        alpha=0.6,
-        vmin=0,
-        extent=(-0.5, size - 0.5, size - 0.5, -0.5),
-        interpolation="bilinear",
-    )
 
 
 def _map(axes: Axes, weights: np.ndarray, title: str) -> None:

@@ -3,8 +3,8 @@
 import csv
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ class TrialRow:
     place: str = ""
     log: str = ""
     run_id: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The swept values, `model.embed_dim=48 model.depth=4`."""
+        return " ".join(f"{key}={value}" for key, value in self.params.items())
 
 
 @dataclass(frozen=True)
@@ -93,22 +98,13 @@ def rank_points(rows: Sequence[TrialRow], *, maximize: bool) -> list[RankedPoint
         return False, -point.mean if maximize else point.mean
 
     found.sort(key=order)
-    return [
-        RankedPoint(rank if item.mean is not None else None, item.params, item.mean, item.std, item.rows)
-        for rank, item in enumerate(found, 1)
-    ]
+    return [replace(item, rank=rank) if item.mean is not None else item for rank, item in enumerate(found, 1)]
 
 
 def leaderboard_columns(ranking: Sequence[RankedPoint], objective: str) -> dict[str, list[Any]]:
-    """Return the leaderboard as columns of equal length.
-
-    Args:
-        ranking: Best first.
-        objective: Name of the objective.
-    """
-    keys = list(dict.fromkeys(key for point in ranking for key in point.params))
+    """Return the leaderboard as columns of equal length, in the order of the ranking."""
     table: dict[str, list[Any]] = {"rank": [point.rank for point in ranking]}
-    for key in keys:
+    for key in dict.fromkeys(key for point in ranking for key in point.params):
         table[key] = [point.params.get(key, "") for point in ranking]
     table[objective] = [point.mean for point in ranking]
     if any(len(point.rows) > 1 for point in ranking):
@@ -124,10 +120,7 @@ def leaderboard_columns(ranking: Sequence[RankedPoint], objective: str) -> dict[
 def write_leaderboard(file: Path, ranking: Sequence[RankedPoint], objective: str) -> None:
     """Write `leaderboard.csv`: one row per point, best first."""
     table = leaderboard_columns(ranking, objective)
-    with file.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(table)
-        writer.writerows(zip(*table.values(), strict=True))
+    _write_csv(file, table, zip(*table.values(), strict=True))
 
 
 def write_points(file: Path, rows: Sequence[TrialRow]) -> None:
@@ -135,23 +128,28 @@ def write_points(file: Path, rows: Sequence[TrialRow]) -> None:
     params = list(dict.fromkeys(key for row in rows for key in row.params))
     metrics = list(dict.fromkeys(key for row in rows for key in row.metrics))
     facts = list(dict.fromkeys(key for row in rows for key in row.facts))
+    header = ["job", *params, "state", *metrics, *facts, "error", "folder", "mlflow_run_id", "command"]
+    lines = (
+        [
+            row.job,
+            *(row.params.get(key) for key in params),
+            row.state,
+            *(row.metrics.get(key) for key in metrics),
+            *(row.facts.get(key) for key in facts),
+            row.error,
+            row.place,
+            row.run_id,
+            row.command,
+        ]
+        for row in rows
+    )
+    _write_csv(file, header, lines)
+
+
+def _write_csv(file: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a table; None is an empty cell."""
     with file.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["job", *params, "state", *metrics, *facts, "error", "folder", "mlflow_run_id", "command"])
-        for row in rows:
-            writer.writerow(
-                [
-                    row.job,
-                    *(row.params.get(key, "") for key in params),
-                    row.state,
-                    *(row.metrics.get(key, "") for key in metrics),
-                    *(row.facts.get(key, "") for key in facts),
-                    row.error or "",
-                    row.place,
-                    row.run_id or "",
-                    row.command,
-                ]
-            )
+        csv.writer(stream).writerows([header, *rows])
 
 
 @dataclass(frozen=True)
@@ -177,13 +175,8 @@ def main_effects(ranking: Sequence[RankedPoint]) -> list[MainEffect]:
     """Estimate the main effect of each value, keys with the largest differences first.
 
     Least squares over the means of the points, with one term per value: exact if keys do not interact. Keys with one
-    value, or with more than MOST_VALUES, are left out.
-
-    Args:
-        ranking: Points; runs that differ in the seed only count as one.
-
-    Returns:
-        Nothing if the points are too few, or too similar, to separate the values.
+    value, or with more than MOST_VALUES, are left out. There are no effects if the points are too few, or too similar,
+    to separate the values.
     """
     means = [(point.params, point.mean) for point in ranking if point.mean is not None]
     values: dict[str, list[str]] = {}
@@ -203,7 +196,12 @@ def main_effects(ranking: Sequence[RankedPoint]) -> list[MainEffect]:
     errors = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
     estimates = {column: (float(solution[i]), float(errors[i])) for i, column in enumerate(columns, 1)}
     found_effects = []
-    for key in sorted(values, key=lambda key: -_span([0.0, *(estimates[key, value][0] for value in values[key][1:])])):
+
+    def span(key: str) -> float:
+        differences = [0.0, *(estimates[key, value][0] for value in values[key][1:])]
+        return max(differences) - min(differences)
+
+    for key in sorted(values, key=span, reverse=True):
         for value in values[key]:
             points = sum(params[key] == value for params, _ in means)
             found_effects.append(MainEffect(key, value, points, *estimates.get((key, value), (0.0, 0.0))))
@@ -212,10 +210,7 @@ def main_effects(ranking: Sequence[RankedPoint]) -> list[MainEffect]:
 
 def write_main_effects(file: Path, found: Sequence[MainEffect]) -> None:
     """Write `effects.csv`: one row per value."""
-    with file.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["key", "value", "points", "difference", "standard_error"])
-        writer.writerows([item.key, item.value, item.points, item.difference, item.error] for item in found)
+    _write_csv(file, ["key", "value", "points", "difference", "standard_error"], map(astuple, found))
 
 
 def _order(value: str) -> tuple[int, float, str]:
@@ -223,7 +218,3 @@ def _order(value: str) -> tuple[int, float, str]:
     if number is None:
         return (0 if value in ("null", "none", "false") else 2, 0.0, value)
     return (1, number, "")
-
-
-def _span(numbers: Sequence[float]) -> float:
-    return max(numbers) - min(numbers)

@@ -14,18 +14,16 @@ logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs that it bui
 _TRAIN, _VALIDATION, _CHOSEN = "#3b6ea8", "#d1662b", "#777777"
 
 
-def _save(figure: Figure, file: Path) -> None:
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a PNG file."""
     FigureCanvasAgg(figure)
     figure.savefig(file, dpi=120)
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path) -> None:
-    """Draw loss, accuracy and learning rate over epochs.
+    """Draw loss, accuracy and learning rate over epochs, from rows of `metrics.csv`.
 
-    Args:
-        rows: Rows of `metrics.csv`.
-        chosen: The epoch whose weights were kept, marked by a line.
-        file: The PNG file.
+    A line marks the chosen epoch, whose weights were kept.
     """
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -43,7 +41,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path) ->
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def _line(
@@ -54,34 +52,28 @@ def _line(
         axes.plot(epochs, values, color=color, label=label, marker="o" if len(rows) < 3 else None)
 
 
-def draw_samples(images: np.ndarray, titles: Sequence[str], file: Path, columns: int = 8) -> None:
-    """Draw a sheet of images as the model sees them.
+def draw_image(axes: Axes, image: np.ndarray, title: str) -> None:
+    """Draw an image, float (H, W, 1 or 3) in [0, 1], with a line above it."""
+    image = np.clip(image, 0, 1)
+    axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
+    axes.set_title(title, fontsize=8)
 
-    Args:
-        images: float (N, H, W, C) in [0, 1].
-        titles: One line above each image.
-        file: The PNG file.
-        columns: Images per row.
-    """
+
+def draw_samples(images: np.ndarray, titles: Sequence[str], file: Path, columns: int = 8) -> None:
+    """Draw a sheet of images as the model sees them, float (N, H, W, C) in [0, 1], with a line above each."""
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.5 * columns, 1.75 * rows), layout="constrained")
     for index, axes in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
         axes.axis("off")
         if index < len(images):
-            image = np.clip(images[index], 0, 1)
-            axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
-            axes.set_title(titles[index], fontsize=8)
-    _save(figure, file)
+            draw_image(axes, images[index], titles[index])
+    save_figure(figure, file)
 
 
 def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], title: str, file: Path) -> None:
-    """Draw a confusion matrix, each row divided by its sum; counts are written if they are legible.
+    """Draw a confusion matrix, int (classes, classes): row = true class, column = predicted class.
 
-    Args:
-        matrix: int (classes, classes), row = true class, column = predicted class.
-        class_names: Names in the order of the rows.
-        title: Above the figure.
-        file: The PNG file.
+    Each row is divided by its sum; counts are written if they are legible.
     """
     classes = len(matrix)
     side = min(16.0, max(5.0, 0.42 * classes + 2))
@@ -98,4 +90,4 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], title:
             color = "white" if part[row, column] > 0.5 else "black"
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color=color)
     figure.colorbar(shown, ax=axes, fraction=0.04, label="fraction of the true class")
-    _save(figure, file)
+    save_figure(figure, file)

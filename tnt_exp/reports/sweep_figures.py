@@ -59,9 +59,7 @@ class Axis:
 def axis(values: Sequence[str | float], *, may_be_log: bool = True) -> Axis:
     """Return the axis of some values: numeric if all of them are numbers, else categorical.
 
-    Args:
-        values: The values that need a position.
-        may_be_log: Whether the axis is logarithmic if the values span nearly two decades.
+    If it may be, a numeric axis is logarithmic where the values span nearly two decades.
     """
     numbers = [as_number(value) for value in values]
     known = [number for number in numbers if number is not None]
@@ -93,13 +91,7 @@ def _round_numbers(low: float, high: float, log: bool) -> list[float]:
 
 
 def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: bool) -> str:
-    """Draw parallel coordinates: one axis per swept key, the objective last, one line per run that has an objective.
-
-    Args:
-        rows: The runs.
-        objective: Name of the objective.
-        maximize: Whether more is better.
-    """
+    """Draw parallel coordinates: one axis per swept key, the objective last, one line per run that has an objective."""
     shown = sorted((row for row in rows if row.objective is not None), key=lambda row: row.objective or 0.0)
     if not maximize:
         shown.reverse()  # the best are drawn last, on top
@@ -149,12 +141,7 @@ def objective_scatter(rows: Sequence[TrialRow], key: str, objective: str) -> str
 
 
 def best_curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> str:
-    """Draw a metric over the epochs, one line per run.
-
-    Args:
-        best: Label of a run: its (epoch, value) pairs.
-        metric: Name of the metric.
-    """
+    """Draw a metric over the epochs, one line per run: its (epoch, value) pairs, by its label."""
     figure = Figure(figsize=(11.0, 3.4 + 0.2 * len(best)), layout="constrained")
     axes = figure.subplots()
     colors = [_LINES(number % 10) for number in range(len(best))]
@@ -174,9 +161,7 @@ def best_curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) 
 def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
     """Draw the difference of each value from the first value of its key, with its standard error.
 
-    Args:
-        found: The effects, those of one key together.
-        objective: Name of the objective.
+    The effects of one key are neighbours.
     """
     figure = Figure(figsize=(11.0, 0.9 + 0.26 * len(found)), layout="constrained")
     axes = figure.subplots()
@@ -210,12 +195,9 @@ def _label(row: TrialRow) -> str:
 
 
 def _svg(figure: Figure, title: str, tooltips: Sequence[str]) -> str:
-    """Return the figure as an `<svg>` element; names are drawn as they are, not as TeX.
+    """Return the figure as an `<svg>` element, with tooltips for the elements of the collection `_RUNS` in order.
 
-    Args:
-        figure: The figure.
-        title: Its title.
-        tooltips: Of the elements of the collection `_RUNS`, in order.
+    Names are drawn as they are, not as TeX.
     """
     figure.set_canvas(FigureCanvasSVG(figure))
     for text in figure.findobj(matplotlib.text.Text):

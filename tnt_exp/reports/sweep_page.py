@@ -149,7 +149,7 @@ def _failures(rows: Sequence[TrialRow]) -> str:
     if not failed:
         return ""
     items = "".join(
-        f'<p><b class="failed">trial {row.job}</b> {escape(_params(row))}: {escape(row.error or "")}<br>'
+        f'<p><b class="failed">trial {row.job}</b> {escape(row.label)}: {escape(row.error or "")}<br>'
         f"<code>{escape(row.place)}</code></p>" + (f"<pre>{escape(row.log)}</pre>" if row.log else "")
         for row in failed
     )
@@ -158,14 +158,10 @@ def _failures(rows: Sequence[TrialRow]) -> str:
 
 def _commands(rows: Sequence[TrialRow]) -> str:
     body = "".join(
-        f"<tr><td>{row.job}</td><td>{escape(_params(row))}</td><td><code>{escape(row.command)}</code></td></tr>"
+        f"<tr><td>{row.job}</td><td>{escape(row.label)}</td><td><code>{escape(row.command)}</code></td></tr>"
         for row in rows
     )
     return (
         '<h2>Commands of the trials</h2><div class="card"><table id="commands"><thead><tr><th>trial</th>'
         f"<th>parameters</th><th>command</th></tr></thead><tbody>{body}</tbody></table></div>"
     )
-
-
-def _params(row: TrialRow) -> str:
-    return " ".join(f"{key}={value}" for key, value in row.params.items())

@@ -99,12 +99,8 @@ def load_results(study: SweepStudy) -> SweepResults:
             if (value := run_folder.parse_number(row.get(objective))) is not None
         ]
         if history:
-            curves[f"job {ranked_trial.best.job}: {_params(ranked_trial.best)}"] = history
+            curves[f"job {ranked_trial.best.job}: {ranked_trial.best.label}"] = history
     return SweepResults(study.id, found, objective, study.maximize, curves, str(study.folder))
-
-
-def _params(row: TrialRow) -> str:
-    return " ".join(f"{key}={value}" for key, value in row.params.items())
 
 
 def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
@@ -141,6 +137,6 @@ def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
     curves = {}
     for ranked_trial in rank_points(found, maximize=maximize)[:CURVES]:
         if ranked_trial.mean is not None and ranked_trial.best.run_id:
-            label = f"job {ranked_trial.best.job}: {_params(ranked_trial.best)}"
+            label = f"job {ranked_trial.best.job}: {ranked_trial.best.label}"
             curves[label] = parent.history(ranked_trial.best.run_id, objective)
     return SweepResults(sweep_id, found, objective, maximize, curves, uri)
