@@ -15,16 +15,7 @@ ATTEMPTS = 10
 
 
 def erase(inputs: Tensor, probability: float, random: StatelessRandom) -> Tensor:
-    """Fill a random box of each image with noise, with the given probability.
-
-    Args:
-        inputs: float32 (B, S, S, C), normalised.
-        probability: Probability that an image is erased at all.
-        random: Random numbers of the step.
-
-    Returns:
-        Images like `inputs`.
-    """
+    """Fill a random box of each image, float32 (B, S, S, C), normalised, with noise, with the given probability."""
     batch, size = inputs.shape[0], inputs.shape[1]
     noise = random.normal("erasing/noise", tuple(inputs.shape))
     return ops.where(random_boxes(probability, random, batch, size)[..., None], noise, inputs)

@@ -8,6 +8,7 @@ Difference from a chain of separate operations: pixels that an earlier operation
 a later one may move them back; and there is one interpolation instead of several.
 """
 
+import functools
 import math
 
 from keras import ops
@@ -45,17 +46,9 @@ def random_geometry(
     source: tuple[int, int],
     policy: Tensor | None = None,
 ) -> Tensor | None:
-    """Draw the map of each image.
+    """Draw the map of each image, (batch, 2, 3); None if the configuration has no geometric change.
 
-    Args:
-        config: The changes and their ranges.
-        random: Random numbers of the step.
-        batch: Images in the batch.
-        source: Height and width of the source, pixels.
-        policy: The map (batch, 2, 3) of the policy's geometric operations, if there is a policy.
-
-    Returns:
-        A map (batch, 2, 3), or None if the configuration has no geometric change.
+    `source` is height and width of the source in pixels, `policy` the map (batch, 2, 3) of a policy's operations.
     """
     maps: list[Tensor] = []
     if config.crop_scale is not None:
@@ -79,12 +72,7 @@ def random_geometry(
     if config.translation:
         shift = random.uniform("translation", (batch, 2), -config.translation, config.translation)
         maps.append(affine(1.0, 0.0, shift[:, 0], 0.0, 1.0, shift[:, 1]))
-    if not maps:
-        return None
-    result = maps[0]
-    for later in maps[1:]:
-        result = compose(result, later)
-    return result
+    return functools.reduce(compose, maps) if maps else None
 
 
 def _flips(config: AugmentationConfig, random: StatelessRandom, batch: int) -> Tensor:

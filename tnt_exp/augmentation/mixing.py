@@ -23,18 +23,10 @@ def mix(
     *,
     branching: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Mix each image and its label with those of its partner.
+    """Mix inputs, float32 (B, S, S, C), and targets, float32 (B, K), with those of each image's partner.
 
-    Args:
-        inputs: float32 (B, S, S, C).
-        targets: float32 (B, K).
-        config: Strength and probabilities.
-        random: Random numbers of the step.
-        mixing: Scalar in [0, 1], multiplies the probability that the batch is mixed.
-        branching: Whether a condition skips the blend of a batch that is not mixed; the numbers are the same.
-
-    Returns:
-        Inputs and targets, of the same shapes.
+    `mixing`, a scalar in [0, 1], multiplies the probability that the batch is mixed. With `branching`, a condition
+    skips the blend of a batch that is not mixed; the numbers are the same.
     """
     pixel_weight, label_weight, is_mixed = partner_weight(config, random, inputs.shape[1], mixing)
     pixel_weight = pixel_weight[None, :, :, None]

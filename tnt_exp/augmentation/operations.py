@@ -45,15 +45,9 @@ class Operation(IntEnum):
 
 
 def apply_color(pixels: Tensor, operation: Tensor, argument: Tensor) -> Tensor:
-    """Apply each image's operation if it is a colour operation.
+    """Apply each image's operation, int32 (B,), with its argument, float32 (B,), if it is a colour operation.
 
-    Args:
-        pixels: float32 (B, h, w, C), integer values.
-        operation: int32 (B,), of `Operation`.
-        argument: float32 (B,), the argument of the operation.
-
-    Returns:
-        Images like `pixels`.
+    Images are float32 (B, h, w, C), integer values.
     """
 
     def factor(which: Operation) -> Tensor:

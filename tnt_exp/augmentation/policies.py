@@ -6,6 +6,7 @@ operation's magnitude range turns the level into its argument.
 Shapes: B batch, n operations per image.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from tnt_exp.augmentation.stateless_random import StatelessRandom, Tensor
 from tnt_exp.config.augmentation import AugmentationConfig, Policy
 
 ENHANCEMENTS = (Operation.color, Operation.contrast, Operation.brightness, Operation.sharpness)
+FIXED = (Operation.autocontrast, Operation.equalize, Operation.invert)  # without a magnitude
+SHEARS = (Operation.shear_x, Operation.shear_y)
+TRANSLATIONS = (Operation.translate_x, Operation.translate_y)
 RANDAUGMENT_PROBABILITY = 0.5  # timm applies each operation drawn with this probability
 TRIVIAL_LEVELS = 31
 
@@ -75,9 +79,7 @@ MagnitudeRanges = dict[Operation, MagnitudeRange]
 def randaugment_ranges(increasing: bool) -> MagnitudeRanges:
     """Return the ranges of timm's fifteen operations, in the versions of `rand-...-inc1` or `-inc0`."""
     return {
-        Operation.autocontrast: MagnitudeRange(),
-        Operation.equalize: MagnitudeRange(),
-        Operation.invert: MagnitudeRange(),
+        **dict.fromkeys(FIXED, MagnitudeRange()),
         Operation.rotate: MagnitudeRange(0, 30, signed=True),
         Operation.posterize: MagnitudeRange(4, -4, rounding=0.0) if increasing else MagnitudeRange(0, 4, rounding=0.0),
         Operation.solarize: MagnitudeRange(256, -256, rounding=0.0)
@@ -85,28 +87,21 @@ def randaugment_ranges(increasing: bool) -> MagnitudeRanges:
         else MagnitudeRange(0, 256, rounding=0.0),
         Operation.solarize_add: MagnitudeRange(0, 110, rounding=0.0),
         **dict.fromkeys(ENHANCEMENTS, MagnitudeRange(1, 0.9, signed=True) if increasing else MagnitudeRange(0.1, 1.8)),
-        Operation.shear_x: MagnitudeRange(0, 0.3, signed=True),
-        Operation.shear_y: MagnitudeRange(0, 0.3, signed=True),
-        Operation.translate_x: MagnitudeRange(0, 0.45, signed=True),
-        Operation.translate_y: MagnitudeRange(0, 0.45, signed=True),
+        **dict.fromkeys(SHEARS, MagnitudeRange(0, 0.3, signed=True)),
+        **dict.fromkeys(TRANSLATIONS, MagnitudeRange(0, 0.45, signed=True)),
     }
 
 
 def autoaugment_ranges() -> MagnitudeRanges:
     """Return the ranges of the AutoAugment paper's table 6, levels in ninths."""
-    shift = MagnitudeRange(0, 150 / 331, signed=True)
     return {
-        Operation.autocontrast: MagnitudeRange(),
-        Operation.equalize: MagnitudeRange(),
-        Operation.invert: MagnitudeRange(),
+        **dict.fromkeys(FIXED, MagnitudeRange()),
         Operation.rotate: MagnitudeRange(0, 30, signed=True),
         Operation.posterize: MagnitudeRange(8, -4, rounding=0.5),
         Operation.solarize: MagnitudeRange(255, -255),
         **dict.fromkeys(ENHANCEMENTS, MagnitudeRange(1, 0.9, signed=True)),
-        Operation.shear_x: MagnitudeRange(0, 0.3, signed=True),
-        Operation.shear_y: MagnitudeRange(0, 0.3, signed=True),
-        Operation.translate_x: shift,
-        Operation.translate_y: shift,
+        **dict.fromkeys(SHEARS, MagnitudeRange(0, 0.3, signed=True)),
+        **dict.fromkeys(TRANSLATIONS, MagnitudeRange(0, 150 / 331, signed=True)),
     }
 
 
@@ -121,8 +116,7 @@ def trivial_ranges(frame: tuple[int, int]) -> MagnitudeRanges:
         Operation.posterize: MagnitudeRange(8, -6, rounding=0.5),
         Operation.solarize: MagnitudeRange(255, -255),
         **dict.fromkeys(ENHANCEMENTS, MagnitudeRange(1, 0.99, signed=True)),
-        Operation.shear_x: MagnitudeRange(0, 0.99, signed=True),
-        Operation.shear_y: MagnitudeRange(0, 0.99, signed=True),
+        **dict.fromkeys(SHEARS, MagnitudeRange(0, 0.99, signed=True)),
         Operation.translate_x: MagnitudeRange(0, 32 / width, signed=True),
         Operation.translate_y: MagnitudeRange(0, 32 / height, signed=True),
     }
@@ -131,16 +125,9 @@ def trivial_ranges(frame: tuple[int, int]) -> MagnitudeRanges:
 def random_operations(
     config: AugmentationConfig, random: StatelessRandom, batch: int, frame: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Draw the operations of each image.
+    """Draw the operations of each image: int32 (B, n), and their arguments float32 (B, n), in the order to apply them.
 
-    Args:
-        config: The policy (not none) and its strength.
-        random: Random numbers of the step.
-        batch: Images in the batch, B.
-        frame: Height and width, in pixels, of the image in which the policy counts shifts.
-
-    Returns:
-        Operations int32 (B, n) and their arguments float32 (B, n), to be applied one after the other.
+    `frame` is height and width, in pixels, of the image in which the policy counts shifts.
     """
     if config.policy is Policy.randaugment:
         return _randaugment(config, random, batch)
@@ -158,10 +145,8 @@ def apply_operations(pixels: Tensor, operations: Tensor, arguments: Tensor) -> t
         ),
         pixels,
     )
-    maps = affine_map(operations[:, 0], arguments[:, 0])
-    for index in range(1, operations.shape[1]):
-        maps = compose(maps, affine_map(operations[:, index], arguments[:, index]))
-    return pixels, maps
+    maps = [affine_map(operations[:, index], arguments[:, index]) for index in range(operations.shape[1])]
+    return pixels, functools.reduce(compose, maps)
 
 
 def _randaugment(config: AugmentationConfig, random: StatelessRandom, batch: int) -> tuple[Tensor, Tensor]:

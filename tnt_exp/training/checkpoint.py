@@ -23,11 +23,7 @@ log = logging.getLogger("tnt_exp")
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the state of a run is infinite or not a number.
-
-    Args:
-        reason: What became so, and when.
-    """
+    """The loss or the state of a run is infinite or not a number."""
 
 
 def all_finite(array: np.ndarray) -> bool:
@@ -41,17 +37,11 @@ def all_finite(array: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run at a step.
+    """The state of a run at a step."""
 
-    Attributes:
-        step: Training steps made so far.
-        arrays: Weights, optimizer, random state.
-        numbers: Everything else (JSON).
-    """
-
-    step: int
-    arrays: dict[str, np.ndarray]
-    numbers: JsonObject
+    step: int  # training steps made so far
+    arrays: dict[str, np.ndarray]  # weights, optimizer, random state
+    numbers: JsonObject  # everything else
 
 
 class CheckpointStore:
@@ -96,11 +86,7 @@ class CheckpointStore:
             raise error
 
     def newest(self, *, at_period: bool = False) -> Checkpoint | None:
-        """Return the newest checkpoint that verifies; damaged ones are reported and skipped.
-
-        Args:
-            at_period: Only those at a multiple of `keep_period`.
-        """
+        """Return the newest checkpoint (at a multiple of `keep_period`) that verifies; report and skip damaged ones."""
         for manifest in reversed(self._manifests()):
             if at_period and not self._at_period(manifest):
                 continue
@@ -130,14 +116,9 @@ class CheckpointStore:
             name = Path(self.name(step)).name
             data = save(arrays)
             atomic_write(self._folder / f"{name}.safetensors", data)
-            manifest = {
-                "step": step,
-                "bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "numbers": numbers,
-            }
-            text = json.dumps(manifest)
-            atomic_write(self._folder / f"{name}.json", json.dumps({"sha256": _hash(text), "manifest": text}))
+            text = json.dumps({"step": step, "bytes": len(data), "sha256": _hash(data), "numbers": numbers})
+            sealed = {"sha256": _hash(text.encode()), "manifest": text}
+            atomic_write(self._folder / f"{name}.json", json.dumps(sealed))
             self._prune()
         except Exception as error:  # raised in the training thread by the next `save` or `wait`
             self._error = error
@@ -158,19 +139,19 @@ def _step_of(manifest: Path) -> int:
     return int(manifest.stem.removeprefix("step-"))
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _read_checkpoint(file: Path) -> Checkpoint:
     sealed = json.loads(file.read_bytes())
-    if _hash(sealed["manifest"]) != sealed["sha256"]:
+    if _hash(sealed["manifest"].encode()) != sealed["sha256"]:
         raise ValueError(f"{file.name} does not match its own SHA-256")
     manifest = json.loads(sealed["manifest"])
     arrays = file.with_suffix(".safetensors")
     data = arrays.read_bytes()
     if len(data) != manifest["bytes"]:
         raise ValueError(f"{arrays.name} has {len(data)} bytes instead of {manifest['bytes']}")
-    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+    if _hash(data) != manifest["sha256"]:
         raise ValueError(f"{arrays.name} does not match its SHA-256")
     return Checkpoint(manifest["step"], load(data), json.loads(manifest["numbers"]))

@@ -92,9 +92,6 @@ class CheckpointManager:
     def roll_back(self, error: NonFiniteError) -> None:
         """Restore the last checkpoint at the end of an epoch, and lower the learning rate.
 
-        Args:
-            error: Why.
-
         Raises:
             NonFiniteError: A rollback is not asked for, or not possible; names the last good checkpoint.
         """

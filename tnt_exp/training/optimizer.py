@@ -20,14 +20,10 @@ def build_optimizer(
     learning_rate_factors: Sequence[float] | None = None,
     scale_loss: bool,
 ) -> FlatOptimizer:
-    """Build the optimizer of `variables`.
+    """Build the optimizer of trainable variables.
 
-    Args:
-        config: What to build.
-        variables: Trainable variables.
-        is_decayed: Whether weight decay applies to a variable where `config.decay` is `matrices`.
-        learning_rate_factors: For each variable, what its learning rate is multiplied by; None: 1 for all.
-        scale_loss: Scale the loss, as float16 needs.
+    Where `config.decay` is `matrices`, `is_decayed` decides whether weight decay applies to a variable. The learning
+    rate of each variable is multiplied by its factor (None: 1 for all). float16 needs `scale_loss`.
     """
     optimizer = _ALGORITHMS[config.name](
         config,

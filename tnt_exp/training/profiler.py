@@ -1,6 +1,7 @@
 """A trace of some training steps, for TensorBoard or Perfetto."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import keras
@@ -27,79 +28,47 @@ class ProfiledStep:
         self._step = step
         self._folder = folder
         self._calls = 0
-        self._trace: _TensorFlow | _Jax | _Torch | None = None
+        self._trace = ExitStack()
 
     def __call__(self, images: Tensor, labels: Tensor, first: int, rates: Sequence[float], mixing: float) -> Tensor:
         """See `TrainStep`."""
         if self._calls == _SKIPPED_CALLS:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._trace = _TRACES[keras.config.backend()](self._folder)
-            self._trace.start()
+            self._trace.enter_context(_trace(self._folder))
         sums = self._step(images, labels, first, rates, mixing)
         self._calls += 1
         if self._calls == _SKIPPED_CALLS + _TRACED_CALLS:
             keras.ops.convert_to_numpy(sums)  # waits for the device
-            self._stop()
+            self._trace.close()
         return sums
 
     def sync_to_model(self) -> None:
         """See `TrainStep`; if an epoch has fewer calls, the trace ends with it."""
-        self._stop()
+        self._trace.close()
         self._step.sync_to_model()
-
-    def _stop(self) -> None:
-        if self._trace is not None:
-            self._trace.stop()
-            self._trace = None
 
     def sync_from_model(self) -> None:
         """See `TrainStep`."""
         self._step.sync_from_model()
 
 
-class _TensorFlow:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+@contextmanager
+def _trace(folder: Path) -> Iterator[None]:
+    """Trace what happens within the block, by the profiler of the current backend."""
+    folder.mkdir(parents=True, exist_ok=True)
+    match keras.config.backend():
+        case "tensorflow":
+            import tensorflow as tf
 
-    def start(self) -> None:
-        import tensorflow as tf
+            with tf.profiler.experimental.Profile(str(folder)):
+                yield
+        case "jax":
+            import jax
 
-        tf.profiler.experimental.start(str(self._folder))
+            with jax.profiler.trace(folder, create_perfetto_trace=True):
+                yield
+        case _:
+            import torch
 
-    def stop(self) -> None:
-        import tensorflow as tf
-
-        tf.profiler.experimental.stop()
-
-
-class _Jax:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def start(self) -> None:
-        import jax
-
-        jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
-
-    def stop(self) -> None:
-        import jax
-
-        jax.profiler.stop_trace()
-
-
-class _Torch:
-    def __init__(self, folder: Path) -> None:
-        import torch
-
-        self._folder = folder
-        self._profile = torch.profiler.profile()
-
-    def start(self) -> None:
-        self._profile.start()
-
-    def stop(self) -> None:
-        self._profile.stop()
-        self._profile.export_chrome_trace(str(self._folder / "perfetto_trace.json.gz"))
-
-
-_TRACES: dict[str, type[_TensorFlow | _Jax | _Torch]] = {"tensorflow": _TensorFlow, "jax": _Jax, "torch": _Torch}
+            with torch.profiler.profile() as profile:
+                yield
+            profile.export_chrome_trace(str(folder / "perfetto_trace.json.gz"))

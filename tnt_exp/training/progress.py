@@ -18,12 +18,7 @@ log = logging.getLogger("tnt_exp")
 class ProgressBar:
     """A bar with step, rate and time left on a terminal, and one plain line per epoch everywhere.
 
-    Args:
-        epochs: Epochs of the run.
-        steps: Steps of the run.
-
-    Attributes:
-        warm: Whether the process has made its first step.
+    It is `warm` once the process has made its first step.
     """
 
     def __init__(self, epochs: int, steps: int) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -48,13 +49,12 @@ class BestWeights:
             self._best, self._best_epoch = measured or self._best, epoch
         if better or self.select is Select.last:
             self.epoch, self.metrics = epoch, metrics
-            self.weights = [ops.convert_to_numpy(variable) for variable in classifier.variables]
+            self.weights = _values(classifier.variables)
         return self.patience is not None and epoch - self._best_epoch >= self.patience
 
     def restore(self, classifier: "Classifier") -> None:
         """Assign the kept weights to the classifier."""
-        for variable, value in zip(classifier.variables, self.weights, strict=True):
-            variable.assign(value)
+        _assign(classifier.variables, self.weights)
 
     def state_dict(self) -> JsonObject:
         """Return everything but the weights."""
@@ -68,19 +68,12 @@ class BestWeights:
 
 @dataclass
 class Position:
-    """How far the run is.
+    """How far the run is."""
 
-    Attributes:
-        epoch: The current epoch, from 1.
-        done: Its steps that were made.
-        sums: `SUMS` over these steps.
-        seconds: Their time.
-    """
-
-    epoch: int = 1
-    done: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0] * len(SUMS))
-    seconds: float = 0.0
+    epoch: int = 1  # the current one, from 1
+    done: int = 0  # its steps that were made
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(SUMS))  # `SUMS` over these steps
+    seconds: float = 0.0  # their time
 
 
 @dataclass
@@ -107,7 +100,7 @@ class TrainState:
 
     def check_finite(self, step: int) -> None:
         """Raise `NonFiniteError` if a weight is not finite after `step` steps."""
-        _check_finite("weights", [ops.convert_to_numpy(variable) for variable in self.classifier.variables], step)
+        _check_finite("weights", _values(self.classifier.variables), step)
 
     def to_checkpoint(self, step: int, extra: JsonObject) -> Checkpoint:
         """Return a copy of everything, with `extra` values of the caller (JSON).
@@ -150,8 +143,7 @@ class TrainState:
             if shapes != [value.shape for value in values[kind]]:
                 raise ValueError(f"Expected a checkpoint of this {kind}, received one of another.")
         for kind, variables in targets.items():
-            for variable, value in zip(variables, values[kind], strict=True):
-                variable.assign(value)
+            _assign(variables, values[kind])
         self.best.load_state_dict(own["choice"], values["choice"])
         self.position = Position(**own["position"])
         self.rows[:] = own["rows"]
@@ -160,10 +152,19 @@ class TrainState:
     def _arrays(self) -> dict[str, list[np.ndarray]]:
         """Return what a checkpoint holds, by the names of the file: "choice" are the best weights."""
         return {
-            "classifier": [ops.convert_to_numpy(variable) for variable in self.classifier.variables],
-            "optimizer": [ops.convert_to_numpy(variable) for variable in self.optimizer.variables],
+            "classifier": _values(self.classifier.variables),
+            "optimizer": _values(self.optimizer.variables),
             "choice": self.best.weights,
         }
+
+
+def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    return [ops.convert_to_numpy(variable) for variable in variables]
+
+
+def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def _check_finite(what: str, values: Sequence[np.ndarray], step: int) -> None:

@@ -54,17 +54,11 @@ class TrainStep(Protocol):
 
 @dataclass(frozen=True)
 class StepComputation:
-    """What one step computes, on any backend.
+    """What one step computes, on any backend."""
 
-    Attributes:
-        network: Normalised float images -> logits.
-        augmentation: uint8 images and labels -> normalised images and soft targets.
-        optimizer: Built for the network's trainable variables.
-    """
-
-    network: keras.Model
-    augmentation: Augmentation
-    optimizer: FlatOptimizer
+    network: keras.Model  # normalised float images -> logits
+    augmentation: Augmentation  # uint8 images and labels -> normalised images and soft targets
+    optimizer: FlatOptimizer  # built for the network's trainable variables
 
     def forward(self, images: Tensor, labels: Tensor, step: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss (scalar) and `SUMS` (5,) of one batch of uint8 images."""
@@ -97,11 +91,7 @@ def compile_train_step(computation: StepComputation, *, xla: bool, devices: int 
 
 
 class DeviceBatches(Batches):
-    """`Batches` whose images are copied to the device once; a chunk is gathered there, from positions.
-
-    Args:
-        split, batch_size, seed, repeats: See `Batches`; `split` must fit (`fits`).
-    """
+    """`Batches` whose images, which must fit, are copied to the device once; a chunk is gathered there, by position."""
 
     def __init__(self, split: Split, batch_size: int, seed: int, repeats: int = 1) -> None:
         super().__init__(split, batch_size, seed, repeats)

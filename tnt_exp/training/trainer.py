@@ -47,19 +47,12 @@ _MAX_PENDING = 3  # calls of the device before the first of them must have ended
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one pass over the training images gave.
+    """What one pass over the training images gave."""
 
-    Attributes:
-        number: The epoch, from 1.
-        step: Training steps since the beginning of the run.
-        metrics: `train/...`; `train/waiting` is the fraction of the time in which the loop waited for images.
-        seconds: Time of the epoch's steps.
-    """
-
-    number: int
-    step: int
-    metrics: dict[str, float]
-    seconds: float
+    number: int  # of the epoch, from 1
+    step: int  # training steps since the beginning of the run
+    metrics: dict[str, float]  # `train/...`; `waiting`: the fraction of the time in which the loop waited for images
+    seconds: float  # time of the epoch's steps
 
 
 class Trainer:
@@ -315,11 +308,7 @@ class Trainer:
 
 
 class InputTimer:
-    """Measures how long a loop waits for its next item.
-
-    Attributes:
-        seconds: Time waited so far.
-    """
+    """Measures how many `seconds` a loop waits for its next item."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -24,12 +24,8 @@ class TensorFlowStep:
     """See `tnt_exp.training.train_step.TrainStep`.
 
     The graph of a step holds the few vectors of the optimizer in place of the network's variables, so that it is as
-    small for a deep network as for a shallow one.
-
-    Args:
-        computation: What a step computes.
-        xla: Whether XLA compiles it.
-        streams: How many microbatches are computed in parallel; 0: batches are not split.
+    small for a deep network as for a shallow one. `streams` microbatches are computed in parallel; 0: batches are not
+    split.
     """
 
     def __init__(self, computation: StepComputation, *, xla: bool, streams: int = 0) -> None:
@@ -64,17 +60,15 @@ class TensorFlowStep:
         network = self._computation.network
         vectors, others = self._computation.optimizer.vectors, network.non_trainable_variables
         number = microbatch.microbatch_count(labels.shape[0], network.config.largest_tensor_size, self._streams)
-        scale = tf.cast(
-            self._computation.optimizer.scale_loss(1.0 / number), tf.float32
-        )  # the mean over microbatches of one size
+        # The mean over microbatches of one size.
+        scale = tf.cast(self._computation.optimizer.scale_loss(1.0 / number), tf.float32)
         shared = [[tf.convert_to_tensor(variable.value) for variable in group] for group in (vectors, others)]
         inputs = microbatch.merge_microbatches(
             microbatch.map_microbatches(self._computation.augmentation.augment, number, self._streams, step, images)
         )
         inputs, targets = self._computation.augmentation.mix(inputs, labels, step, mixing)  # of the whole batch
-        batch = (inputs, targets, labels)
         gradients, sums, after = microbatch.map_microbatches(
-            self._gradients, number, self._streams, (*shared, scale), *batch
+            self._gradients, number, self._streams, (*shared, scale), inputs, targets, labels
         )
         self._computation.update([tf.reduce_sum(gradient, axis=0) for gradient in gradients], rate)
         for variable, value in zip(others, after, strict=True):
@@ -111,12 +105,8 @@ class MirroredStep(TensorFlowStep):
 
     Every device mirrors the network's values and computes the gradients of its part of the batch; the first device
     adds them, updates the Keras variables exactly as one device would, and sends the new values to the others. So
-    optimizer, averages, checkpoints and evaluation need not know about mirrors.
-
-    Args:
-        computation: What a step computes.
-        xla: Whether XLA compiles what each device computes.
-        devices: How many, at least 2; they divide the batch.
+    optimizer, averages, checkpoints and evaluation need not know about mirrors. At least 2 devices divide the batch;
+    `xla` compiles what each of them computes.
     """
 
     def __init__(self, computation: StepComputation, *, xla: bool, devices: int) -> None:
