@@ -12,7 +12,7 @@ from tnt_exp.config.model import ModelConfig
 from tnt_exp.errors import UserError
 from tnt_exp.model import TNT, build
 from tnt_exp.model.blocks import Transformer
-from tnt_exp.model.tnt_config import TNTConfig, head_dim, inner_block_mask, network_options
+from tnt_exp.model.tnt_config import TNTConfig, network_options
 
 # The small network: D 24, C 6, N 9 patches, M 16 pixels per patch, so M C = 96.
 _BLOCK = lambda dim: 12 * dim**2 + 6 * dim + 4 * dim  # noqa: E731  (four matrices and a bias; an MLP; two norms)
@@ -233,11 +233,11 @@ def test_builder_names_the_section(preset):
 
 
 def test_full_heads_need_not_divide():
-    assert head_dim(24, 5, "full") == 24
+    assert TNTConfig(10, head_width="full").head_dim(24, 5) == 24
 
 
 def test_blocks_are_counted_from_one():
-    assert inner_block_mask(4, [1, 4]) == (True, False, False, True)
+    assert TNTConfig(10, depth=4, inner_blocks=(1, 4)).inner_block_mask == (True, False, False, True)
 
 
 def _numpy(tensor):

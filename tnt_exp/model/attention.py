@@ -29,10 +29,9 @@ class Attention(TNTLayer):
     product. The bias of the key adds the same to all scores of a query, so the softmax cancels it.
 
     Args:
-        config: Of these, `head_width`, `qkv_bias`, `attention_dropout` and `initialization` are used.
+        config, seed: See `TNTLayer`.
         dim: Width of a token.
         num_heads: H, number of heads.
-        seed: Seed of the weights.
 
     Call arguments:
         y: (B, T, dim), standardised.

@@ -13,16 +13,7 @@ from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.model.attention import Attention
 from tnt_exp.model.dropout import layer_seed
 from tnt_exp.model.fused_ops import dropout_add, gelu_dropout
-from tnt_exp.model.layers import (
-    Norm,
-    PatchTokens,
-    PixelTokens,
-    Scalar,
-    Seed,
-    Shape,
-    TNTLayer,
-    Tokens,
-)
+from tnt_exp.model.layers import Norm, PatchTokens, PixelTokens, Scalar, Seed, Shape, TNTLayer, Tokens
 from tnt_exp.model.tnt_config import Arguments, LayerOptions, TNTConfig
 
 
@@ -33,9 +24,8 @@ class MLP(TNTLayer):
     The input is standardised; scale and offset of the layer norm before are folded into the first product.
 
     Args:
-        config: Of these, `mlp_ratio`, `mlp_dropout` and `initialization` are used.
+        config, seed: See `TNTLayer`.
         dim: Width of a token.
-        seed: Seed of the weights.
 
     Call arguments:
         y: (sequences, tokens, dim), standardised.
@@ -75,10 +65,9 @@ class Transformer(TNTLayer):
     """x + Attention(LN(x)), then x + Dropout(MLP(LN(x))); each branch may be dropped for a whole sequence.
 
     Args:
-        config: The network's configuration.
+        config, seed: See `TNTLayer`.
         dim: Width of a token.
         num_heads: Number of heads.
-        seed: Seed of the weights.
 
     Call arguments:
         x: (sequences, tokens, dim).
@@ -191,9 +180,8 @@ class TNTBlock(TNTLayer):
     block can use them. The authors' code does the same (its `vanilla_idxs`).
 
     Args:
-        config: The network's configuration.
+        config, seed: See `TNTLayer`.
         number: Number of the block, counted from 1; `config.inner_blocks` says which have an inner transformer.
-        seed: Seed of the weights.
 
     Call arguments:
         pixels: (B N, M, C).

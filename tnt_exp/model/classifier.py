@@ -90,11 +90,9 @@ class Classifier(keras.Model):
     @classmethod
     def from_config(cls, config: Arguments, custom_objects: dict[str, object] | None = None) -> Self:
         """Return the model of `get_config`."""
-        layers = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
-            for name in ("preprocess", "network")
-        }
-        return cls(**{**config, **layers})
+        for name in ("preprocess", "network"):
+            config = {**config, name: keras.saving.deserialize_keras_object(config[name], custom_objects)}
+        return cls(**config)
 
 
 def build(
@@ -106,15 +104,7 @@ def build(
     seed: int = 0,
     remat: bool = False,
 ) -> Classifier:
-    """Build the model of a configuration with its initial weights (`config.weights` is not read here).
-
-    Args:
-        config: The section `model`.
-        num_classes: Classes of the dataset.
-        channels: Channels of its images.
-        class_names: Names of the classes.
-        seed: Seed of weights and dropout.
-        remat: See `TNT`.
+    """Build the model of the section `model` with its initial weights (`config.weights` is not read here).
 
     Raises:
         UserError: Values that do not go together.

@@ -14,19 +14,12 @@ _WINDOW = 7**2  # pixels under the stem's convolution
 
 @dataclass(frozen=True)
 class CostItem:
-    """The cost of one part of the network, for one image.
+    """The cost of one part of the network, for one image."""
 
-    Args:
-        name: The part: an embedding, a block, or the head with norm and pool.
-        parameters: Numbers that are learnt.
-        macs: Multiply-accumulate operations of convolutions and matrix products in a forward pass.
-        activations: Numbers that a training step stores for its backward pass.
-    """
-
-    name: str
-    parameters: int
-    macs: int
-    activations: int
+    name: str  # an embedding, a block, or the head with norm and pool
+    parameters: int  # numbers that are learnt
+    macs: int  # multiply-accumulate operations of convolutions and matrix products in a forward pass
+    activations: int  # numbers that a training step stores for its backward pass
 
 
 def parameters(config: ModelConfig, num_classes: int, channels: int) -> int:
@@ -49,14 +42,8 @@ def activation_bytes(
     """Estimate the memory that a training step needs per image: what the backward pass reads again.
 
     Counted are inputs of products, of norms and of GELU, and attention weights. A compiler may store less, and dropout
-    adds its masks.
-
-    Args:
-        config: The section `model`.
-        num_classes: Number of classes.
-        channels: Channels of an image.
-        width: Bytes per number: 4, or 2 under mixed precision.
-        remat: Blocks are computed again: only their inputs are stored, and the activations of one block at a time.
+    adds its masks. A number has `width` bytes: 4, or 2 under mixed precision. With `remat`, blocks are computed again:
+    only their inputs are stored, and the activations of one block at a time.
     """
     stored = {item.name: item.activations for item in cost_items(config, num_classes, channels)}
     if remat:

@@ -33,9 +33,6 @@ def dropout(x: Tensor, rate: float | Tensor, seed: Tensor | None, salt: int = 0,
             all have one size: it drops the values that would be dropped of the whole batch.
         salt: Makes independent masks of one seed.
         whole_samples: Drop whole samples (the first axis).
-
-    Returns:
-        A tensor like `x`.
     """
     if seed is None or (isinstance(rate, float | int) and rate == 0):
         return x

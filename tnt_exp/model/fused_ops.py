@@ -49,12 +49,8 @@ def fused_with_gradient(
 ) -> Fused:
     """Return `forward` as one kernel in training, with `backward` as another.
 
-    Args:
-        forward: Computes the outputs.
-        save_for_backward: Chooses what is saved for the gradient.
-        backward: Computes the gradients of the inputs but the seed.
-        num_outputs: How many of the outputs of `forward` are returned; the others are for the gradient alone.
-        torch: The same function made of PyTorch's own kernels.
+    Only the first `num_outputs` outputs of `forward` are returned; the others are for the gradient alone. `torch` is
+    the same function made of PyTorch's own kernels.
     """
     backend = keras.config.backend()
     if backend == "tensorflow":

@@ -35,12 +35,10 @@ def parallel_streams() -> int:
 
 
 def microbatch_count(batch_size: int, tensor_size: int, streams: int) -> int:
-    """Return the number of equal microbatches into which a batch is divided.
+    """Return the number of equal microbatches into which a batch of images is divided.
 
-    Args:
-        batch_size: Images of the batch.
-        tensor_size: Values per image of the largest float32 tensor between two operations.
-        streams: Microbatches that are computed in parallel; 0: the batch stays whole.
+    `tensor_size` is the number of values per image of the largest float32 tensor between two operations; `streams`
+    microbatches are computed in parallel (0: the batch stays whole).
     """
     if streams == 0:
         return 1

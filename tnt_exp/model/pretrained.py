@@ -49,19 +49,12 @@ _PUBLISHED = {("patch", "norm_dense_norm"), ("image", "pixel_norm_dense")}  # st
 
 @dataclass(frozen=True)
 class WeightMapping:
-    """One variable of `TNT` and the PyTorch tensors that hold it.
-
-    Args:
-        variable: The variable.
-        tensors: Names and shapes of the tensors.
-        from_torch: Computes the variable's value from the tensors.
-        to_torch: Computes the tensors from the variable's value.
-    """
+    """One variable of `TNT` and the PyTorch tensors that hold it."""
 
     variable: keras.Variable
-    tensors: dict[str, tuple[int, ...]]
-    from_torch: Callable[..., Array]
-    to_torch: Callable[[Array], tuple[Array, ...]]
+    tensors: dict[str, tuple[int, ...]]  # shapes by name
+    from_torch: Callable[..., Array]  # computes the variable's value from the tensors
+    to_torch: Callable[[Array], tuple[Array, ...]]  # computes the tensors from the variable's value
 
 
 def weight_mappings(network: TNT) -> Iterator[WeightMapping]:
@@ -197,11 +190,9 @@ def load_pytorch(network: TNT, path: str | os.PathLike[str]) -> list[str]:
 
 
 def save_timm(network: TNT, path: str | os.PathLike[str]) -> None:
-    """Write the weights under timm's names: `timm.create_model(..., checkpoint_path=path)` loads them.
+    """Write a .safetensors file under timm's names: `timm.create_model(..., checkpoint_path=path)` loads it.
 
-    Args:
-        network: A TNT that timm has: of a kind that `load_pytorch` loads, with an inner transformer in each block.
-        path: A name that ends in .safetensors.
+    timm has networks of the kinds that `load_pytorch` loads, with an inner transformer in each block.
 
     Raises:
         UserError: timm has no such network, or the file cannot be written.

@@ -5,7 +5,7 @@ C inner width, D outer width, H heads, S side of the image in pixels.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypedDict
@@ -36,20 +36,15 @@ class LayerOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a square image is divided into patches, and a patch into pixel tokens.
-
-    Args:
-        image_size: S, side of the image, pixels.
-        patch_size: Side of a patch, pixels; divides `image_size`.
-        stride: Stride of the stem, pixels; divides `patch_size`.
+    """How a square image is divided into patches, and a patch into pixel tokens; all sizes are in pixels.
 
     Raises:
         ValueError: One does not divide the other.
     """
 
-    image_size: int
-    patch_size: int
-    stride: int
+    image_size: int  # S
+    patch_size: int  # divides `image_size`
+    stride: int  # of the stem; divides `patch_size`
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -179,16 +174,46 @@ class TNTConfig:
 
     @property
     def inner_block_mask(self) -> tuple[bool, ...]:
-        """For each block, whether it has an inner transformer."""
-        return inner_block_mask(self.depth, self.inner_blocks)
+        """For each block, whether it has an inner transformer.
+
+        Raises:
+            ValueError: No block is named, one is named twice, or one does not exist.
+        """
+        numbers = range(1, self.depth + 1)
+        if self.inner_blocks is None:
+            return (True,) * self.depth
+        named = set(self.inner_blocks)
+        if not named or len(named) != len(self.inner_blocks) or not named <= set(numbers):
+            raise ValueError(
+                f"Expected inner_blocks to be different blocks from 1 to depth={self.depth}, at least one, "
+                f"received: inner_blocks={tuple(self.inner_blocks)}."
+            )
+        return tuple(number in named for number in numbers)
 
     def head_dim(self, dim: int, num_heads: int) -> int:
-        """Return the width of one of the heads of tokens of width `dim`."""
-        return head_dim(dim, num_heads, self.head_width)
+        """Return the width of one of the heads of tokens of width `dim`.
+
+        Raises:
+            ValueError: The heads do not divide the width, or `head_width` is unknown.
+        """
+        if self.head_width not in HEAD_WIDTHS:
+            raise ValueError(f"Expected head_width to be 'split' or 'full', received: head_width={self.head_width!r}.")
+        if self.head_width == "full":
+            return dim
+        if dim % num_heads:
+            raise ValueError(f"Expected the number of heads to divide the width {dim}, received: {num_heads} heads.")
+        return dim // num_heads
 
     def hidden_dim(self, dim: int) -> int:
-        """Return the hidden width of the MLP of tokens of width `dim`."""
-        return hidden_dim(dim, self.mlp_ratio)
+        """Return the hidden width of the MLP of tokens of width `dim`, rounded down.
+
+        Raises:
+            ValueError: It would be 0.
+        """
+        hidden = int(dim * self.mlp_ratio)
+        if hidden < 1:
+            raise ValueError(f"Expected mlp_ratio >= {1 / dim:g} at width {dim}, received: mlp_ratio={self.mlp_ratio}.")
+        return hidden
 
     @property
     def largest_tensor_size(self) -> int:
@@ -227,59 +252,6 @@ def section_values(config: ModelConfig) -> Arguments:
             value = value.value
         values[field.name] = tuple(value) if isinstance(value, list) else value
     return values
-
-
-def head_dim(dim: int, num_heads: int, head_width: str) -> int:
-    """Return the width of one attention head.
-
-    Args:
-        dim: Width of a token.
-        num_heads: H, number of heads.
-        head_width: "split": dim / H; "full": dim.
-
-    Raises:
-        ValueError: The heads do not divide the width, or `head_width` is unknown.
-    """
-    if head_width not in HEAD_WIDTHS:
-        raise ValueError(f"Expected head_width to be 'split' or 'full', received: head_width={head_width!r}.")
-    if head_width == "full":
-        return dim
-    if dim % num_heads:
-        raise ValueError(f"Expected the number of heads to divide the width {dim}, received: {num_heads} heads.")
-    return dim // num_heads
-
-
-def hidden_dim(dim: int, mlp_ratio: float) -> int:
-    """Return the hidden width of an MLP, rounded down.
-
-    Raises:
-        ValueError: It would be 0.
-    """
-    hidden = int(dim * mlp_ratio)
-    if hidden < 1:
-        raise ValueError(f"Expected mlp_ratio >= {1 / dim:g} at width {dim}, received: mlp_ratio={mlp_ratio}.")
-    return hidden
-
-
-def inner_block_mask(depth: int, inner_blocks: Collection[int] | None) -> tuple[bool, ...]:
-    """Return, for each block, whether it has an inner transformer.
-
-    Args:
-        depth: Number of blocks.
-        inner_blocks: The blocks that have one, counted from 1; None: all.
-
-    Raises:
-        ValueError: No block is named, one is named twice, or one does not exist.
-    """
-    if inner_blocks is None:
-        return (True,) * depth
-    named = set(inner_blocks)
-    if not named or len(named) != len(inner_blocks) or not named <= set(range(1, depth + 1)):
-        raise ValueError(
-            f"Expected inner_blocks to be different blocks from 1 to depth={depth}, at least one, "
-            f"received: inner_blocks={tuple(inner_blocks)}."
-        )
-    return tuple(number in named for number in range(1, depth + 1))
 
 
 def check_rate(name: str, rate: float) -> None:
