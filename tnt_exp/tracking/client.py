@@ -21,24 +21,26 @@ SQLITE_PREFIX = "sqlite:///"
 ARTIFACTS_FOLDER = "mlartifacts"  # beside a SQLite store
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of a SQLite store; None: a server."""
+    return Path(uri.removeprefix(SQLITE_PREFIX)) if uri.startswith(SQLITE_PREFIX) else None
+
+
 def resolve_tracking_uri(uri: str | None) -> str:
     """Return the address of the store, absolute and without a password.
 
     In this order: what the command or the configuration says, MLFLOW_TRACKING_URI, SQLite in the working folder.
     MLflow's own default is the same file, but it uses ./mlruns if that holds an old file store.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE_PREFIX}mlflow.db"
-    uri = without_password(uri)
-    if uri.startswith(SQLITE_PREFIX):
-        return f"{SQLITE_PREFIX}{Path(uri.removeprefix(SQLITE_PREFIX)).expanduser().resolve()}"
-    return uri
+    uri = without_password(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE_PREFIX}mlflow.db")
+    file = sqlite_file(uri)
+    return f"{SQLITE_PREFIX}{file.expanduser().resolve()}" if file else uri
 
 
 def artifact_location(uri: str) -> str | None:
     """Return where the artifacts of a new experiment go: beside a SQLite file; None: a server decides."""
-    if not uri.startswith(SQLITE_PREFIX):
-        return None
-    return (Path(uri.removeprefix(SQLITE_PREFIX)).parent / ARTIFACTS_FOLDER).as_uri()
+    file = sqlite_file(uri)
+    return (file.parent / ARTIFACTS_FOLDER).as_uri() if file else None
 
 
 def ui_command(uri: str) -> str:
@@ -58,14 +60,9 @@ def init_sqlite_store(uri: str) -> None:
 
     MLflow creates its tables in many steps; a process killed between two of them leaves a file that no later MLflow
     can open ("table _alembic_tmp_runs already exists").
-
-    Args:
-        uri: Tracking store, absolute; does nothing for a server.
     """
-    if not uri.startswith(SQLITE_PREFIX):
-        return
-    file = Path(uri.removeprefix(SQLITE_PREFIX))
-    if file.exists() or not file.parent.is_dir():
+    file = sqlite_file(uri)
+    if file is None or file.exists() or not file.parent.is_dir():
         return
     with file.with_name(f"{file.name}.lock").open("a") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
@@ -80,11 +77,6 @@ def init_sqlite_store(uri: str) -> None:
 
 def get_or_create_experiment(client: mlflow.MlflowClient, uri: str, name: str) -> str:
     """Return the id of an experiment; it is created if it is new, by whichever process comes first.
-
-    Args:
-        client: Of the store.
-        uri: The store.
-        name: Name of the experiment.
 
     Raises:
         UserError: The experiment was deleted.
@@ -106,25 +98,20 @@ def get_or_create_experiment(client: mlflow.MlflowClient, uri: str, name: str) -
 
 
 def relocated_uri(uri: str, folder: Path) -> str | None:
-    """Return where a store is now: if a project was moved as a whole, the SQLite file above the folder.
+    """Return where the store of a run folder or sweep folder is now, or None if it is gone.
 
-    Args:
-        uri: Where the store was.
-        folder: A run folder or a sweep folder that was logged to it.
-
-    Returns:
-        Its address, or None if it is gone.
+    If a project was moved as a whole, it is the SQLite file above the folder.
     """
     if store_exists(uri):
         return uri
-    return next(
-        (f"{SQLITE_PREFIX}{above / 'mlflow.db'}" for above in folder.parents if (above / "mlflow.db").is_file()), None
-    )
+    files = (above / "mlflow.db" for above in folder.parents)
+    return next((f"{SQLITE_PREFIX}{file}" for file in files if file.is_file()), None)
 
 
 def store_exists(uri: str) -> bool:
     """Return False for a SQLite file that does not exist: MLflow would create it."""
-    return not uri.startswith(SQLITE_PREFIX) or Path(uri.removeprefix(SQLITE_PREFIX)).is_file()
+    file = sqlite_file(uri)
+    return file is None or file.is_file()
 
 
 T = TypeVar("T")
@@ -155,14 +142,10 @@ def resume_or_create_run(
     find: Callable[[mlflow.MlflowClient, str], str | None],
     make: Callable[[mlflow.MlflowClient, str], str],
 ) -> tuple[RunRef, bool]:
-    """Return the MLflow run that an outbox names, or create one and name it there.
+    """Return the MLflow run that an outbox names, or create one (and the experiment) and name it there.
 
-    Args:
-        outbox: Of the folder.
-        uri: Tracking store.
-        experiment: Name of the experiment; created if it is new.
-        find: Given a client and an experiment id, returns a run of this folder that an interrupted start left, or None.
-        make: Given a client and an experiment id, creates a run.
+    Both callables are given a client and an experiment id: `find` returns a run of this folder that an interrupted
+    start left, or None; `make` creates one.
 
     Returns:
         The run, and whether it existed before. An existing run continues even if its store does not answer; if
@@ -219,13 +202,7 @@ def _retry_while_locked(action: Callable[[], T]) -> T:
 
 
 def search_all_runs(client: mlflow.MlflowClient, experiment_ids: Sequence[str], condition: str = "") -> Iterator[Run]:
-    """Yield all runs of experiments that were not deleted, page by page.
-
-    Args:
-        client: Of the store.
-        experiment_ids: The experiments.
-        condition: MLflow's filter string; empty: no filter.
-    """
+    """Yield all runs that were not deleted, page by page; the condition is MLflow's filter string."""
     token: str | None = None
     while True:
         page = client.search_runs(list(experiment_ids), condition, ViewType.ACTIVE_ONLY, 1000, page_token=token)

@@ -12,23 +12,17 @@ from mlflow.entities import Run, ViewType
 
 from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, read_json, release_lock
 from tnt_exp.run_folder import ARTIFACTS
-from tnt_exp.tracking.client import SQLITE_PREFIX, make_client, search_all_runs
-from tnt_exp.tracking.outbox import FOLDER
+from tnt_exp.tracking.client import SQLITE_PREFIX, make_client, search_all_runs, sqlite_file
+from tnt_exp.tracking.outbox import FOLDER, artifact_messages
 from tnt_exp.tracking.relocation import correct_addresses, moved_from, relocated_folder
-from tnt_exp.tracking.uploader import sync
+from tnt_exp.tracking.uploader import log_artifact, sync
 
 _DEFAULT = "0"  # MLflow's experiment for runs that name none
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem.
-
-    Attributes:
-        issue: The problem, one line.
-        fix_description: What the fix does; if it cannot be fixed here, what to do. One line.
-        fix: Fixes it; None: it cannot be fixed here.
-    """
+    """A problem, in one line, and what the fix does; if it cannot be fixed here (None), what to do, in one line."""
 
     issue: str
     fix_description: str
@@ -36,11 +30,7 @@ class Finding:
 
 
 def find_problems(uri: str) -> Iterator[Finding]:
-    """Yield the problems in a store.
-
-    Args:
-        uri: Tracking store, absolute; it exists.
-    """
+    """Yield the problems in a store that exists."""
     for old in moved_from(uri):
         yield Finding(
             f"MLflow looks for artifacts in {old}, from where the project was moved",
@@ -48,7 +38,8 @@ def find_problems(uri: str) -> Iterator[Finding]:
             lambda: correct_addresses(uri),
         )
     client = make_client(uri)
-    base = Path(uri.removeprefix(SQLITE_PREFIX)).parent if uri.startswith(SQLITE_PREFIX) else Path.cwd()
+    file = sqlite_file(uri)
+    base = file.parent if file else Path.cwd()
     experiments = client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
     for experiment in experiments:
         for run in search_all_runs(client, [experiment.experiment_id]):
@@ -109,11 +100,8 @@ def _artifacts(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Fi
 
 def _log_files(client: mlflow.MlflowClient, run: Run, folder: Path) -> None:
     """Log the artifacts of a run folder."""
-    for path in [folder / name for name in ARTIFACTS]:
-        if path.is_dir():
-            client.log_artifacts(run.info.run_id, str(path), path.name)
-        elif path.exists():
-            client.log_artifact(run.info.run_id, str(path))
+    for message in artifact_messages(folder, ARTIFACTS):
+        log_artifact(client, run.info.run_id, folder / message["path"], message["to"])
 
 
 def _misplaced(client: mlflow.MlflowClient, uri: str, run: Run) -> Iterator[Finding]:
@@ -122,15 +110,15 @@ def _misplaced(client: mlflow.MlflowClient, uri: str, run: Run) -> Iterator[Find
     if meant == "Default":
         return
     issue = f"{_name(run)} is in the experiment Default, not in {meant}"
-    found = client.get_experiment_by_name(meant)
-    if found is None or not uri.startswith(SQLITE_PREFIX):
+    found, file = client.get_experiment_by_name(meant), sqlite_file(uri)
+    if found is None or file is None:
         yield Finding(
             issue, "MLflow cannot move a run of a server; sqlite's are moved once the experiment exists", None
         )
         return
 
     def fix() -> None:
-        with closing(sqlite3.connect(uri.removeprefix(SQLITE_PREFIX), timeout=60)) as database, database:
+        with closing(sqlite3.connect(file, timeout=60)) as database, database:
             move = "UPDATE {} SET experiment_id = ? WHERE {} = ?"
             for table, key in (("runs", "run_uuid"), ("logged_models", "source_run_id")):
                 database.execute(move.format(table, key), (int(found.experiment_id), run.info.run_id))

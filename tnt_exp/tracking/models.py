@@ -4,7 +4,6 @@ Only MLflow's client is used: the fluent functions would put the files where the
 """
 
 import logging
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,13 +32,9 @@ _COMPARED_METRICS = ("val/accuracy", "test/accuracy")  # the first one that exis
 
 
 def package_model(classifier: "Classifier", example: np.ndarray, requirements: Sequence[str], folder: Path) -> None:
-    """Write a model in the format of MLflow, with signature, input example and pinned requirements.
+    """Write a model in the format of MLflow, with signature, input example (uint8 (1, H, W, C)) and requirements.
 
-    Args:
-        classifier: The model.
-        example: uint8 (1, H, W, C).
-        requirements: Lines of a requirements file, without MLflow's own.
-        folder: Where to; it exists only when it is complete.
+    MLflow's own requirement is added to the pinned ones. The folder exists only when it is complete.
     """
     from tnt_exp.export.portable import savedmodel
 
@@ -60,16 +55,10 @@ def package_model(classifier: "Classifier", example: np.ndarray, requirements: S
 
 
 def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, step: int) -> str:
-    """Log a packaged model with a run, unless the run has it.
+    """Log a packaged model with a run, unless the run has it, and return MLflow's id of it.
 
-    Args:
-        client: Of the store.
-        run_id: The run.
-        folder: Written by `package_model`; not needed if the run has the model.
-        step: The epoch of its weights.
-
-    Returns:
-        MLflow's id of the model.
+    `package_model` has written the folder, which is not needed if the run has the model; `step` is the epoch of its
+    weights.
 
     Raises:
         FileNotFoundError: The package is gone.
@@ -96,11 +85,6 @@ def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, step: int)
     if logged.model_id not in [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]:
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=step)])
     return str(logged.model_id)
-
-
-def remove_package(folder: Path) -> None:
-    """Remove a package after it was logged."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _find(client: mlflow.MlflowClient, run: Run, step: int) -> LoggedModel | None:
@@ -137,17 +121,9 @@ def register_once(
 
 
 def register(client: mlflow.MlflowClient, run_id: str, model_id: str, name: str, metrics: Mapping[str, float]) -> bool:
-    """Make a logged model a version of a registered model, and its `champion` if it is better.
+    """Make a logged model a version of a registered model, and its `champion` if it is better; return whether it is.
 
-    Args:
-        client: Of the store.
-        run_id: The run.
-        model_id: The logged model.
-        name: The registered model; created if it is new.
-        metrics: Of the run; compared are validation accuracies, or test accuracies if there was no validation.
-
-    Returns:
-        Whether it is the champion now.
+    Compared are validation accuracies, or test accuracies if there was no validation.
     """
     try:
         client.create_registered_model(name)

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -40,26 +40,16 @@ class RunRef(NamedTuple):
 
 @dataclass
 class DeliveryCursor:
-    """How far the messages were delivered.
-
-    Attributes:
-        run_id: The MLflow run.
-        offset: Bytes of the file that were sent, or deferred.
-        behind: Positions of the deferred messages.
-        refused: The number of messages that the store has refused for good.
-    """
+    """How far the messages were delivered."""
 
     run_id: str
-    offset: int = 0
-    behind: list[int] = field(default_factory=list)
-    refused: int = 0
+    offset: int = 0  # bytes of the file that were sent, or deferred
+    behind: list[int] = field(default_factory=list)  # positions of the deferred messages
+    refused: int = 0  # how many messages the store has refused for good
 
 
 class Outbox:
     """The messages of one run.
-
-    Args:
-        folder: The run folder.
 
     Attributes:
         folder: The run folder.
@@ -191,9 +181,11 @@ class Outbox:
             self.sent_ids.add(message["id"])
 
 
-def artifact_message(folder: Path, name: str) -> JsonObject:
-    """Return the message that logs a file or a folder of the run folder."""
-    return {"kind": "artifact", "path": name, "to": name if (folder / name).is_dir() else None}
+def artifact_messages(folder: Path, names: Iterable[str]) -> Iterator[JsonObject]:
+    """Yield the messages that log those files and folders of the run folder that exist."""
+    for name in names:
+        if (folder / name).exists():
+            yield {"kind": "artifact", "path": name, "to": name if (folder / name).is_dir() else None}
 
 
 def _parse_line(line: bytes) -> JsonObject | None:

@@ -1,6 +1,5 @@
 """Queries for runs in MLflow: found again, fetched, and extended by what came after training."""
 
-import json
 import logging
 import tempfile
 import time
@@ -13,6 +12,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
+from tnt_exp.atomic_files import read_json
 from tnt_exp.errors import UserError, first_line
 from tnt_exp.tracking.client import (
     SQLITE_PREFIX,
@@ -105,23 +105,14 @@ def _fetch(client: mlflow.MlflowClient, uri: str, run: Run, fetched: Path) -> Pa
 
 def run_store(folder: Path) -> str | None:
     """Return the store of the run in a folder, as `mlflow.json` names it; None if the store is gone."""
-    file = folder / "mlflow.json"
-    return relocated_uri(
-        str(json.loads(file.read_text())["uri"]) if file.is_file() else f"{SQLITE_PREFIX}/nowhere", folder
-    )
+    reference = read_json(folder / "mlflow.json") or {"uri": f"{SQLITE_PREFIX}/nowhere"}
+    return relocated_uri(reference["uri"], folder)
 
 
 def log_evaluation(uri: str | None, run_id: str, metrics: Mapping[str, float], files: Path) -> bool:
-    """Log metrics and a folder of files with a run that has ended.
+    """Log metrics and a folder of files, under its own name, with a run that has ended, in the store of `run_store`.
 
-    Args:
-        uri: The store, from `run_store`.
-        run_id: The run.
-        metrics: Their names and values.
-        files: A folder, logged under its own name.
-
-    Returns:
-        Whether MLflow has them; if not, a warning gives the reason.
+    Return whether MLflow has them; if not, a warning gives the reason.
     """
     try:
         if uri is None:
@@ -150,10 +141,6 @@ class MlflowRun:
 
 def read_sweep_runs(uri: str, sweep_id: str) -> tuple[MlflowRun, list[MlflowRun]]:
     """Return the parent run of a sweep and its children.
-
-    Args:
-        uri: Tracking store.
-        sweep_id: Id of the sweep.
 
     Raises:
         UserError: The store cannot be read, or has no such sweep.

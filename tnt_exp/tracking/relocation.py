@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from tnt_exp.tracking.client import ARTIFACTS_FOLDER, SQLITE_PREFIX
+from tnt_exp.tracking.client import ARTIFACTS_FOLDER, sqlite_file
 
 # Columns of MLflow 3.17 that hold an absolute address.
 _COLUMNS = (
@@ -24,8 +24,8 @@ _COLUMNS = (
 
 def moved_from(uri: str) -> list[str]:
     """Return the old addresses of the artifact folder of a SQLite store that was moved; empty if it was not."""
-    file = _file_of(uri)
-    if file is None or not (file.parent / ARTIFACTS_FOLDER).is_dir():
+    file = sqlite_file(uri)
+    if file is None or not file.is_file() or not (file.parent / ARTIFACTS_FOLDER).is_dir():
         return []
     here = (file.parent / ARTIFACTS_FOLDER).as_uri()
     with closing(_open(file)) as database:
@@ -35,7 +35,7 @@ def moved_from(uri: str) -> list[str]:
 
 def correct_addresses(uri: str) -> None:
     """Let a SQLite store that was moved point to the artifacts beside it."""
-    file = _file_of(uri)
+    file = sqlite_file(uri)
     if file is None:
         return
     here = (file.parent / ARTIFACTS_FOLDER).as_uri()
@@ -55,11 +55,6 @@ def relocated_folder(folder: Path, base: Path) -> Path:
     index = len(folder.parts) - 1 - folder.parts[::-1].index("multirun")
     moved = base.joinpath(*folder.parts[index:])
     return moved if moved.exists() else folder
-
-
-def _file_of(uri: str) -> Path | None:
-    file = Path(uri.removeprefix(SQLITE_PREFIX)) if uri.startswith(SQLITE_PREFIX) else None
-    return file if file is not None and file.is_file() else None
 
 
 def _open(file: Path) -> sqlite3.Connection:

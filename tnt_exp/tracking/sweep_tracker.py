@@ -14,13 +14,7 @@ from tnt_exp.tracking.tracker import BaseTracker, now_ms
 
 
 class SweepTracker(BaseTracker):
-    """Logs a sweep to MLflow.
-
-    Args:
-        outbox: Of the sweep folder.
-        run: The parent run.
-        sweep_id: Id of the sweep.
-    """
+    """Logs a sweep to MLflow, with its parent run."""
 
     def __init__(self, outbox: Outbox, run: RunRef, sweep_id: str) -> None:
         super().__init__(outbox, run)
@@ -28,13 +22,7 @@ class SweepTracker(BaseTracker):
 
     @classmethod
     def open(cls, folder: Path, uri: str, experiment: str, sweep_id: str) -> Self:
-        """Resume the parent run that a folder names, or create one.
-
-        Args:
-            folder: The sweep folder.
-            uri: Tracking store.
-            experiment: Name of the experiment; created if it is new.
-            sweep_id: Id of the sweep.
+        """Resume the parent run that a sweep folder names, or create one.
 
         Raises:
             UserError: The store of a new sweep cannot be reached, or the experiment was deleted.

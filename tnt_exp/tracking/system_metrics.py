@@ -18,12 +18,7 @@ _INTERVAL = 5.0  # seconds
 
 
 class SystemMetrics:
-    """Reads CPU, disk, network and GPU monitors on a thread of its own.
-
-    Args:
-        log_metrics: Called with values and a step.
-        step: The first step.
-    """
+    """Reads CPU, disk, network and GPU monitors on a thread of its own, and logs values from a first step on."""
 
     def __init__(self, log_metrics: Callable[[dict[str, float], int], None], step: int) -> None:
         self._log, self._step = log_metrics, step
@@ -46,15 +41,11 @@ class SystemMetrics:
                     monitor.collect_metrics()
                 if self._stopping.wait(_INTERVAL):
                     return
-                values = {
-                    f"system/{key}": value for monitor in self._monitors for key, value in self._read(monitor).items()
-                }
+                values: dict[str, float] = {}
+                for monitor in self._monitors:
+                    values |= {f"system/{key}": value for key, value in monitor.aggregate_metrics().items()}
+                    monitor.clear_metrics()
                 self._log(values, self._step)
                 self._step += 1
         except Exception as error:  # a broken monitor must not stop the run
             logging.getLogger("tnt_exp").warning("no more system metrics: %s", error)
-
-    def _read(self, monitor: BaseMetricsMonitor) -> dict[str, float]:
-        values: dict[str, float] = monitor.aggregate_metrics()
-        monitor.clear_metrics()
-        return values

@@ -23,7 +23,7 @@ from tnt_exp.errors import first_line
 from tnt_exp.run_folder import ARTIFACTS, RunFolder, flat
 from tnt_exp.tracking import models
 from tnt_exp.tracking.client import quote_filter_value, resolve_tracking_uri, resume_or_create_run
-from tnt_exp.tracking.outbox import FOLDER, Outbox, RunRef, artifact_message
+from tnt_exp.tracking.outbox import FOLDER, Outbox, RunRef, artifact_messages
 from tnt_exp.tracking.relocation import correct_addresses, moved_from
 from tnt_exp.tracking.uploader import Uploader, sync
 
@@ -103,14 +103,7 @@ class Tracker(BaseTracker):
 
     @classmethod
     def open(cls, folder: Path, uri: str, experiment: str, run_name: str, tags: Mapping[str, str]) -> Self:
-        """Resume the run that a folder names, or create one.
-
-        Args:
-            folder: The run folder.
-            uri: Tracking store.
-            experiment: Name of the experiment; created if it is new.
-            run_name: Name of a new run.
-            tags: Tags of a new run; `run_folder` is one of them.
+        """Resume the run that a run folder names, or create one with a name and tags (`run_folder` is one of them).
 
         Raises:
             UserError: The store of a new run cannot be reached, or the experiment was deleted (before training begins).
@@ -169,9 +162,8 @@ class Tracker(BaseTracker):
 
     def artifacts(self, names: list[str]) -> None:
         """Log those files and folders of the run folder that exist."""
-        for name in names:
-            if (self._outbox.folder / name).exists():
-                self._enqueue(**artifact_message(self._outbox.folder, name))
+        for message in artifact_messages(self._outbox.folder, names):
+            self._enqueue(**message)
 
     def model(
         self,
@@ -218,11 +210,7 @@ def now_ms() -> int:
 def start_run(config: Config, folder: RunFolder, dataset: Dataset, tags: Mapping[str, str]) -> Tracker:
     """Create or resume the MLflow run of a run folder, and log its tags, parameters and data sets.
 
-    Args:
-        config: The experiment.
-        folder: The run folder; `mlflow.json` in it names the MLflow run.
-        dataset: The data.
-        tags: Further tags; `sweep_id` if the run is a trial of a sweep.
+    `mlflow.json` in the folder names the MLflow run. Further tags have a `sweep_id` if the run is a trial of a sweep.
 
     Raises:
         UserError: The store cannot be reached.
@@ -256,31 +244,21 @@ def start_run(config: Config, folder: RunFolder, dataset: Dataset, tags: Mapping
 
 
 def finalize_run(folder: Path, status: str) -> None:
-    """Enqueue what a kill after `result.json` prevented, and upload everything that is pending.
-
-    Args:
-        folder: The run folder, with a result.
-        status: The status in the result: FINISHED, FAILED or KILLED.
-    """
+    """Enqueue what a kill after `result.json`, with this status, prevented, and upload everything that is pending."""
     outbox = Outbox(folder)
     if outbox.run is None:  # MLflow has never heard of it
         return
     if outbox.status != status:
-        for name in ARTIFACTS:
-            if (folder / name).exists():
-                outbox.append(**artifact_message(folder, name))
+        for message in artifact_messages(folder, ARTIFACTS):
+            outbox.append(**message)
         ended = int((folder / "result.json").stat().st_mtime * 1000)
         outbox.append("status", status=status, time=ended)
     pending = outbox.pending_count()
     if not pending:
         return
     if error := sync(folder):
-        log.warning(
-            "MLflow cannot be reached (%s): %d messages are pending in %s",
-            first_line(error),
-            outbox.pending_count(),
-            folder,
-        )
+        pending = outbox.pending_count()
+        log.warning("MLflow cannot be reached (%s): %d messages are pending in %s", first_line(error), pending, folder)
     else:
         log.info("MLflow has the rest now: %d messages", pending)
 

@@ -8,6 +8,7 @@ time and step are part of the message. Models are looked up before they are crea
 import contextlib
 import itertools
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,13 +54,7 @@ def is_permanent_error(error: Exception) -> bool:
 
 
 def send_messages(client: mlflow.MlflowClient, run: RunRef, folder: Path, messages: Sequence[Message]) -> None:
-    """Send some messages of the kinds `BATCHED`, or one of another kind.
-
-    Args:
-        client: Of the store.
-        run: The run.
-        folder: The run folder.
-        messages: In order.
+    """Send some messages of the kinds `BATCHED`, in order, or one of another kind.
 
     Raises:
         MlflowException: The store cannot be reached, or refuses.
@@ -73,14 +68,14 @@ def send_messages(client: mlflow.MlflowClient, run: RunRef, folder: Path, messag
             given = [InputTag("mlflow.data.context", message["context"])]
             client.log_inputs(run_id, [DatasetInput(Dataset(**message["dataset"]), given)])
         case "artifact":
-            _artifact(client, run_id, folder / message["path"], message["to"])
+            log_artifact(client, run_id, folder / message["path"], message["to"])
         case "text":
             client.log_text(run_id, message["text"], message["to"])
         case "model":
             model_id = models.log_model(client, run_id, folder / message["path"], message["step"])
             if message["register"]:
                 models.register_once(client, run_id, model_id, message["register"], message["metrics"])
-            models.remove_package(folder / message["path"])
+            shutil.rmtree(folder / message["path"], ignore_errors=True)
         case "status" if message["status"] == "RUNNING":
             client.update_run(run_id, "RUNNING")
         case "status":
@@ -106,7 +101,12 @@ def _log(client: mlflow.MlflowClient, run_id: str, messages: Sequence[Message]) 
     )
 
 
-def _artifact(client: mlflow.MlflowClient, run_id: str, path: Path, to: str | None) -> None:
+def log_artifact(client: mlflow.MlflowClient, run_id: str, path: Path, to: str | None) -> None:
+    """Log a file or a folder.
+
+    Raises:
+        FileNotFoundError: It is gone.
+    """
     if path.is_dir():
         client.log_artifacts(run_id, str(path), to)
     elif path.is_file():
@@ -136,11 +136,9 @@ class Uploader:
         self._thread.start()
 
     def finish(self, grace: float, unqueued: Iterable[Message]) -> None:
-        """Wait until everything is sent, and log what is left.
+        """Wait until everything is sent, `grace` seconds for an unreachable store, and log what is left.
 
-        Args:
-            grace: Seconds to wait for an unreachable store.
-            unqueued: Messages that could not be written to the outbox.
+        The messages given could not be written to the outbox.
         """
         self._grace = grace
         self._stopping.set()
@@ -158,11 +156,7 @@ class Uploader:
             log.warning("MLflow refused %d messages of this run; the run folder has everything", self._cursor.refused)
 
     def flush(self) -> Exception | None:
-        """Send the pending messages, as far as the store accepts them.
-
-        Returns:
-            The error that stopped delivery, or None if everything was sent.
-        """
+        """Send the pending messages; return the error that stopped delivery, or None if everything was sent."""
         held = acquire_lock(self._outbox.directory / ".lock")
         if held is None:
             return BlockingIOError("another process is delivering them")
@@ -248,11 +242,7 @@ class Uploader:
 
 
 def sync(folder: Path) -> Exception | None:
-    """Deliver the pending messages of a run folder or of a sweep folder.
-
-    Returns:
-        The error that stopped delivery, or None if everything was sent.
-    """
+    """Deliver the pending messages of a run folder or of a sweep folder; return as `Uploader.flush`."""
     outbox = Outbox(folder)
     if outbox.run is None:  # nothing was ever logged
         return None
@@ -271,13 +261,7 @@ def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 
 def _reconcile_runs(client: mlflow.MlflowClient, experiment_id: str, message: JsonObject) -> None:
-    """Apply a message of `SweepTracker.reconcile`.
-
-    Args:
-        client: Of the store.
-        experiment_id: Of the sweep.
-        message: `sweep_id`, and `endings`: for each run folder: status, keep, tags.
-    """
+    """Apply a message of `SweepTracker.reconcile`; its `endings` are status, keep and tags of each run folder."""
     endings = message["endings"]
     condition = (
         f"tags.run_folder = {quote_filter_value(next(iter(endings)))}" if len(endings) == 1 else "tags.sweep_job != ''"
