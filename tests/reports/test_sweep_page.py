@@ -156,7 +156,7 @@ def test_the_page_needs_nothing_else() -> None:
         text = text.replace(namespace, "")
     assert "http" not in text
     assert "tnt-exp train job=3" in text
-    assert 'class="failed">job 4' in text
+    assert 'class="failed">trial 4' in text
 
 
 def test_a_sweep_without_any_result_has_a_page_too() -> None:

@@ -9,19 +9,12 @@ from tnt_exp.errors import UserError
 
 @dataclass(frozen=True)
 class Format:
-    """One format.
+    """One format."""
 
-    Attributes:
-        name: As in `format=NAME`.
-        file: The file in its folder; empty: the folder itself.
-        packages: What must be installed to write and to verify it.
-        install: The arguments of `pip install`.
-    """
-
-    name: str
-    file: str
-    packages: tuple[str, ...] = ()
-    install: str = ""
+    name: str  # as in `format=NAME`
+    file: str  # in its folder; empty: the folder itself
+    packages: tuple[str, ...] = ()  # what must be installed to write and to verify it
+    install: str = ""  # the arguments of `pip install`
 
 
 FORMATS = {

@@ -1,10 +1,7 @@
 """A SavedModel of a model on any backend: `python -m tnt_exp.export.portable SOURCE.keras METADATA.json FOLDER`."""
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,12 +14,9 @@ from tnt_exp.model import Classifier, load
 
 
 def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path) -> None:
-    """Write a SavedModel with a `metadata.json` (labels, input) in it.
+    """Create a folder with a SavedModel and `metadata.json` (labels, input); `image_shape` is (H, W, C).
 
-    Args:
-        classifier: The model; if Keras does not run on TensorFlow, a fresh process converts it.
-        image_shape: (H, W, C) of its training images.
-        folder: Created here.
+    If Keras does not run on TensorFlow, a fresh process converts the model.
 
     Raises:
         RuntimeError: The fresh process failed.
@@ -31,15 +25,8 @@ def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path)
     if keras.backend.backend() == "tensorflow":
         _write(classifier, metadata, folder)
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        source, metadata_file = Path(temporary) / "source.keras", Path(temporary) / "about.json"
-        classifier.save(source)
-        metadata_file.write_text(json.dumps(metadata))
-        command = [sys.executable, "-P", "-m", "tnt_exp.export.portable", str(source), str(metadata_file), str(folder)]
-        environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"a SavedModel could not be written: {writers.last_line(done.stderr)}")
+    if error := writers.convert("tnt_exp.export.portable", "tensorflow", classifier, metadata, folder):
+        raise RuntimeError(f"a SavedModel could not be written: {error}")
 
 
 def _write(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:

@@ -48,15 +48,7 @@ def export_metadata(
     mlflow_run_id: str | None,
     metrics: Mapping[str, float],
 ) -> JsonObject:
-    """Return labels, preprocessing, input and output as plain values.
-
-    Args:
-        classifier: The model.
-        image_shape: (height, width, channels) of its training images.
-        run: Name of the run.
-        mlflow_run_id: Id of its MLflow run; None: there is none.
-        metrics: Metrics of the run.
-    """
+    """Return labels, preprocessing, input (height, width, channels), output and the run's metrics as plain values."""
     height, width, channels = image_shape
     preprocess = classifier.preprocess
     return {
@@ -123,23 +115,20 @@ def litert(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
 
 def onnx(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     """Write `model.onnx`; labels and metadata are among its properties."""
-    source, metadata_file = folder / "source.keras", folder / "about.json"
-    classifier.save(source)
-    metadata_file.write_text(json.dumps(metadata))
-    command = [
-        sys.executable,
-        "-m",
-        "tnt_exp.export.onnx_by_torch",
-        str(source),
-        str(metadata_file),
-        str(folder / "model.onnx"),
-    ]
-    environment = os.environ | {"KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"format=onnx: expected PyTorch to convert the model, received: {last_line(done.stderr)}")
-    source.unlink()
-    metadata_file.unlink()
+    if error := convert("tnt_exp.export.onnx_by_torch", "torch", classifier, metadata, folder / "model.onnx"):
+        raise UserError(f"format=onnx: expected PyTorch to convert the model, received: {error}")
+
+
+def convert(module: str, backend: str, classifier: Classifier, metadata: JsonObject, target: Path) -> str | None:
+    """Run `python -m module SOURCE METADATA TARGET` on another backend of Keras; return its error, or None."""
+    with tempfile.TemporaryDirectory() as temporary:
+        source, metadata_file = Path(temporary) / "source.keras", Path(temporary) / "about.json"
+        classifier.save(source)
+        metadata_file.write_text(json.dumps(metadata))
+        command = [sys.executable, "-P", "-m", module, str(source), str(metadata_file), str(target)]
+        environment = os.environ | {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return last_line(done.stderr) if done.returncode else None
 
 
 def timm(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
@@ -193,27 +182,17 @@ WRITERS: dict[str, Write] = {"keras": keras, "savedmodel": savedmodel, "litert":
 
 @dataclass(frozen=True)
 class ExportCheck:
-    """The result of verifying an export.
+    """The result of verifying an export."""
 
-    Attributes:
-        difference: Largest difference of a logit over all images.
-        milliseconds: Median time of one image, on the CPU.
-        bytes: Size on the disk.
-    """
-
-    difference: float
-    milliseconds: float
-    bytes: int
+    difference: float  # largest of a logit over all images
+    milliseconds: float  # median time of one image, on the CPU
+    bytes: int  # on the disk
 
 
 def verify_export(format_: str, folder: Path, images: np.ndarray, logits: np.ndarray) -> ExportCheck:
-    """Load an export in a fresh process with its own runtime, and compare its logits.
+    """Load an export in a fresh process with its own runtime, and compare its logits with those of the run's model.
 
-    Args:
-        format_: Name of the format.
-        folder: Where it was written.
-        images: Real images, uint8 (N, H, W, C).
-        logits: float32 (N, classes), of the run's model.
+    Images are real ones, uint8 (N, H, W, C), logits float32 (N, classes).
 
     Raises:
         UserError: It cannot be loaded, or differs by more than `TOLERANCE`.

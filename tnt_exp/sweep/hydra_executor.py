@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 
 from tnt_exp.sweep.outcome import FailureReason, Outcome, read_outcome, write_outcome
 from tnt_exp.sweep.scheduler import Scheduler
-from tnt_exp.sweep.trial import Trial
 from tnt_exp.sweep.worker import JobProcess
 
 log = logging.getLogger("tnt_exp")
@@ -20,12 +19,8 @@ def run_with_launcher(launcher: Launcher, scheduler: Scheduler) -> None:
     """Run trials until none is left.
 
     A launcher that raises may have lost some trials while others ended well: their folders show it.
-
-    Args:
-        launcher: Set up by Hydra.
-        scheduler: Supplies trials and receives outcomes.
     """
-    while batch := _next_batch(scheduler):
+    while batch := list(iter(scheduler.next_trial, None)):
         # A trial needs its folder only: what a launcher would compose anew is not what was frozen.
         here = str(scheduler.study.folder).replace("'", "\\'")
         overrides = [[f"hydra.sweep.dir='{here}'", f"hydra.sweep.subdir={trial.job}"] for trial in batch]
@@ -44,13 +39,6 @@ def run_with_launcher(launcher: Launcher, scheduler: Scheduler) -> None:
                 outcome = Outcome(FailureReason.lost, reason)
                 write_outcome(scheduler.study.folder_of(trial), outcome, 0.0)
             scheduler.complete(trial, outcome)
-
-
-def _next_batch(scheduler: Scheduler) -> list[Trial]:
-    batch = []
-    while (trial := scheduler.next_trial()) is not None:
-        batch.append(trial)
-    return batch
 
 
 def run_job(cfg: DictConfig) -> None:

@@ -22,12 +22,7 @@ _REFRESH = 1.0  # seconds
 
 
 class LiveTable:
-    """Shows the trials of a sweep.
-
-    Args:
-        scheduler: What is shown.
-        slots: The number of trials that run at once.
-    """
+    """Shows the trials of a sweep, of which one runs in each slot at once."""
 
     def __init__(self, scheduler: Scheduler, slots: int) -> None:
         self._scheduler = scheduler
@@ -81,8 +76,7 @@ class LiveTable:
     def summary(self) -> str:
         """Return `4 of 9, 1 failed, best 0.97 (job 2), left 1:20`."""
         scheduler = self._scheduler
-        done = sum(1 for state in scheduler.states.values() if state is not TrialState.waiting)
-        parts = [f"{done} of {scheduler.source.total}"]
+        parts = [f"{self._ended()} of {scheduler.source.total}"]
         parts += [f"{count} failed"] if (count := scheduler.count(TrialState.failed)) else []
         parts += [f"{count} pruned"] if (count := scheduler.count(TrialState.pruned)) else []
         if scheduler.best:
@@ -98,11 +92,12 @@ class LiveTable:
             return None
         mean = sum(scheduler.seconds) / len(scheduler.seconds)
         now = time.monotonic()
-        open_ = scheduler.source.total - sum(
-            1 for state in scheduler.states.values() if state is not TrialState.waiting
-        )
+        open_ = scheduler.source.total - self._ended()
         spent = sum(min(mean, now - begin) for begin in scheduler.running.values())
         return max(0.0, mean * open_ - spent) / self._slots
+
+    def _ended(self) -> int:
+        return len(self._scheduler.states) - self._scheduler.count(TrialState.waiting)
 
     def _print(self, line: str) -> None:
         if self._live:

@@ -28,15 +28,10 @@ _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS
 
 @dataclass(frozen=True)
 class DeviceSlot:
-    """A place for one trial at a time.
+    """A place for one trial at a time."""
 
-    Attributes:
-        number: From 0.
-        environment: Environment variables of the trials that run here.
-    """
-
-    number: int
-    environment: dict[str, str]
+    number: int  # from 0
+    environment: dict[str, str]  # variables of the trials that run here
 
 
 def device_slots(config: LauncherConfig) -> list[DeviceSlot]:
@@ -50,7 +45,7 @@ def device_slots(config: LauncherConfig) -> list[DeviceSlot]:
         raise UserError(
             f"launcher.gpus: expected at most {len(there)}, the GPUs of this machine, received {config.gpus}."
         )
-    devices = there[: config.gpus] if config.gpus is not None else there
+    devices = there[: config.gpus]
     count = config.slots or max(1, len(devices))
     threads = config.threads or max(1, cpu_count() // count)
     result = []
@@ -84,15 +79,9 @@ class ProcessMonitor(Protocol):
 
 
 class JobSupervisor:
-    """Runs trials as processes of this machine, one per slot.
+    """Runs trials as processes of this machine, one per slot, in a working folder; the monitors watch them.
 
-    Args:
-        scheduler: Supplies trials and receives outcomes.
-        slots: Places for one trial at a time.
-        limits: The limits of each trial.
-        command: The command that runs a trial; None: `tnt-exp run`.
-        cwd: The working folder of the trials.
-        monitors: Watch the running trials.
+    The command that runs a trial is `tnt-exp run`, unless another is given.
     """
 
     def __init__(
@@ -137,15 +126,18 @@ class JobSupervisor:
         return started
 
     def _poll(self) -> None:
+        self._complete_trials()
+        if self._scheduler.stopped:
+            self._stop_processes()
+        for monitor in self._monitors:
+            monitor.poll(self._running)
+
+    def _complete_trials(self) -> None:
         for number, (trial, process) in list(self._running.items()):
             outcome = process.poll()
             if outcome is not None:
                 del self._running[number]
                 self._scheduler.complete(trial, outcome)
-        if self._scheduler.stopped:
-            self._stop_processes()
-        for monitor in self._monitors:
-            monitor.poll(self._running)
 
     def _stop_processes(self) -> None:
         for _, process in self._running.values():
@@ -154,11 +146,7 @@ class JobSupervisor:
     def _stop(self) -> None:
         self._stop_processes()
         while self._running:
-            for number, (trial, process) in list(self._running.items()):
-                outcome = process.poll()
-                if outcome is not None:
-                    del self._running[number]
-                    self._scheduler.complete(trial, outcome)
+            self._complete_trials()
             time.sleep(_POLL_INTERVAL)
 
 
@@ -185,13 +173,7 @@ class LocalLauncher(Launcher):
         return self._slots
 
     def run(self, scheduler: Scheduler, cwd: Path, monitors: Sequence[ProcessMonitor] = ()) -> None:
-        """Run trials until none is left.
-
-        Args:
-            scheduler: Supplies trials and receives outcomes.
-            cwd: The working folder of the trials.
-            monitors: Watch the running trials.
-        """
+        """Run trials in a working folder until none is left; the monitors watch them."""
         limits = ResourceLimits(self._config.timeout, self._config.memory)
         JobSupervisor(scheduler, self.slots, limits, self._config.command, cwd, monitors).run()
 

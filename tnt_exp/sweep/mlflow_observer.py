@@ -29,12 +29,7 @@ _REPORT_INTERVAL = 60.0  # seconds between two leaderboards of a sweep that runs
 
 
 class MlflowObserver:
-    """Logs a sweep to MLflow; does nothing if tracking is off.
-
-    Args:
-        study: The sweep.
-        tracker: None: tracking is off.
-    """
+    """Logs a sweep to MLflow; does nothing if tracking is off (no tracker)."""
 
     def __init__(self, study: SweepStudy, tracker: "SweepTracker | None") -> None:
         self._study = study

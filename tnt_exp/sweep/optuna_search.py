@@ -249,12 +249,7 @@ def _storage(file: Path) -> optuna.storages.BaseStorage:
 
 
 class PruningMonitor:
-    """Reports the epochs of running trials to Optuna and stops those that Optuna prunes.
-
-    Args:
-        search: The search.
-        metric: The compared column of `metrics.csv`.
-    """
+    """Reports a metric of running trials to Optuna, epoch by epoch, and stops the trials that Optuna prunes."""
 
     def __init__(self, search: OptunaSearch, metric: str) -> None:
         self._search = search

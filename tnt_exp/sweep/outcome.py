@@ -24,15 +24,10 @@ class FailureReason(Enum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended.
+    """How a trial ended."""
 
-    Attributes:
-        cause: The reason of a failure; None: the trial finished.
-        error: One line.
-    """
-
-    cause: FailureReason | None
-    error: str | None = None
+    cause: FailureReason | None  # None: the trial finished
+    error: str | None = None  # one line
 
     @property
     def status(self) -> str:

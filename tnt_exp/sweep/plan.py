@@ -58,17 +58,11 @@ class TrialComposer:
 
 @dataclass
 class Plan:
-    """The trials that will be added to a sweep.
-
-    Attributes:
-        trials: Composed and validated, without duplicates.
-        duplicates: Trials with the configuration of an earlier one.
-        invalid: Trials that cannot run, and why.
-    """
+    """The trials that will be added to a sweep, composed and validated, and those that will not."""
 
     trials: list[tuple[TrialSpec, Config]] = field(default_factory=list)
-    duplicates: list[TrialSpec] = field(default_factory=list)
-    invalid: list[tuple[TrialSpec, str]] = field(default_factory=list)
+    duplicates: list[TrialSpec] = field(default_factory=list)  # with the configuration of an earlier one
+    invalid: list[tuple[TrialSpec, str]] = field(default_factory=list)  # cannot run, and why
 
     def error_message(self) -> str:
         """Return one line for each fault of each trial that cannot run."""
@@ -81,13 +75,7 @@ class Plan:
 
 
 def plan_trials(specs: Iterable[TrialSpec], compose: TrialComposer, known: Iterable[str] = ()) -> Plan:
-    """Compose and validate trials.
-
-    Args:
-        specs: The trials.
-        compose: Composes them.
-        known: Hashes of the configurations that the sweep already has.
-    """
+    """Compose and validate trials; `known` are hashes of the configurations that the sweep already has."""
     result, hashes = Plan(), set(known)
     for spec in specs:
         try:

@@ -106,10 +106,6 @@ def load_results(study: SweepStudy) -> SweepResults:
 def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
     """Read the same from MLflow alone, if the sweep folder is on another machine.
 
-    Args:
-        uri: Tracking store.
-        sweep_id: Id of the sweep.
-
     Raises:
         UserError: The store has no such sweep.
     """

@@ -40,12 +40,7 @@ class SweepCallback(Protocol):
 
 
 class GridSource:
-    """Supplies a list of trials: a grid.
-
-    Args:
-        waiting: The trials to run.
-        total: The number of trials of the sweep.
-    """
+    """Supplies a list of trials to run: a grid, of `total` trials."""
 
     def __init__(self, waiting: Sequence[Trial], total: int) -> None:
         self._pending_trials = deque(waiting)

@@ -32,11 +32,7 @@ def is_sweep_override(override: Override) -> bool:
 
 
 def to_hydra_overrides(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
-    """Translate `sweep.KEY` and `launcher.KEY` for Hydra.
-
-    Args:
-        overrides: As typed.
-        config_dir: The folder of the user's own config groups.
+    """Translate `sweep.KEY` and `launcher.KEY`, as typed, for Hydra.
 
     Raises:
         UserError: A key or an option does not exist, or has more than one value.

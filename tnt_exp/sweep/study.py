@@ -8,7 +8,6 @@ command; further trials of the command are added to it. A complete sweep is not 
 asks for its failed trials or `hydra.sweep.dir=FOLDER` names it.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from typing import IO
 import yaml
 from omegaconf import DictConfig
 
-from tnt_exp.atomic_files import JsonObject, acquire_lock, atomic_write_json, read_json
+from tnt_exp.atomic_files import JsonObject, acquire_lock, atomic_write_json, is_unlocked, read_json
 from tnt_exp.config import Config
 from tnt_exp.config.compose import load_config
 from tnt_exp.config.sweep import Rerun, SweepConfig
@@ -121,10 +120,7 @@ class SweepStudy:
 
     def is_running(self) -> bool:
         """Return True if a process runs this sweep now."""
-        found = acquire_lock(self.folder / ".lock")
-        if found is not None:
-            found.close()
-        return found is None
+        return not is_unlocked(self.folder / ".lock")
 
     def add_trial(self, spec: TrialSpec, config: Config, search_trial: int | None = None) -> Trial:
         """Create a trial and freeze its configuration in its folder; `save` makes it part of the sweep."""
@@ -173,11 +169,7 @@ class SweepStudy:
 
 def list_studies(root: Path) -> list[SweepStudy]:
     """Return the sweeps in a folder, newest first."""
-    if not root.is_dir():
-        return []
-    found = [
-        SweepStudy.open(Path(entry.path)) for entry in os.scandir(root) if (Path(entry.path) / STUDY_FILE).is_file()
-    ]
+    found = [SweepStudy.open(file.parent) for file in root.glob(f"*/{STUDY_FILE}")]
     return sorted(found, key=lambda study: float(study.data["created"]), reverse=True)
 
 
@@ -201,12 +193,7 @@ def sweep_overrides(config: DictConfig) -> list[str]:
 
 
 def find_grid_to_resume(config: DictConfig, wanted: set[tuple[str, ...]], rerun: Rerun) -> SweepStudy | None:
-    """Return the grid to resume, or None if a new one begins.
-
-    Args:
-        config: Hydra's configuration.
-        wanted: Keys of the command's trials.
-        rerun: Whether a complete sweep is resumed for its failed trials.
+    """Return the grid to resume, or None if a new one begins; `wanted` are the keys of the command's trials.
 
     Raises:
         UserError: The folder that the command names holds a search.
@@ -216,14 +203,10 @@ def find_grid_to_resume(config: DictConfig, wanted: set[tuple[str, ...]], rerun:
         if named.data["search"] is not None:
             raise UserError(f"hydra.sweep.dir: expected a grid to resume, received a search, {named.folder}.")
         return named
-    return next(
-        (
-            study
-            for study in _sibling_studies(config)
-            if study.data["search"] is None and study.override_keys() <= wanted and _is_unfinished(study, rerun)
-        ),
-        None,
-    )
+    for study in _sibling_studies(config):
+        if study.data["search"] is None and study.override_keys() <= wanted and _is_unfinished(study, rerun):
+            return study
+    return None
 
 
 def find_search_to_resume(config: DictConfig, fingerprint: JsonObject, settings: SweepConfig) -> SweepStudy | None:
@@ -249,15 +232,17 @@ def find_search_to_resume(config: DictConfig, fingerprint: JsonObject, settings:
 
 def _named_study(config: DictConfig) -> SweepStudy | None:
     """Return the sweep in the folder that the command names, if it names one."""
-    if not any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra):
+    if not _names_folder(config):
         return None
     return SweepStudy.open(sweep_dir(config)) if (sweep_dir(config) / STUDY_FILE).is_file() else None
 
 
 def _sibling_studies(config: DictConfig) -> list[SweepStudy]:
-    if any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra):
-        return []
-    return list_studies(sweep_dir(config).parent)
+    return [] if _names_folder(config) else list_studies(sweep_dir(config).parent)
+
+
+def _names_folder(config: DictConfig) -> bool:
+    return any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra)
 
 
 def _is_unfinished(study: SweepStudy, rerun: Rerun) -> bool:

@@ -19,7 +19,7 @@ from tnt_exp.sweep import hydra_executor, summary
 from tnt_exp.sweep.live_table import LiveTable
 from tnt_exp.sweep.local_executor import LocalLauncher, ProcessMonitor
 from tnt_exp.sweep.mlflow_observer import MlflowObserver
-from tnt_exp.sweep.plan import Plan, TrialComposer, plan_trials
+from tnt_exp.sweep.plan import TrialComposer, plan_trials
 from tnt_exp.sweep.results import objective_name
 from tnt_exp.sweep.scheduler import GridSource, Scheduler, TrialSource
 from tnt_exp.sweep.search_space import SearchSpace
@@ -29,15 +29,10 @@ from tnt_exp.sweep.trial import Trial, TrialState
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep ended.
+    """How a sweep ended."""
 
-    Attributes:
-        exit_code: 0: every trial finished (or was pruned); 1: some failed or were not run.
-        folder: The sweep folder; None after a dry run.
-    """
-
-    exit_code: int
-    folder: Path | None
+    exit_code: int  # 0: every trial finished (or was pruned); 1: some failed or were not run
+    folder: Path | None  # of the sweep; None after a dry run
 
 
 class Sweeper(HydraSweeper):
@@ -57,10 +52,7 @@ class Sweeper(HydraSweeper):
         self._config = config
 
     def sweep(self, arguments: list[str]) -> Summary:
-        """Run the sweep.
-
-        Args:
-            arguments: Overrides of the run, as typed.
+        """Run the sweep of these overrides of the run, as typed.
 
         Raises:
             UserError: A trial cannot run, or there is nothing to run.
@@ -78,7 +70,8 @@ class Sweeper(HydraSweeper):
         known = study.override_keys() if study else set()
         hashes = [trial.hash for trial in study.trials] if study else []
         planned = plan_trials([spec for spec in specs if spec.key not in known], self._compose, hashes)
-        self._check_plan(planned)
+        if planned.invalid and (settings.on_invalid is OnInvalid.stop or not planned.trials):
+            raise UserError(planned.error_message())
         print(summary.plan_summary(planned, study))
         if settings.dry_run:
             return Summary(0, None)
@@ -117,10 +110,6 @@ class Sweeper(HydraSweeper):
             hydra_context=self._hydra_context, task_function=self._task_function, config=self._config
         )
         return launcher
-
-    def _check_plan(self, planned: Plan) -> None:
-        if planned.invalid and (self._settings.on_invalid is OnInvalid.stop or not planned.trials):
-            raise UserError(planned.error_message())
 
     def _new_study(self, search: JsonObject | None) -> SweepStudy:
         return SweepStudy.new(
@@ -166,7 +155,5 @@ class Sweeper(HydraSweeper):
 
 def _config_dir(config: DictConfig) -> str | None:
     """Return the folder of `--config-dir`, or None."""
-    for source in config.hydra.runtime.config_sources:
-        if source.provider == "command-line":
-            return str(source.path)
-    return None
+    sources = config.hydra.runtime.config_sources
+    return next((str(source.path) for source in sources if source.provider == "command-line"), None)

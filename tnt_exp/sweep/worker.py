@@ -1,5 +1,6 @@
 """One trial as one fresh process, which ends when the process that started it ends."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -45,15 +46,10 @@ def _watch_parent() -> None:
 
 @dataclass(frozen=True)
 class ResourceLimits:
-    """The limits of a trial.
-
-    Attributes:
-        seconds: None: no limit.
-        gib: Resident memory of the process and its children; None: no limit.
-    """
+    """The limits of a trial; None: no limit."""
 
     seconds: float | None = None
-    gib: float | None = None
+    gib: float | None = None  # resident memory of the process and its children
 
 
 class JobProcess:
@@ -81,7 +77,7 @@ class JobProcess:
         self.folder = folder
         self.begin = time.monotonic()
         self._limits = limits or ResourceLimits()
-        self._stop_processes: Outcome | None = None
+        self._stop_outcome: Outcome | None = None
         self._deadline = 0.0
         self._kernel_kills = oom_kill_count()
         # The result of an earlier try must not be taken for this one's.
@@ -117,22 +113,22 @@ class JobProcess:
         if self._process.stdin:
             self._process.stdin.close()
         result = read_json(self.folder / "result.json")
-        outcome = from_exit_code(code, result, self._stop_processes, oom_kill_count() > self._kernel_kills)
+        outcome = from_exit_code(code, result, self._stop_outcome, oom_kill_count() > self._kernel_kills)
         write_outcome(self.folder, outcome, self.seconds)
         return outcome
 
     def stop(self, outcome: Outcome, *, at_once: bool = False) -> None:
         """Stop it by SIGTERM and, after a grace period, by SIGKILL; `poll` returns `outcome` then."""
-        if self._stop_processes is not None:
+        if self._stop_outcome is not None:
             return
-        self._stop_processes = outcome
+        self._stop_outcome = outcome
         self._deadline = time.monotonic() + (0 if at_once else _GRACE)
         if not at_once:
             # To the trial alone, which ends its own children.
             self._process.send_signal(signal.SIGTERM)
 
     def _enforce(self) -> None:
-        if self._stop_processes is not None:
+        if self._stop_outcome is not None:
             if time.monotonic() >= self._deadline:
                 self._signal(signal.SIGKILL)
             return
@@ -144,23 +140,16 @@ class JobProcess:
             self.stop(Outcome(FailureReason.memory, error), at_once=True)
 
     def _signal(self, number: int) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is gone
             os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):  # the group is gone
-            return
 
 
 def _resident(pid: int) -> int:
     """Return the resident bytes of a process and its descendants."""
     total = 0
-    try:
+    with contextlib.suppress(psutil.Error):
         leader = psutil.Process(pid)
-        family = [leader, *leader.children(recursive=True)]
-    except psutil.Error:
-        return 0
-    for process in family:
-        try:
-            total += process.memory_info().rss
-        except psutil.Error:
-            continue
+        for process in [leader, *leader.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
     return total

@@ -22,11 +22,11 @@ _DEFAULT = "0"  # MLflow's experiment for runs that name none
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem, in one line, and what the fix does; if it cannot be fixed here (None), what to do, in one line."""
+    """A problem, and how it is fixed."""
 
-    issue: str
-    fix_description: str
-    fix: Callable[[], None] | None
+    issue: str  # one line
+    fix_description: str  # what the fix does; if it cannot be fixed here, what to do; one line
+    fix: Callable[[], None] | None  # None: it cannot be fixed here
 
 
 def find_problems(uri: str) -> Iterator[Finding]:
