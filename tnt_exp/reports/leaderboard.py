@@ -18,33 +18,19 @@ MOST_VALUES = 8  # a key with more values is a range, not a choice; it has no ma
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Attributes:
-        job: Its number.
-        params: Swept keys and their values.
-        state: `finished`, `failed`, `pruned` or `waiting`.
-        objective: The value that is compared; None: it has none.
-        metrics: Of the kept epoch and of the test.
-        facts: `parameters`, `macs`, `train_seconds`, `total_seconds`, as far as they are known.
-        error: Why it failed.
-        command: The command that runs it alone.
-        place: Its run folder.
-        log: The last lines of its output, if it failed.
-        run_id: Its id in MLflow.
-    """
-
-    job: int
-    params: dict[str, str]
-    state: str
-    objective: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, float] = field(default_factory=dict)
-    error: str | None = None
-    command: str = ""
-    place: str = ""
-    log: str = ""
-    run_id: str | None = None
+    job: int  # its number
+    params: dict[str, str]  # swept keys and their values
+    state: str  # `finished`, `failed`, `pruned` or `waiting`
+    objective: float | None = None  # the value that is compared
+    metrics: dict[str, float] = field(default_factory=dict)  # of the kept epoch and of the test
+    facts: dict[str, float] = field(default_factory=dict)  # `parameters`, `macs`, `..._seconds`, as far as known
+    error: str | None = None  # why it failed
+    command: str = ""  # runs it alone
+    place: str = ""  # its run folder
+    log: str = ""  # the last lines of its output, if it failed
+    run_id: str | None = None  # in MLflow
 
     @property
     def label(self) -> str:
@@ -54,20 +40,12 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class RankedPoint:
-    """Runs that differ in the seed only.
+    """Runs that differ in the seed only."""
 
-    Attributes:
-        rank: From 1; None: no run has an objective.
-        params: Swept keys without the seed.
-        mean: Of the objective over the runs that finished.
-        std: Sample standard deviation; None for fewer than two runs.
-        rows: The runs.
-    """
-
-    rank: int | None
-    params: dict[str, str]
-    mean: float | None
-    std: float | None
+    rank: int | None  # from 1; None: no run has an objective
+    params: dict[str, str]  # swept keys without the seed
+    mean: float | None  # of the objective over the runs that finished
+    std: float | None  # sample standard deviation; None for fewer than two runs
     rows: list[TrialRow]
 
     @property
@@ -154,21 +132,13 @@ def _write_csv(file: Path, header: Iterable[str], rows: Iterable[Iterable[object
 
 @dataclass(frozen=True)
 class MainEffect:
-    """A value of a swept key compared with the first value of that key.
-
-    Attributes:
-        key: The swept key.
-        value: One of its values.
-        points: How many points have this value.
-        difference: Of the objective from that of the first value; 0 for the first value.
-        error: Standard error of the difference; 0 for the first value.
-    """
+    """A value of a swept key compared with the first value of that key."""
 
     key: str
     value: str
-    points: int
-    difference: float
-    error: float
+    points: int  # how many have this value
+    difference: float  # of the objective from that of the first value; 0 for the first value
+    error: float  # standard error of the difference; 0 for the first value
 
 
 def main_effects(ranking: Sequence[RankedPoint]) -> list[MainEffect]:

@@ -37,23 +37,14 @@ document.querySelectorAll('th').forEach(th=>th.addEventListener('click',()=>{
 
 @dataclass(frozen=True)
 class SweepResults:
-    """The results of a sweep.
-
-    Attributes:
-        id: Id of the sweep.
-        rows: Its runs.
-        objective: Name of the objective.
-        maximize: Whether more is better.
-        curves: Label of each of the best runs: (epoch, objective) pairs.
-        place: The sweep folder, or the store.
-    """
+    """The results of a sweep."""
 
     id: str
     rows: Sequence[TrialRow]
     objective: str
     maximize: bool
-    curves: Mapping[str, Sequence[tuple[float, float]]]
-    place: str
+    curves: Mapping[str, Sequence[tuple[float, float]]]  # (epoch, objective) pairs of the best runs, by their labels
+    place: str  # the sweep folder, or the store
 
 
 def render_page(sweep: SweepResults) -> str:

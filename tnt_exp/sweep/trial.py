@@ -22,23 +22,14 @@ class TrialState(Enum):
 
 @dataclass
 class Trial:
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Attributes:
-        job: Its number, which is also the name of its folder.
-        overrides: Its overrides, as on the command line.
-        params: Swept keys and their values in this trial.
-        hash: Hash of the composed configuration.
-        trial: Number of the Optuna trial; runs of one Optuna trial differ in the seed only. None in a grid.
-        work: MACs per image times epochs, to run expensive trials first; 0: unknown.
-    """
-
-    job: int
-    overrides: list[str]
-    params: dict[str, str]
-    hash: str
-    trial: int | None = None
-    work: int = 0
+    job: int  # its number, which is also the name of its folder
+    overrides: list[str]  # as on the command line
+    params: dict[str, str]  # swept keys and their values in this trial
+    hash: str  # of the composed configuration
+    trial: int | None = None  # number of the Optuna trial, whose runs differ in the seed only; None in a grid
+    work: int = 0  # MACs per image times epochs, to run expensive trials first; 0: unknown
 
     @property
     def label(self) -> str:

@@ -93,18 +93,11 @@ def ema_weights(network: keras.Model, optimizer: FlatOptimizer) -> Iterator[None
 
 @dataclass(frozen=True)
 class LearningRateSchedule:
-    """The learning rate of each step, computed on the host and passed to the compiled step.
-
-    Args:
-        config: The schedule.
-        peak: The highest learning rate.
-        steps_per_epoch: Updates per epoch.
-        epochs: Epochs of the run.
-    """
+    """The learning rate of each step, computed on the host and passed to the compiled step."""
 
     config: ScheduleConfig
-    peak: float
-    steps_per_epoch: int
+    peak: float  # the highest learning rate
+    steps_per_epoch: int  # updates
     epochs: int
 
     def __call__(self, step: int) -> float:

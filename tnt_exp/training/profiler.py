@@ -17,11 +17,7 @@ class ProfiledStep:
     """A step whose calls three to seven (or as many of them as the epoch has) are traced.
 
     TensorFlow writes a profile for TensorBoard (`tensorboard --logdir FOLDER`, with its profile plugin), JAX also a
-    trace for https://ui.perfetto.dev, PyTorch a trace for Perfetto.
-
-    Args:
-        step: The compiled step.
-        folder: Where the trace goes.
+    trace for https://ui.perfetto.dev, PyTorch a trace for Perfetto; they go to the folder.
     """
 
     def __init__(self, step: TrainStep, folder: Path) -> None:
