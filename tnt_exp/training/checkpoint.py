@@ -86,7 +86,10 @@ class CheckpointStore:
             raise error
 
     def newest(self, *, at_period: bool = False) -> Checkpoint | None:
-        """Return the newest checkpoint (at a multiple of `keep_period`) that verifies; report and skip damaged ones."""
+        """Return the newest checkpoint that verifies; damaged ones are reported and skipped.
+
+        With `at_period`, only those at a multiple of `keep_period` steps count.
+        """
         for manifest in reversed(self._manifests()):
             if at_period and not self._at_period(manifest):
                 continue
