@@ -87,5 +87,5 @@ def test_what_was_said_is_known_to_the_next_process(tmp_path: Path) -> None:
     assert again.run is not None
     assert (again.run.run_id, again.created_in) == ("a", None)
     assert again.last_steps == {"loss": 8, "accuracy": 7}
-    assert again.sent_ids == {"params"}
+    assert again.enqueued_ids == {"params"}
     assert json.loads((outbox.directory / "messages.jsonl").read_text().splitlines()[0])["kind"] == "begin"

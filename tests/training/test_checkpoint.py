@@ -30,7 +30,7 @@ def test_newest_comes_back_to_the_bit(tmp_path: Path) -> None:
     found = written(tmp_path, 3, 12, 7).newest()
     assert found is not None
     assert found.step == 12
-    assert found.numbers == checkpoint(12).numbers
+    assert found.values == checkpoint(12).values
     for name, value in checkpoint(12).arrays.items():
         np.testing.assert_array_equal(found.arrays[name], value)
         assert found.arrays[name].dtype == value.dtype
@@ -55,7 +55,7 @@ def test_what_the_caller_changes_later_is_not_written(tmp_path: Path) -> None:
     checkpoints.wait()
     found = checkpoints.newest()
     assert found is not None
-    assert found.numbers == {"rows": [1]}
+    assert found.values == {"rows": [1]}
 
 
 def test_failed_write_is_told_and_leaves_the_former(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_any_damage_ends_in_the_checkpoint_before(data: st.DataObject) -> None:
         found = checkpoints.newest()
         assert found is not None
         # The JSON's own frame has bytes that say nothing (a space between two keys): then it is still whole.
-        assert found.step == 1 or (file.suffix == ".json" and found.numbers == checkpoint(2).numbers)
-        assert found.numbers == checkpoint(found.step).numbers
+        assert found.step == 1 or (file.suffix == ".json" and found.values == checkpoint(2).values)
+        assert found.values == checkpoint(found.step).values
         np.testing.assert_array_equal(found.arrays["a/0000"], checkpoint(found.step).arrays["a/0000"])
 
 

@@ -58,7 +58,7 @@ class Outbox:
         created_in: The store in which a run may have been created that no message names; None: there is none.
         last_steps: The last step of each metric.
         status: The last status message; None: there is none.
-        sent_ids: Ids of messages that are enqueued once only.
+        enqueued_ids: Ids of messages that are enqueued once only.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,7 +72,7 @@ class Outbox:
         self.created_in: str | None = None
         self.last_steps: dict[str, int] = {}
         self.status: str | None = None
-        self.sent_ids: set[str] = set()
+        self.enqueued_ids: set[str] = set()
         for entry in self.read():
             self._index(entry.message)
 
@@ -178,7 +178,7 @@ class Outbox:
         elif message["kind"] == "status":
             self.status = message["status"]
         if "id" in message:
-            self.sent_ids.add(message["id"])
+            self.enqueued_ids.add(message["id"])
 
 
 def artifact_messages(folder: Path, names: Iterable[str]) -> Iterator[JsonObject]:

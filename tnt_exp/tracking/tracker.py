@@ -76,7 +76,7 @@ class BaseTracker:
 
     def _enqueue_once(self, kind: str, message_id: str, **content: object) -> None:
         """Enqueue a message, unless an earlier process of the run has."""
-        if message_id not in self._outbox.sent_ids:
+        if message_id not in self._outbox.enqueued_ids:
             self._enqueue(kind, id=message_id, **content)
 
     def _enqueue_values(self, kind: str, values: Mapping[str, object], message_id: str | None = None) -> None:
@@ -185,7 +185,7 @@ class Tracker(BaseTracker):
             metrics: Of the run; champions are compared by them.
         """
         message_id = f"model/{self.run_id}/{step}"
-        if message_id in self._outbox.sent_ids:
+        if message_id in self._outbox.enqueued_ids:
             return
         path = f"{FOLDER}/model-{step}"
         try:

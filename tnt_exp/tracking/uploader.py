@@ -215,7 +215,7 @@ class Uploader:
             current_size = self._outbox.size()
             if current_size == size and unreachable_since is None and not ended:
                 continue  # nothing new
-            error = self._sync_and_flush()
+            error = self._fsync_and_flush()
             now = time.monotonic()
             if error is None:
                 if unreachable_since is not None:
@@ -233,7 +233,7 @@ class Uploader:
             if ended:
                 time.sleep(min(pause, 2.0))
 
-    def _sync_and_flush(self) -> Exception | None:
+    def _fsync_and_flush(self) -> Exception | None:
         try:
             self._outbox.fsync()
             return self.flush()

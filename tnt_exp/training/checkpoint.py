@@ -41,7 +41,7 @@ class Checkpoint:
 
     step: int  # training steps made so far
     arrays: dict[str, np.ndarray]  # weights, optimizer, random state
-    numbers: JsonObject  # everything else
+    values: JsonObject  # everything else
 
 
 class CheckpointStore:
@@ -67,7 +67,7 @@ class CheckpointStore:
             OSError: The previous one could not be written.
         """
         self.wait()
-        numbers = json.dumps(checkpoint.numbers)  # here, because the caller keeps changing them
+        numbers = json.dumps(checkpoint.values)  # here, because the caller keeps changing them
         arguments = (checkpoint.step, checkpoint.arrays, numbers)
         self._writer = threading.Thread(target=self._write, args=arguments, name="checkpoint")
         self._writer.start()

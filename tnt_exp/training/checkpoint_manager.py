@@ -59,13 +59,13 @@ class CheckpointManager:
             if self._rollback_period:
                 self._store.save(self._state.to_checkpoint(0, self._extra))
             return None
-        if found.numbers["dataset"] != self._extra["dataset"]:
+        if found.values["dataset"] != self._extra["dataset"]:
             raise UserError(
-                f"Expected the data of the checkpoint (digest {found.numbers['dataset']}), "
+                f"Expected the data of the checkpoint (digest {found.values['dataset']}), "
                 f"received other data (digest {self._extra['dataset']})."
             )
         self._state.restore(found)
-        return found.numbers
+        return found.values
 
     def should_save(self, step: int) -> bool:
         """True if a checkpoint is due after this many steps of the run."""

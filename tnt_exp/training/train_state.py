@@ -132,7 +132,7 @@ class TrainState:
         Raises:
             ValueError: The checkpoint is of another network or optimizer; nothing was changed.
         """
-        own = checkpoint.numbers["state"]
+        own = checkpoint.values["state"]
         values = {
             kind: [checkpoint.arrays[f"{kind}/{index:04d}"] for index in range(count)]
             for kind, count in own["counts"].items()
