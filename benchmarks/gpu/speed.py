@@ -74,7 +74,8 @@ def sides(backends: list[str], small: bool) -> list[Side]:
     best, *others = there
     ours("example", best, first, profile=True)
     if installed("torch", "timm"):
-        timm(True, first)
+        if not small:  # on a processor compiling takes minutes, so it comes last
+            timm(True, first)
         ours("same", best, first)
         timm(False, first)
     for backend in others:
@@ -82,16 +83,8 @@ def sides(backends: list[str], small: bool) -> list[Side]:
         ours("same", backend, first)
     if installed("tensorflow"):
         spec = {"kind": "seed"}
-        found.append(
-            Side(
-                "seed's formulation, tensorflow",
-                "example",
-                "tensorflow",
-                first,
-                spec,
-                SMALL_BATCHES[-1:] if small else (128, 512),
-            )
-        )
+        few = SMALL_BATCHES[-1:] if small else (128, 512)
+        found.append(Side("seed's formulation, tensorflow", "example", "tensorflow", first, spec, few))
     for precision in PRECISIONS:
         if precision == first or (small and precision == "tf32"):
             continue
@@ -99,6 +92,8 @@ def sides(backends: list[str], small: bool) -> list[Side]:
         ours("example", best, precision, few)
         if installed("torch", "timm") and not small:
             timm(True, precision, few)
+    if installed("torch", "timm") and small:
+        timm(True, first, SMALL_BATCHES[:1])
     return found
 
 

@@ -22,8 +22,8 @@ PART_BYTES = 15 * 10**6
 _ENDING = 30.0  # seconds that a run is given to write its checkpoint
 # A processor is shown that the way works: few images, few epochs.
 _SMALL = [
-    *("dataset.train_limit=2000", "trainer.epochs=2", "schedule.warmup_epochs=0"),
-    *("trainer.batch_size=50", "model.depth=2"),
+    *("dataset.train_limit=1000", "trainer.epochs=2", "schedule.warmup_epochs=0"),
+    *("trainer.batch_size=50", "model.depth=1"),
 ]
 
 
