@@ -14,7 +14,9 @@ from tnt_exp.data import Batches
 from tnt_exp.data.dataset import Split
 from tnt_exp.training import optimizer
 from tnt_exp.training.device import prepare_device
-from tnt_exp.training.train_step import StepComputation, compile_train_step
+from tnt_exp.training.train_step import DeviceBatches, StepComputation, compile_train_step
+
+_CHUNK_BYTES = 2**28  # of a chunk's images at most, as in tnt_exp.data.batches
 
 
 class Ours:
@@ -50,16 +52,24 @@ class Ours:
         """How many."""
         return self.classifier.count_params()
 
-    def chunks(self, steps: int) -> Iterator[tuple[Any, Any]]:
-        """Chunks of so many steps without end, of 50,000 images of noise: as the training loop is given them."""
-        random = np.random.default_rng(0)
-        labels = np.resize(self.labels, max(50_000, self.images.shape[0] * steps))
-        images = random.integers(0, 256, (len(labels), *self.images.shape[1:]), dtype=np.uint8)
-        batches = Batches(Split(images, labels), self.images.shape[0], seed=0)
-        for epoch in itertools.count():
-            for chunk in batches.chunks(epoch, 0, steps):
-                if len(chunk[0]) == steps:  # each length is compiled apart
-                    yield chunk
+    def chunks(self) -> tuple[int, Iterator[tuple[Any, Any]]]:
+        """Steps per chunk, and chunks of noise without end, as the training loop chooses and feeds them."""
+        batch, image = len(self.images), self.images[0].nbytes
+        most = min(self.device.steps_per_dispatch, max(1, _CHUNK_BYTES // self.images.nbytes))
+        labels = np.resize(self.labels, max(batch * most, min(50_000, 2 * _CHUNK_BYTES // image)))
+        images = np.random.default_rng(0).integers(0, 256, (len(labels), *self.images.shape[1:]), dtype=np.uint8)
+        split = Split(images, labels)
+        on_device = self.device.kind == "gpu" and DeviceBatches.fits(split)
+        batches = (DeviceBatches if on_device else Batches)(split, batch, seed=0)
+        steps = min(most, batches.max_chunk_steps)
+
+        def endless() -> Iterator[tuple[Any, Any]]:
+            for epoch in itertools.count():
+                for images, labels in batches.chunks(epoch, 0, steps):
+                    if len(images) == steps:  # each length is compiled apart
+                        yield images, labels
+
+        return steps, endless()
 
     def train(self) -> None:
         """One step, to its end."""

@@ -53,8 +53,7 @@ def ours(spec: dict[str, Any], batch: int) -> tuple[Callable[[int], None], int, 
     from benchmarks.ours import Ours
 
     one = Ours(batch, spec["overrides"], side=spec["side"])
-    size = one.device.steps_per_dispatch
-    chunks = one.chunks(size)
+    size, chunks = one.chunks()
     number = 0
 
     def run(steps: int) -> None:
