@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu import kernel_profile, pack, page, speed, stage, train, unpack
+from benchmarks.gpu import check, kernel_profile, pack, page, speed, stage, train, unpack
 
 CONTENTS = {
     "source/one.py": b"print(1)\n",
@@ -129,6 +129,14 @@ def test_state_is_brought_out_in_parts_and_laid_out_again(tmp_path: Path, monkey
     train._restore(output, "recipe", tmp_path / "other")
     assert (tmp_path / "other/checkpoints/step-00000010.safetensors").read_bytes() == b"x" * 9000
     assert (tmp_path / "other/config.yaml").read_text() == "seed: 1\n"
+
+
+@pytest.mark.parametrize(("letters", "status"), [(".....s..", "passed"), ("..F", "failed"), ("", "failed")])
+def test_tests_that_the_limit_ends_are_counted(tmp_path: Path, letters: str, status: str) -> None:
+    answer = stage.Answer(None, 9.0, f"bringing up nodes...\n{letters}")
+    found = check._counts(answer, tmp_path / "none.xml")
+    assert found["status"] == status
+    assert f"after {len(letters)} tests" in found["why"]
 
 
 def event(name: str, begin: float, length: float, tid: int = 1, **more: Any) -> dict[str, Any]:

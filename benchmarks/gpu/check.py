@@ -6,6 +6,7 @@ checkpoints on that device, a run on handwritten digits to 98 %, and a run that 
 
 import ast
 import json
+import re
 import signal
 import time
 import xml.etree.ElementTree
@@ -144,7 +145,11 @@ def _imports(file: Path) -> set[str]:
 
 def _counts(answer: Answer, report: Path) -> dict[str, Any]:
     if answer.code is None or not report.exists():
-        return {"status": "failed", "why": answer.why(), "seconds": answer.seconds}
+        # No report is written then, but a letter for each test that has ended.
+        letters = "".join(re.findall(r"^([.sxFE]+)(?:\s+\[ *\d+%\])?$", answer.output, re.MULTILINE))
+        good = answer.code is None and "." in letters and not set(letters) & {"F", "E"}
+        why = f"{answer.why()}, after {len(letters)} tests, {letters.count('F') + letters.count('E')} of them failed"
+        return {"status": "passed" if good else "failed", "why": why, "seconds": answer.seconds}
     suite = xml.etree.ElementTree.parse(report).getroot().find("testsuite")
     assert suite is not None
     failures = {
