@@ -156,6 +156,19 @@ def test_trace_of_a_gpu_is_summed_by_kind() -> None:
     assert found["top"][0] == {"name": "nvjet_gemm_128", "share": 0.6667, "calls": 1}
 
 
+def test_trace_of_a_processor_counts_an_operation_once() -> None:
+    thread = {"ph": "M", "name": "thread_name", "pid": 1, "tid": 1, "args": {"name": "tf_XLAExecute/1"}}
+    events = [
+        event("while.1", 0, 100),
+        event("dot.3", 10, 40),
+        event("end: dot.3", 50, 1),
+        event("loop_fusion", 60, 20),
+    ]
+    found = kernel_profile.summary({"traceEvents": [thread, *events]})
+    assert (found["where"], found["kernels"]) == ("cpu", 2)
+    assert found["share_by_kind"] == pytest.approx({"products": 0.6667, "elementwise": 0.3333})
+
+
 def test_what_matters_most_is_measured_first() -> None:
     found = speed.sides(["jax"], small=False)
     assert (found[0].network, found[0].backend, found[0].precision) == ("example", "jax", "bfloat16")

@@ -12,11 +12,11 @@ from typing import Any
 _MOST = 25  # kernels that are listed
 # Kinds of kernels by what XLA, cuBLAS, cuDNN, Triton and PyTorch call them; the first that fits.
 _KINDS = {
-    "products": r"gemm|cublas|cutlass|xmma|nvjet|matmul|\bdot|_dot|bmm|addmm|fmha|attention",
+    "products": r"gemm|cublas|cutlass|xmma|nvjet|matmul|\bdot|_dot|mm\b|fmha|attention",
     "convolution": r"conv|cudnn|implicit_",
     "copies": r"memcpy|memset|copy|transpose|concatenate|slice|catarray",
     "reductions": r"reduce|softmax|layer_norm|norm_",
-    "elementwise": r"fusion|elementwise|loop|vectorized|multi_tensor|triton",
+    "elementwise": r"fusion|elementwise|loop|vectorized|multi_tensor|triton|aten::",
 }
 
 
@@ -90,20 +90,19 @@ def _on_gpu(trace: dict[str, Any], events: list[dict[str, Any]]) -> Iterator[dic
 
 
 def _on_cpu(trace: dict[str, Any], events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Operations of XLA's threads, or PyTorch's innermost operators."""
-    threads = {place for place, name in _threads(trace).items() if re.search(r"XLAEigen|PjRt|XLATfrt|XLAPjRt", name)}
-    inside = dict.fromkeys(threads, 0.0)
-    for event in sorted(events, key=lambda event: event["ts"]):
+    """Operations of XLA's threads and of PyTorch, those that hold no others."""
+    threads = {place for place, name in _threads(trace).items() if re.search(r"XLA(Eigen|Execute|Pjrt|Tfrt)", name)}
+    by_thread: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
+    for event in events:
         place = (event["pid"], event.get("tid"))
-        if event.get("cat") == "cpu_op" and re.match(
-            r"aten::(_|bmm|mm|addmm|add|mul|copy|sum|native|conv|mkldnn)", event["name"]
-        ):
-            yield event
-        elif place in threads and not re.search(r"Execute|Thread|Wait|Await|::", event["name"]):
-            if event["ts"] < inside[place]:  # what lies within another is counted there
-                continue
-            inside[place] = event["ts"] + event["dur"]
-            yield event
+        operation = place in threads and not re.search(r"^end: |::|Thunk", event["name"])
+        if operation or event.get("cat") == "cpu_op":
+            by_thread[place].append(event)
+    for found in by_thread.values():
+        found.sort(key=lambda event: (event["ts"], -event["dur"]))
+        for event, after in zip(found, [*found[1:], None], strict=True):
+            if after is None or after["ts"] >= event["ts"] + event["dur"]:
+                yield event
 
 
 def _threads(trace: dict[str, Any]) -> dict[tuple[Any, Any], str]:
