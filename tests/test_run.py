@@ -56,6 +56,7 @@ def test_run_folder_is_complete(finished: Path) -> None:
     assert names == {
         "config.yaml",
         "overrides.yaml",
+        "dataset.json",
         "result.json",
         "metrics.csv",
         "train.log",
