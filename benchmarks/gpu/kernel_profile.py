@@ -54,14 +54,15 @@ def summary(trace: dict[str, Any]) -> dict[str, Any]:
     for first, last in spans:
         busy += max(0.0, last - max(first, end))
         end = max(end, last)
-    total = sum(event["dur"] for event in device)
+    total = sum(event.get("self", event["dur"]) for event in device)
     by_name: collections.Counter[str] = collections.Counter()
     calls: collections.Counter[str] = collections.Counter()
     by_kind: collections.Counter[str] = collections.Counter()
     for event in device:
-        by_name[event["name"]] += event["dur"]
+        own = event.get("self", event["dur"])
+        by_name[event["name"]] += own
         calls[event["name"]] += 1
-        by_kind[kind_of(event["name"])] += event["dur"]
+        by_kind[kind_of(event["name"])] += own
     return {
         "where": where,
         "wall_ms": round((end - spans[0][0]) / 1000, 3),
@@ -90,7 +91,7 @@ def _on_gpu(trace: dict[str, Any], events: list[dict[str, Any]]) -> Iterator[dic
 
 
 def _on_cpu(trace: dict[str, Any], events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Operations of XLA's threads and of PyTorch, those that hold no others."""
+    """Operations of XLA's threads and of PyTorch; `self`: the time of one without those inside it."""
     threads = {place for place, name in _threads(trace).items() if re.search(r"XLA(Eigen|Execute|Pjrt|Tfrt)", name)}
     by_thread: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
     for event in events:
@@ -99,10 +100,14 @@ def _on_cpu(trace: dict[str, Any], events: list[dict[str, Any]]) -> Iterator[dic
         if operation or event.get("cat") == "cpu_op":
             by_thread[place].append(event)
     for found in by_thread.values():
-        found.sort(key=lambda event: (event["ts"], -event["dur"]))
-        for event, after in zip(found, [*found[1:], None], strict=True):
-            if after is None or after["ts"] >= event["ts"] + event["dur"]:
-                yield event
+        around: list[dict[str, Any]] = []
+        for event in sorted(found, key=lambda event: (event["ts"], -event["dur"])):
+            while around and event["ts"] >= around[-1]["ts"] + around[-1]["dur"]:
+                yield around.pop()
+            if around:
+                around[-1]["self"] -= event["dur"]
+            around.append({**event, "self": event["dur"]})
+        yield from around
 
 
 def _threads(trace: dict[str, Any]) -> dict[tuple[Any, Any], str]:

@@ -18,6 +18,7 @@ _COLOURS = {
     "seed's formulation, tensorflow": "tab:gray",
 }
 _LINES = {"bfloat16": "-", "tf32": "--", "float32": ":"}
+_MARKERS = {"bfloat16": "o", "tf32": "s", "float32": "^"}
 _NETWORKS = {"example": "the keras.io example's network", "same": "a network of timm's parameters, split heads"}
 _BYTES = {"bfloat16": 2, "tf32": 4, "float32": 4}
 
@@ -82,7 +83,7 @@ def _about(what: str, item: dict[str, Any]) -> Iterator[str]:
         memory = f", {item['memory_bytes'] / 2**30:.1f} GiB" if item.get("memory_bytes") else ""
         yield f"{item['name']} ({item['kind']}{memory})"
         yield "XLA compiles the step" if item["xla"] else "no XLA"
-        yield f"{item['steps_per_dispatch']} steps per call of the device"
+        yield f"steps per call of the device: {item['steps_per_dispatch']}"
     if what == "digits" and "accuracy" in item:
         yield f"test accuracy {item['accuracy']:.4f}"
         yield f"{item['images_per_second']:,.0f} images/s; first step {item['first_step_seconds']:.1f} s"
@@ -176,9 +177,9 @@ def _profile(name: str, profile: dict[str, Any]) -> Iterator[str]:
 
 
 def _draw_rates(measured: dict[str, Any], file: Path) -> None:
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
     networks = [network for network in _NETWORKS if any(name.split(" | ")[1] == network for name in measured)]
+    figure = Figure(figsize=(6 * len(networks), 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
     for axes, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
         curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
         for name, item in measured.items():
@@ -187,11 +188,18 @@ def _draw_rates(measured: dict[str, Any], file: Path) -> None:
                 curves.setdefault((side, precision), []).append((int(batch), item["rate"]))
         for (side, precision), points in curves.items():
             xs, ys = zip(*sorted(points), strict=True)
-            axes.plot(xs, ys, _LINES[precision], marker="o", color=_COLOURS[side], label=f"{side}, {precision}")
+            axes.plot(
+                xs,
+                ys,
+                _LINES[precision],
+                marker=_MARKERS[precision],
+                color=_COLOURS[side],
+                label=f"{side}, {precision}",
+            )
         batches = sorted({batch for points in curves.values() for batch, _ in points})
         axes.set_xscale("log", base=2)
         axes.set_xticks(batches, [str(batch) for batch in batches])
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.15 * max(rate for points in curves.values() for _, rate in points))
         axes.set(xlabel="images per step", ylabel="images per second of training", title=_NETWORKS[network])
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
@@ -217,12 +225,11 @@ def _draw_roofline(record: dict[str, Any], measured: dict[str, Any], file: Path)
     for (side, network, precision), reached in best.items():
         cost = record["networks"][network]
         x = cost["operations_per_image"] / (cost["numbers_moved_per_image"] * _BYTES[precision])
-        marker = "o" if network == "example" else "s"
-        face = _COLOURS[side] if precision != "float32" or record["scale"] == "small" else "none"
+        face = _COLOURS[side] if network == "example" else "none"  # the other network: hollow
         axes.plot(
             x,
             reached,
-            marker,
+            _MARKERS[precision],
             color=_COLOURS[side],
             markerfacecolor=face,
             markersize=9,
@@ -271,7 +278,9 @@ def _draw_curves(shown: dict[str, list[dict[str, float]]], file: Path) -> None:
                     color=colour,
                     label=f"{name}, {key}",
                 )
-    axes.set(xlabel="minutes of training", ylabel="top-1, %", ylim=(0, None))
+    axes.set(xlabel="minutes of training", ylabel="top-1, %")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(file, dpi=110)
