@@ -203,7 +203,10 @@ def store_problem(uri: str) -> str | None:
         if file.is_dir():
             return f"expected a file, received the folder {file}."
         if not file.parent.is_dir() and file.parent.parent != file.parent and file.is_absolute():
-            return f"expected a file in an existing folder, received {file}; create {file.parent} first, or train with tracking=off."
+            return (
+                f"expected a file in an existing folder, received {file}; create {file.parent} first, "
+                "or train with tracking=off."
+            )
         if len(str(file.absolute())) > _LONGEST_PATH:
             return f"expected a path of at most {_LONGEST_PATH} characters, received {len(str(file.absolute()))}."
         return None
