@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tnt_exp import atomic_files
+from tnt_exp.errors import UserError
 
 if TYPE_CHECKING:
     from tnt_exp.tracking.doctor import Finding
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--uri", help="tracking store (default: mlflow.db in the folder)")
     parser.add_argument("--fix", action="store_true", help="repair what is found")
     options = parser.parse_args(list(arguments))
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder}: expected the folder in which multirun/ is, found none.")
     os.chdir(options.folder)
     unfixed = found = 0
     for finding in _findings(options.uri):
