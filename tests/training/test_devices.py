@@ -85,7 +85,8 @@ from tnt_exp.training.train_step import StepComputation, compile_train_step
 config = compose(["model=tiny", "model.mlp_dropout=0.5", "augmentation=none"])
 classifier = model.build(config.model, 10, 1)
 look = Augmentation(config.augmentation, image_size=8, mean=[0.5], std=[0.5], num_classes=10, seed=0)
-algorithm = optimizer.build_optimizer(config.optimizer, classifier.trainable_variables, model.is_decayed, scale_loss=False)
+weights = classifier.trainable_variables
+algorithm = optimizer.build_optimizer(config.optimizer, weights, model.is_decayed, scale_loss=False)
 step = compile_train_step(StepComputation(classifier.network, look, algorithm), xla=False, devices=2)
 half = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 8, 1), dtype=np.uint8)
 images, labels = np.concatenate([half, half], 1), np.arange(16, dtype=np.int32)[None] % 8
