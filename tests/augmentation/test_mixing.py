@@ -134,5 +134,8 @@ def test_with_and_without_a_condition_the_numbers_are_the_same(mixing):
             )
             for branching in (True, False)
         ]
+        # XLA, which compiles JAX's condition, rounds a product and a sum once: the last bit may differ there.
+        atol = 1e-6 if keras.config.backend() == "jax" else 0
         for one, other in zip(*both, strict=True):
-            np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
+            one, other = keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other)
+            np.testing.assert_allclose(one, other, rtol=0, atol=atol)

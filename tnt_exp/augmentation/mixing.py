@@ -26,7 +26,7 @@ def mix(
     """Mix inputs, float32 (B, S, S, C), and targets, float32 (B, K), with those of each image's partner.
 
     `mixing`, a scalar in [0, 1], multiplies the probability that the batch is mixed. With `branching`, a condition
-    skips the blend of a batch that is not mixed; the numbers are the same.
+    skips the blend of a batch that is not mixed; the numbers are the same but for rounding.
     """
     pixel_weight, label_weight, is_mixed = partner_weight(config, random, inputs.shape[1], mixing)
     pixel_weight = pixel_weight[None, :, :, None]
