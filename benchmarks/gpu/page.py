@@ -141,10 +141,10 @@ def _limits(limits: dict[str, Any]) -> Iterator[str]:
 
 def _row(item: dict[str, Any]) -> str:
     if "rate" not in item:
-        told = [
+        reasons = [
             f"{key.replace('_', ' ')}: {item[key]}" for key in ("failed", "left_out", "does_not_fit") if key in item
         ]
-        return " ".join(told).replace("|", "/") + " | | |"
+        return " ".join(reasons).replace("|", "/") + " | | |"
     spread = item["images_per_second"]
     rates = f"{spread['median']:,.1f} ({spread['lower']:,.1f} to {spread['upper']:,.1f})"
     share = f"{100 * item['share_of_peak']:.1f} %" if "share_of_peak" in item else ""

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.gpu.stage import BACKENDS, Stage, end_group, installed, open_process, python
+from benchmarks.gpu.stage import BACKENDS, Stage, end_group, installed, last_line, open_process, python
 from benchmarks.run import ALLOCATOR, SAME, SEED, TIMM_SAME
 
 PRECISIONS = {
@@ -43,7 +43,7 @@ class Side:
         network: "example" (the keras.io example's network) or "same" (timm's network in the example's dimensions).
         backend: Of Keras.
         precision: A key of `PRECISIONS`.
-        spec: What the worker is told.
+        spec: The request to the worker.
         batches: Sizes that are measured; None: all.
     """
 
@@ -202,6 +202,5 @@ def _answers(stage: Stage, spec: dict[str, Any], backend: str, seconds: float) -
             end_group(process, signal.SIGKILL)
             return
     if process.returncode != 0:
-        told = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        yield {"error": f"exit code {process.returncode}: {told[-1][:300] if told else ''}"}
+        yield {"error": f"exit code {process.returncode}: {last_line(log.read_text(errors='replace'))[:300]}"}
     log.unlink(missing_ok=True)

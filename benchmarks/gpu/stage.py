@@ -38,15 +38,19 @@ class Answer:
 
     def last_line(self) -> str:
         """The last line that is not empty."""
-        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
-        return lines[-1] if lines else ""
+        return last_line(self.output)
 
     def why(self) -> str:
         """One line that says how it failed."""
         if self.code is None:
             return "ended at the time limit"
-        telling = [line for line in self.output.splitlines() if re.search(r"[Ee]rror|failed|expected", line)]
-        return f"exit code {self.code}: {(telling[-1].strip() if telling else self.last_line())[:300]}"
+        reasons = [line for line in self.output.splitlines() if re.search(r"[Ee]rror|failed|expected", line)]
+        return f"exit code {self.code}: {(reasons[-1].strip() if reasons else self.last_line())[:300]}"
+
+
+def last_line(text: str) -> str:
+    """The last line that is not empty."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 @dataclass

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.check import folder_of
-from benchmarks.gpu.stage import Stage, end_group, open_process, python
+from benchmarks.gpu.stage import Stage, end_group, last_line, open_process, python
 
 PART_BYTES = 15 * 10**6
 _ENDING = 30.0  # seconds that a run is given to write its checkpoint
@@ -68,7 +68,7 @@ def _train(stage: Stage, recipe: str, name: str, backend: str, archive: Path, bu
             except subprocess.TimeoutExpired:
                 end_group(process, signal.SIGKILL)
                 process.wait()
-    told = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    reason = last_line(log.read_text(errors="replace"))
     log.unlink()
     result = json.loads((folder / "result.json").read_text()) if (folder / "result.json").exists() else {}
     status = {0: "finished", 143: "stopped at the budget"}.get(process.returncode, "failed")
@@ -79,7 +79,7 @@ def _train(stage: Stage, recipe: str, name: str, backend: str, archive: Path, bu
         command=" ".join(["python", *typed[1:]]).replace(str(archive), archive.name),
         backend=backend,
         calls=[*earlier, {"seconds": round(time.monotonic() - begin, 1), "status": status}],
-        **({"why": told[-1][:300]} if status == "failed" and told else {}),
+        **({"why": reason[:300]} if status == "failed" and reason else {}),
         **{key: result[key] for key in _RESULT if key in result},
         curve=_curve(folder / "metrics.csv"),
     )

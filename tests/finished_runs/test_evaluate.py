@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from finished_runs.refused_command import with_slow_imports_printed
 
 import tnt_exp
 from tnt_exp import data
@@ -80,13 +81,7 @@ def test_other_images_with_the_same_classes(run_folder: Path, tmp_path: Path) ->
     ],
 )
 def test_bad_input_ends_before_anything_slow(run_folder: Path, overrides: list[str], word: str) -> None:
-    program = (
-        "import sys; from tnt_exp.cli import main; code = main(sys.argv[1:]);"
-        "print(sorted({'tensorflow', 'keras', 'mlflow'} & set(sys.modules))); sys.exit(code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "evaluate", str(run_folder), *overrides], capture_output=True, text=True
-    )
+    done = with_slow_imports_printed("evaluate", str(run_folder), *overrides)
     assert done.returncode == 2
     assert done.stdout == "[]\n"
     assert word in done.stderr

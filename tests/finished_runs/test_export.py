@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from finished_runs.refused_command import with_slow_imports_printed
 
 from tnt_exp import data
 from tnt_exp.cli import main
@@ -174,13 +175,7 @@ def test_timm_reads_what_is_written_for_it(
     ],
 )
 def test_bad_input_ends_before_anything_slow(run_folder: Path, settings: list[str], word: str) -> None:
-    program = (
-        "import sys; from tnt_exp.cli import main; code = main(sys.argv[1:]);"
-        "print(sorted({'tensorflow', 'keras', 'mlflow'} & set(sys.modules))); sys.exit(code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "export", str(run_folder), *settings], capture_output=True, text=True
-    )
+    done = with_slow_imports_printed("export", str(run_folder), *settings)
     assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
     assert word in done.stderr
     assert len(done.stderr.splitlines()) == 1

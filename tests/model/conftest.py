@@ -117,8 +117,8 @@ def _torch(layer: Any, function: Callable[..., Any], compiled: bool = False) -> 
     layer.zero_grad()
     value = function()
     value.backward()
-    slopes = [variable.value.grad for variable in layer.trainable_variables]
-    return keras.ops.convert_to_numpy(value), [None if g is None else keras.ops.convert_to_numpy(g) for g in slopes]
+    gradients = [variable.value.grad for variable in layer.trainable_variables]
+    return keras.ops.convert_to_numpy(value), [None if g is None else keras.ops.convert_to_numpy(g) for g in gradients]
 
 
 @pytest.fixture(scope="session", autouse=True)
