@@ -21,15 +21,19 @@ class Evaluation:
     Attributes:
         loss: Mean cross-entropy, without label smoothing.
         accuracy, top5_accuracy: Fraction of the images whose class is the first, or among the first five.
+        class_accuracy: float64 (classes,): accuracy within each class, NaN if the split has no image of it.
         confusion: int64 (classes, classes): row = true class, column = predicted class.
-        predicted: int64 (images,): the class with the highest score.
+        predicted: int64 (images,): the class with the highest score, of equal ones the first.
         confidence: float64 (images,): its probability.
         right: bool (images,): whether it is the true class.
+
+    An image whose scores are not all finite is wrong, with a confidence of 0, and in no column of `confusion`.
     """
 
     loss: float
     accuracy: float
     top5_accuracy: float
+    class_accuracy: np.ndarray
     confusion: np.ndarray
     predicted: np.ndarray
     confidence: np.ndarray
@@ -40,14 +44,6 @@ class Evaluation:
         yield f"{prefix}/loss", self.loss
         yield f"{prefix}/accuracy", self.accuracy
         yield f"{prefix}/top5_accuracy", self.top5_accuracy
-
-    @property
-    def class_accuracy(self) -> np.ndarray:
-        """float64 (classes,): accuracy within each class, NaN if the split has no image of it."""
-        counts = self.confusion.sum(axis=1)
-        accuracy = np.full(len(counts), np.nan)
-        np.divide(np.diag(self.confusion), counts, out=accuracy, where=counts > 0)
-        return accuracy
 
     def accuracy_by_name(self, class_names: Sequence[str]) -> dict[str, float | None]:
         """Return the accuracy within each class by its name, None if the split has no image of it."""
@@ -75,9 +71,9 @@ def evaluate(classifier: "Classifier", split: Split, batch_size: int, *, flip: b
     Every call has the static shape of `batch_size` images. With `flip`, the logits are the mean of those of the image
     and of its mirror image.
     """
-    correct, top5 = 0, 0
     confusion = None
     losses: list[np.ndarray] = []
+    ranks: list[np.ndarray] = []
     predicted: list[np.ndarray] = []
     confidence: list[np.ndarray] = []
     for images, labels, count in padded_batches(split, batch_size):
@@ -86,28 +82,31 @@ def evaluate(classifier: "Classifier", split: Split, batch_size: int, *, flip: b
         if flip:
             mirrored = np.ascontiguousarray(images[:, :, ::-1])
             logits = (logits + np.asarray(classifier.predict_on_batch(mirrored), np.float64)[:count]) / 2
-        labels = labels[:count]
+        labels, classes = labels[:count], logits.shape[1]
         if confusion is None:
-            confusion = np.zeros((logits.shape[1], logits.shape[1]), np.int64)
+            confusion = np.zeros((classes, classes), np.int64)
+        finite: np.ndarray = np.isfinite(logits).all(axis=1)
+        logits = np.where(finite[:, None], logits, np.nan)
         own = np.take_along_axis(logits, labels[:, None], axis=1)
         top = logits.max(axis=1, keepdims=True)
         total = np.exp(logits - top).sum(axis=1)
         losses.append(np.log(total) - (own - top)[:, 0])
-        rank = (logits > own).sum(axis=1)
-        correct += int((rank < 1).sum())
-        top5 += int((rank < 5).sum())
+        ahead = (logits > own) | ((logits == own) & (np.arange(classes) < labels[:, None]))
+        ranks.append(np.where(finite, ahead.sum(axis=1), classes))
         predicted.append(logits.argmax(axis=1))
-        confidence.append(1 / total)
-        np.add.at(confusion, (labels, predicted[-1]), 1)
+        confidence.append(np.where(finite, 1 / total, 0.0))
+        np.add.at(confusion, (labels[finite], predicted[-1][finite]), 1)
     if confusion is None:
         raise ValueError("Expected at least one image to evaluate, received none.")
-    answers = np.concatenate(predicted)
+    rank, classes = np.concatenate(ranks), len(confusion)
+    counts, hits = (np.bincount(labels, minlength=classes) for labels in (split.labels, split.labels[rank < 1]))
     return Evaluation(
         loss=math.fsum(np.concatenate(losses)) / len(split),
-        accuracy=correct / len(split),
-        top5_accuracy=top5 / len(split),
+        accuracy=int((rank < 1).sum()) / len(split),
+        top5_accuracy=int((rank < min(5, classes)).sum()) / len(split),
+        class_accuracy=np.divide(hits, counts, out=np.full(classes, np.nan), where=counts > 0),
         confusion=confusion,
-        predicted=answers,
+        predicted=np.concatenate(predicted),
         confidence=np.concatenate(confidence),
-        right=answers == split.labels,
+        right=rank < 1,
     )

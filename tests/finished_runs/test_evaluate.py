@@ -106,7 +106,7 @@ def test_load_gives_a_keras_model(run_folder: Path) -> None:
 
 def made(confidence: list[float], right: list[bool]) -> Evaluation:
     nothing = np.zeros(len(right), np.int64)
-    return Evaluation(0, 0, 0, nothing, nothing, np.array(confidence), np.array(right))
+    return Evaluation(0, 0, 0, nothing, nothing, nothing, np.array(confidence), np.array(right))
 
 
 def test_calibration_error_by_hand() -> None:

@@ -1,10 +1,15 @@
 """The compiled step: it learns, it is the same however it is cut up, and every optimizer setting is felt."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from keras import ops
+
+from tnt_exp.data import Split
+from tnt_exp.evaluation import evaluate
+from tnt_exp.training.train_step import SUMS, StepComputation
 
 pytestmark = pytest.mark.backend
 
@@ -133,3 +138,47 @@ def test_weights_loaded_before_the_first_step_are_taken_over(make: Any, chunk: C
     begun(images[:1], labels[:1], 0, [1e-4], 1.0)
     for value, before in zip(weights(classifier, begun), loaded, strict=True):
         np.testing.assert_allclose(value, before, atol=1e-3)
+
+
+NAN, INF = np.nan, np.inf
+# Logits of six classes, the true class, whether it is the first, whether it is among the first five.
+ROWS = [
+    ([0, 5, 1, 2, 3, 4], 1, True, True),
+    ([0, 5, 1, 2, 3, 4], 0, False, False),
+    ([7, 7, 0, 0, 0, 0], 0, True, True),  # of equal scores argmax gives the first
+    ([7, 7, 0, 0, 0, 0], 1, False, True),
+    ([1, 1, 1, 1, 1, 1], 5, False, False),
+    ([NAN, NAN, NAN, NAN, NAN, NAN], 0, False, False),
+    ([9, 0, 0, 0, 0, NAN], 0, False, False),
+    ([0, INF, 0, 0, 0, 0], 1, False, False),
+]
+
+
+def counts(rows: np.ndarray, labels: np.ndarray) -> tuple[Any, dict[str, float]]:
+    """What evaluation makes of logits, and the sums of a training step."""
+    network: Any = SimpleNamespace(predict_on_batch=lambda images: rows)
+    split = Split(np.zeros((len(rows), 1, 1, 1), np.uint8), labels)
+    step = StepComputation(lambda images, **_: ops.convert_to_tensor(rows), None, None)  # type: ignore[arg-type]
+    targets, numbers = ops.zeros(rows.shape), ops.convert_to_tensor(labels)
+    sums = ops.convert_to_numpy(step.loss(None, None, targets, numbers)[1])
+    return evaluate(network, split, len(rows), flip=False), dict(zip(SUMS, sums, strict=True))
+
+
+def test_ties_and_what_is_not_finite_are_counted_alike_in_evaluation_and_training() -> None:
+    first, five = [[row[place] for row in ROWS] for place in (2, 3)]
+    rows, labels = np.array([row[0] for row in ROWS], np.float32), np.array([row[1] for row in ROWS], np.int32)
+    found, sums = counts(rows, labels)
+    assert (sums["correct"], sums["top5_correct"]) == (sum(first), sum(five))
+    assert (found.accuracy, found.top5_accuracy) == (sum(first) / 8, sum(five) / 8)
+    assert found.right.tolist() == first
+    assert np.isnan(found.loss)
+    assert found.confidence[5:].tolist() == [0, 0, 0]
+    assert found.confusion.sum() == 5
+    np.testing.assert_equal(found.class_accuracy, [1 / 4, 1 / 3, NAN, NAN, NAN, 0])
+    assert np.isfinite(found.calibration_error())
+
+
+def test_of_two_classes_one_that_is_not_a_number_is_not_among_the_first_five() -> None:
+    found, sums = counts(np.array([[NAN, 1], [0, 1]], np.float32), np.zeros(2, np.int32))
+    assert (found.accuracy, found.top5_accuracy) == (0, 0.5)
+    assert (sums["correct"], sums["top5_correct"]) == (0, 1)

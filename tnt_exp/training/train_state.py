@@ -1,5 +1,6 @@
 """All that changes while a run trains: weights, optimizer, position, best weights; to a checkpoint and back."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -42,12 +43,13 @@ class BestWeights:
 
     def update(self, epoch: int, metrics: dict[str, float], classifier: "Classifier") -> bool:
         """Consider an epoch; return whether to stop early. Without validation the last epoch is kept."""
-        # On a small validation set accuracies are often equal: then the lower loss is better.
+        # On a small validation set accuracies are often equal: then the lower loss is better; one that is not finite
+        # never is, and its epoch is kept only as long as there is no other.
         measured = (metrics["val/accuracy"], -metrics["val/loss"]) if "val/accuracy" in metrics else None
-        better = measured is None or measured > self._best
+        better = measured is None or (math.isfinite(measured[1]) and measured > self._best)
         if better:
             self._best, self._best_epoch = measured or self._best, epoch
-        if better or self.select is Select.last:
+        if better or self._best_epoch == 0 or self.select is Select.last:
             self.epoch, self.metrics = epoch, metrics
             self.weights = _values(classifier.variables)
         return self.patience is not None and epoch - self._best_epoch >= self.patience

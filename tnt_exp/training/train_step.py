@@ -68,11 +68,14 @@ class StepComputation:
         """Return the mean loss and `SUMS` of augmented images: a whole batch, or the microbatch with this number."""
         logits = ops.cast(self.network(inputs, training=True, microbatch=microbatch), "float32")
         loss = -ops.mean(ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1))
-        own = ops.sum(logits * ops.one_hot(labels, logits.shape[-1], dtype="float32"), axis=-1, keepdims=True)
-        rank = ops.sum(ops.cast(logits > own, "float32"), axis=-1)
+        classes = logits.shape[-1]
+        own = ops.sum(logits * ops.one_hot(labels, classes, dtype="float32"), axis=-1, keepdims=True)
+        # As in `evaluate`: of equal scores the first class counts, and without finite scores every class is wrong.
+        ahead = (logits > own) | ((logits == own) & (ops.arange(classes) < ops.expand_dims(labels, -1)))
+        rank = ops.where(ops.all(ops.isfinite(logits), axis=-1), ops.sum(ops.cast(ahead, "int32"), axis=-1), classes)
         count = float(logits.shape[0])
         correct = ops.sum(ops.cast(rank < 1, "float32"))
-        top5 = ops.sum(ops.cast(rank < 5, "float32"))
+        top5 = ops.sum(ops.cast(rank < min(5, classes), "float32"))
         finite = count * ops.cast(ops.isfinite(loss), "float32")
         return loss, ops.stack([loss * count, correct, top5, ops.full_like(loss, count), finite])
 
