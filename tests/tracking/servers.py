@@ -35,7 +35,12 @@ class Server:
         command += ["--serve-artifacts", "--artifacts-destination", str(self.folder / "artifacts")]
         with (self.folder / "server.txt").open("ab") as output:
             self.process = subprocess.Popen(
-                command, cwd=self.folder, stdout=output, stderr=output, start_new_session=True
+                command,
+                cwd=self.folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # as `tnt-exp ui`
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         deadline = time.monotonic() + 200
         while not self._answers():

@@ -141,3 +141,18 @@ def test_more_devices_than_there_are_end_with_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr == "tnt-exp: trainer.devices: expected at most 1, which tensorflow sees, received 64.\n"
+
+
+def test_the_command_line_imports_keras_without_the_packages_that_it_does_not_use(tmp_path: Path) -> None:
+    program = """
+import sys
+import tnt_exp.cli
+from tnt_exp.config.trainer import TrainerConfig
+from tnt_exp.training.device import prepare_device
+prepare_device(TrainerConfig())
+print(*sorted({"keras", "tensorflow", "jax", "matplotlib", "pandas", "sklearn", "torch"} & set(sys.modules)))
+import matplotlib, pandas, sklearn
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["keras", "tensorflow"]

@@ -23,6 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     _check_port(options.port)
     # MLflow's front page shows language models.
     print(f"in a moment: http://127.0.0.1:{options.port}/#/experiments?workflowType=machine_learning", flush=True)
+    # MLflow's jobs judge answers of language models: five processes that would make its start slower.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     os.execv(sys.executable, [*command, "--port", str(options.port)])
 

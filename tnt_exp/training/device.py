@@ -24,6 +24,9 @@ _USELESS_PASSES = (
     "shape_optimization",
 )
 
+# Imported by Keras and TensorFlow where they are installed, for features that are not used here.
+_OPTIONAL_PACKAGES = ("jax", "matplotlib", "pandas", "sklearn", "torch")
+
 # Flags of XLA in TensorFlow.
 _XLA_FLAGS = {
     # By default half the width of AVX-512, because older processors lower their clock at the full width.
@@ -80,7 +83,7 @@ def prepare_device(trainer: TrainerConfig) -> Device:
     """
     backend = trainer.backend.value
     os.environ["KERAS_BACKEND"] = backend
-    with _quiet():
+    with _quiet(), _without_optional_packages(backend):
         import keras
 
     if keras.config.backend() != backend:
@@ -143,6 +146,25 @@ def load_tensorflow() -> None:
 
         if keras.config.backend() != "tensorflow":
             tf.config.set_visible_devices([], "GPU")
+
+
+@contextlib.contextmanager
+def _without_optional_packages(backend: str) -> Iterator[None]:
+    """Let Keras and TensorFlow not find the packages that they import if they are installed.
+
+    Nothing here uses them through Keras, and they are half of the time of the import. Only in a process of the command
+    line: a notebook may give Keras a data frame.
+    """
+    names = [name for name in _OPTIONAL_PACKAGES if name != backend and name not in sys.modules]
+    if "keras" in sys.modules or "tnt_exp.cli" not in sys.modules:
+        names = []
+    for name in names:
+        sys.modules[name] = None  # type: ignore[assignment]  # an import of a module that is None fails as if it were not installed
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

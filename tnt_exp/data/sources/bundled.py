@@ -1,5 +1,8 @@
 """Scikit-learn's bundled handwritten digits (UCI, E. Alpaydin and C. Kaynak, 1998): no download."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig
@@ -29,16 +32,22 @@ class DigitsSource(DatasetSource):
 
     def read(self, config: DatasetConfig) -> RawDataset:
         """Return uint8 (1797, 8, 8, 1): grey levels 0..16 scaled to 0..255."""
-        from sklearn.datasets import load_digits  # slow to import
-
-        bunch = load_digits()
-        levels = bunch.images.astype(np.uint16)[..., None]
+        rows = np.loadtxt(_digits_file(), delimiter=",", dtype=np.uint16)
+        levels, labels = rows[:, :-1].reshape(-1, 8, 8, 1), rows[:, -1]
         images = ((levels * 255 + 8) // 16).astype(np.uint8)  # rounds to the nearest
         return RawDataset(
-            train=Split(images, bunch.target.astype(np.int32)),
+            train=Split(images, labels.astype(np.int32)),
             test=None,
-            class_names=tuple(str(name) for name in bunch.target_names),
+            class_names=tuple(str(digit) for digit in range(10)),
         )
+
+
+def _digits_file() -> Path:
+    """Return the file of `sklearn.datasets.load_digits`, found without the slow import of scikit-learn."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise UserError("dataset=digits: expected scikit-learn, whose images these are; install it.")
+    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 SOURCES = {"digits": DigitsSource()}
