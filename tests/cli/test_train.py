@@ -5,18 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 
 
 def tnt(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tnt_exp", "train", *arguments],
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return preloaded.run(["train", *arguments], folder, os.environ | environment)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +18,41 @@ def tnt(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     [
         (["--epochs=3"], "Write trainer.epochs=3."),
         (["--batch-size", "64"], "Write trainer.batch_size="),
+        (["--lr", "0.1"], "Write optimizer.learning_rate="),
         (["--nothing"], "KEY=VALUE, without dashes"),
+        (["optimizer.lr=1e-3"], "Did you mean optimizer.learning_rate?"),
+        (["trainer.lr=1e-3"], "Did you mean optimizer.learning_rate?"),
+        (["trainer.learning_rate=1e-3"], "Did you mean optimizer.learning_rate?"),
+        (["lr=1e-3"], "Did you mean optimizer.learning_rate?"),
+        (["wd=0.1"], "Did you mean optimizer.weight_decay?"),
+        (["optimizer.weight-decay=0.1"], "Did you mean optimizer.weight_decay?"),
+        (["optimizer.max_grad_norm=1"], "Did you mean optimizer.clip_norm?"),
+        (["batch_size=64"], "Did you mean trainer.batch_size?"),
+        (["dataset.batch_size=64"], "Did you mean trainer.batch_size?"),
+        (["epochs=5"], "Did you mean trainer.epochs?"),
+        (["trainer.max_epochs=5"], "Did you mean trainer.epochs?"),
+        (["depth=8"], "Did you mean model.depth?"),
+        (["model.num_layers=8"], "Did you mean model.depth?"),
+        (["model.hidden_size=64"], "Did you mean model.embed_dim?"),
+        (["model.heads=4"], "Did you mean model.num_heads?"),
+        (["model.patch=4"], "Did you mean model.patch_size?"),
+        (["model.dropout=0.1"], "Did you mean model.mlp_dropout?"),
+        (["model.pretrained=w.safetensors"], "Did you mean model.weights?"),
+        (["dataset.dir=photos"], "Did you mean dataset.path?"),
+        (["data_dir=photos"], "Did you mean dataset.path?"),
+        (["dataset.val_split=0.1"], "Did you mean dataset.validation_fraction?"),
+        (["augmentation.flip=0.5"], "Did you mean augmentation.horizontal_flip?"),
+        (["augment=randaugment"], "Did you mean augmentation?"),
+        (["scheduler=cosine"], "Did you mean schedule?"),
+        (["schedule.warmup=3"], "Did you mean schedule.warmup_epochs?"),
+        (["trainer.early_stopping=5"], "Did you mean trainer.patience?"),
+        (["trainer.fp16=true"], "Did you mean trainer.precision?"),
+        (["tracking.tracking_uri=sqlite:///x.db"], "Did you mean tracking.uri?"),
+        (["name=first"], "Did you mean run.name?"),
+        (["random_seed=1"], "Did you mean seed?"),
+        (["optimizer=adam"], "Did you mean adamw?"),
+        (["dataset=cifar"], "Did you mean cifar10?"),
+        (["model.depth", "8"], "KEY=VALUE, as in model.depth=8, received no = sign"),
         (["-m", "hydra/sweeper=optuna", "seed=0,1"], "sweep=bayes"),
         (["-m", "hydra/launcher=joblib", "seed=0,1"], "launcher.slots=N"),
         (["hydra.job.chdir=true"], "hydra.job.chdir=true: expected false"),

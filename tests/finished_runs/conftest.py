@@ -2,24 +2,17 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 
 SMALL = ["model=tiny", "trainer.epochs=1", "tracking.system_metrics=false"]
 
 
-def tnt_exp(folder: Path, *arguments: str, code: int = 0, **options: str) -> subprocess.CompletedProcess[str]:
+def tnt_exp(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tnt_exp", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        **options,
-    )
+    done = preloaded.run([*arguments], folder)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import preloaded
 import pytest
 from PIL import Image
 from tracking.servers import runs
@@ -18,9 +17,7 @@ RUN = "multirun/runs/mine"
 
 
 def tnt(folder: Path, *arguments: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "tnt_exp", *arguments], cwd=folder, capture_output=True, text=True, timeout=280
-    )
+    done = preloaded.run([*arguments], folder)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

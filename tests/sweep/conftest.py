@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import preloaded
 import pytest
 
 FAKE_TRAIN = Path(__file__).with_name("fake_train.py")
@@ -27,9 +28,7 @@ class Folder:
 
     def run(self, *arguments: str, code: int = 0, verb: str = "train") -> str:
         """Run to the end and return what was printed."""
-        done = subprocess.run(
-            self.command(*arguments, verb=verb), cwd=self.path, capture_output=True, text=True, timeout=120
-        )
+        done = preloaded.run(self.command(*arguments, verb=verb)[3:], self.path, timeout=120)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import mlflow
+import preloaded
 from mlflow.entities import Run
 
 TALKER = Path(__file__).with_name("fake_run.py")
@@ -69,8 +70,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def sync(*folders: Path, code: int = 0) -> str:
-    command = [sys.executable, "-m", "tnt_exp", "sync", *map(str, folders)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = preloaded.run(["sync", *map(str, folders)], Path.cwd())
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 

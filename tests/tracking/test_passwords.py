@@ -1,10 +1,9 @@
 """The password of a store is in no file of a run, not in the store, and in no output."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 from tracking.password_proxy import password_proxy
 from tracking.servers import Server, points, runs
@@ -15,14 +14,8 @@ _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_
 
 def train(folder: Path, *arguments: str, **environment: str) -> str:
     """Train in a folder, and return everything that was printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tnt_exp", "train", *SMALL, "run.name=mine", *arguments],
-        cwd=folder,
-        env={name: value for name, value in os.environ.items() if name not in _CREDENTIALS} | environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    env = {name: value for name, value in os.environ.items() if name not in _CREDENTIALS} | environment
+    done = preloaded.run(["train", *SMALL, "run.name=mine", *arguments], folder, env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
+import preloaded
 import pytest
 from tracking.servers import Server, free_port, points, runs, sync
 from tracking.test_passwords import files_with, train
@@ -67,8 +68,7 @@ def server(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def tnt_exp(folder: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "tnt_exp", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+    done = preloaded.run([*arguments], folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "MLflow" not in done.stdout + done.stderr
 

@@ -29,7 +29,7 @@ from tnt_exp.config.compose import (
     to_config,
     to_user_error,
 )
-from tnt_exp.config.keys import config_keys
+from tnt_exp.config.keys import closest_match, config_keys
 from tnt_exp.config.overrides import literal_overrides, parse_override
 from tnt_exp.config.schema import GROUPS
 from tnt_exp.errors import UserError
@@ -105,8 +105,7 @@ def _flag_error(message: str) -> str:
     if not (unknown := re.search(r"unrecognized arguments: --?(\S+)", message)):
         return f"{message}. `tnt-exp train --help` lists the flags."
     name, _, value = unknown[1].partition("=")
-    known = [field.key for field in config_keys()]
-    key = next((key for key in known if key.rpartition(".")[2] == name.replace("-", "_")), None)
+    key = closest_match(name.replace("-", "_"), [*(field.key for field in config_keys()), *GROUPS])
     hint = f"Write {key}={value or 'VALUE'}." if key else "Keys are written KEY=VALUE, without dashes."
     return f"--{unknown[1]}: expected a flag, received an unknown one. {hint}"
 
