@@ -27,7 +27,12 @@ from tnt_exp.config.compose import compose
 from tnt_exp.preflight import preflight
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "multirun/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "multirun/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 # What a command begins with: what is done with it. The first that matches counts.
 KINDS = {

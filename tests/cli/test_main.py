@@ -83,3 +83,18 @@ def test_help_of_train_shows_groups_and_keys() -> None:
     assert done.returncode == 0
     for word in ("keras_example", "label_smoothing", "tnt-exp train -m"):
         assert word in done.stdout
+
+
+def test_windows_is_refused_in_one_line_by_a_fresh_process() -> None:
+    # Neither module is there, and signal has no SIGUSR1: what a Python on Windows lacks.
+    program = """
+import os, signal, sys
+sys.modules["fcntl"] = sys.modules["resource"] = None
+del signal.SIGUSR1
+from tnt_exp import cli
+cli.os.name = "nt"
+sys.exit(cli.main(["train"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "tnt-exp: expected Linux or macOS (locks, signals, forks), received Windows. Use WSL 2.\n"

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from tnt_exp import __version__
 from tnt_exp.credentials import hide_passwords, without_passwords
 from tnt_exp.errors import UserError, describe_system_error
-from tnt_exp.signals import exiting
 
 # Verb: (module with `main(arguments) -> exit code`, one line of help). A module is imported when its verb is called.
 VERBS = {
@@ -53,6 +52,11 @@ first steps:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if os.name == "nt":
+        print("tnt-exp: expected Linux or macOS (locks, signals, forks), received Windows. Use WSL 2.", file=sys.stderr)
+        return 2
+    from tnt_exp.signals import exiting
+
     _open_missing_streams()
     os.environ["MPLBACKEND"] = "agg"  # a notebook's own backend cannot be imported here
     arguments = without_passwords(sys.argv[1:] if arguments is None else arguments)
