@@ -85,7 +85,7 @@ def evaluate(classifier: "Classifier", split: Split, batch_size: int, *, flip: b
         labels, classes = labels[:count], logits.shape[1]
         if confusion is None:
             confusion = np.zeros((classes, classes), np.int64)
-        finite: np.ndarray = np.isfinite(logits).all(axis=1)
+        finite = np.asarray(np.isfinite(logits).all(axis=1))
         logits = np.where(finite[:, None], logits, np.nan)
         own = np.take_along_axis(logits, labels[:, None], axis=1)
         top = logits.max(axis=1, keepdims=True)
