@@ -15,6 +15,11 @@ import pytest
 import yaml
 from mlflow.entities import Run
 
+from tnt_exp.config.compose import compose
+from tnt_exp.errors import UserError
+from tnt_exp.run import _finished
+from tnt_exp.run_folder import RunFolder
+
 SMALL = ["model=tiny", "trainer.epochs=2", "dataset.train_limit=400", "tracking.system_metrics=false"]
 
 
@@ -219,6 +224,28 @@ def test_run_continued_after_kill_and_stop_ends_with_the_same_bits(tmp_path: Pat
     assert "model.depth=3 (there: 2)" in train(cut, *arguments, "model.depth=3", code=2).stderr
     train(cut, *SMALL, "tracking=off", "run.name=run", "trainer.resume=never")
     assert (cut / "multirun/runs/run-2/result.json").exists()
+
+
+def test_run_is_finished_with_its_epochs_and_never_had_fewer(tmp_path: Path) -> None:
+    folder, small = RunFolder(tmp_path), ["model=tiny", "trainer.patience=2"]
+    folder.write_config(compose([*small, "trainer.epochs=8"]), [])
+
+    def finished_with(*overrides: str) -> bool:
+        return _finished(folder, compose([*small, *overrides]))
+
+    folder.write_metrics([{"epoch": epoch} for epoch in range(1, 9)])
+    assert not finished_with("trainer.epochs=8")  # no result yet
+    folder.write_result({"status": "FINISHED"})
+    assert finished_with("trainer.epochs=8")
+    assert finished_with("trainer.epochs=8", "trainer.patience=3")
+    assert not finished_with("trainer.epochs=9")
+    with pytest.raises(UserError, match="of at least the 8 that were trained, received 7"):
+        finished_with("trainer.epochs=7")
+
+    folder.write_metrics([{"epoch": epoch} for epoch in range(1, 5)])  # stopped early
+    assert finished_with("trainer.epochs=8")
+    assert not finished_with("trainer.epochs=8", "trainer.patience=3")
+    assert not finished_with("trainer.epochs=6")
 
 
 def test_failed_run_is_failed_everywhere(tmp_path: Path) -> None:

@@ -54,7 +54,12 @@ class Experiment:
 
         # ---- Data
         dataset = data.load_dataset(config.dataset)
-        validation.validate(config, channels=dataset.channels, train_images=len(dataset.train))
+        validation.validate(
+            config,
+            channels=dataset.channels,
+            train_images=len(dataset.train),
+            has_validation=dataset.validation is not None,
+        )
         self._require_the_same_data(dataset)
 
         # ---- MLflow run

@@ -12,7 +12,7 @@ from tnt_exp.config import Config
 from tnt_exp.credentials import hide_passwords
 from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.experiment import Experiment
-from tnt_exp.run_folder import RunFolder, flat
+from tnt_exp.run_folder import RunFolder, flat, read_metrics
 from tnt_exp.signals import Signals, Stopped
 from tnt_exp.training.checkpoint import NonFiniteError
 
@@ -135,7 +135,7 @@ def _finished(folder: RunFolder, config: Config) -> bool:
     """Return True if the folder has a finished run with all epochs of the configuration.
 
     Raises:
-        UserError: The run in the folder has another configuration.
+        UserError: The run in the folder has another configuration, or was trained for more epochs.
     """
     before = folder.read_config()
     if before is None:
@@ -151,4 +151,14 @@ def _finished(folder: RunFolder, config: Config) -> bool:
             f"{folder.path}: expected the configuration with which this run began, received another: "
             f"{', '.join(differing)}. Repeat the command, choose another run.name, or add trainer.resume=never."
         )
-    return folder.read_result().get("status") == "FINISHED" and before.trainer.epochs >= config.trainer.epochs
+    trained, epochs = read_metrics(folder.path).epoch, config.trainer.epochs
+    if epochs < trained:
+        raise UserError(
+            f"{folder.path}: expected trainer.epochs of at least the {trained} that were trained, received {epochs}. "
+            "Choose another run.name, or add trainer.resume=never."
+        )
+    stopped_early = trained < before.trainer.epochs  # another patience continues it
+    as_before = epochs == before.trainer.epochs and (
+        not stopped_early or config.trainer.patience == before.trainer.patience
+    )
+    return as_before and folder.read_result().get("status") == "FINISHED"

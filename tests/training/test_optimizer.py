@@ -46,6 +46,10 @@ def test_decay_of_matrices_spares_the_rest() -> None:
     np.testing.assert_array_equal(ops.convert_to_numpy(bias), 1.0)
 
 
+def is_matrix(variable: Any) -> bool:
+    return len(variable.shape) == 2
+
+
 def updated(*overrides: str) -> np.ndarray:
     """A matrix and a bias after six steps with drawn gradients (muon and lion forget a gradient's length)."""
     import keras
@@ -54,7 +58,7 @@ def updated(*overrides: str) -> np.ndarray:
     config = compose(list(overrides)).optimizer
     start = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
     matrix, bias = keras.Variable(start), keras.Variable(start[0])
-    optimizer = optimizers.build_optimizer(config, [matrix, bias], lambda v: len(v.shape) > 1, scale_loss=False)
+    optimizer = optimizers.build_optimizer(config, [matrix, bias], is_matrix, is_hidden=is_matrix, scale_loss=False)
     random = np.random.default_rng(0)
     for _ in range(6):
         gradients = [random.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,))]
@@ -112,7 +116,14 @@ def test_joined_variables_are_updated_as_keras_updates_each(algorithm: str) -> N
     ours, theirs = ([keras.Variable(value) for value in start] for _ in range(2))
     overrides = [f"optimizer.name={algorithm}", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1"]
     config = compose([*overrides, "optimizer.clip_norm=1", "optimizer.ema=0.8", "optimizer.decay=matrices"]).optimizer
-    packed = optimizers.build_optimizer(config, ours, lambda variable: len(variable.shape) > 1, scale_loss=False)
+    kernels = [variable for variable in ours if len(variable.shape) == 2]
+    packed = optimizers.build_optimizer(
+        config,
+        ours,
+        lambda variable: len(variable.shape) > 1,
+        is_hidden=lambda variable: any(variable is kernel for kernel in kernels),
+        scale_loss=False,
+    )
     common = {"learning_rate": 0.01, "weight_decay": 0.1, "global_clipnorm": 1.0, "use_ema": True, "ema_momentum": 0.8}
     known = {
         "adamw": lambda: keras.optimizers.AdamW(
@@ -123,6 +134,7 @@ def test_joined_variables_are_updated_as_keras_updates_each(algorithm: str) -> N
         "muon": lambda: keras.optimizers.Muon(
             adam_beta_1=config.beta_1,
             adam_beta_2=config.beta_2,
+            adam_weight_decay=0.1,
             epsilon=config.epsilon,
             momentum=config.momentum,
             nesterov=config.nesterov,

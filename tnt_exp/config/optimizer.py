@@ -39,7 +39,7 @@ class OptimizerConfig:
     ema: float | None = config_field(
         None, "momentum of the average of weights, evaluated beside them; null: none", gt=0, lt=1
     )
-    accumulation: int = config_field(1, "batches whose gradients are averaged for one update", ge=1)
+    accumulation: int = config_field(1, "batches whose gradients are averaged for one update, also across epochs", ge=1)
 
 
 class Shape(Enum):

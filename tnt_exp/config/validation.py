@@ -23,13 +23,16 @@ _DRIVERS = {
 }
 
 
-def validate(config: Config, *, channels: int | None = None, train_images: int | None = None) -> None:
+def validate(
+    config: Config, *, channels: int | None = None, train_images: int | None = None, has_validation: bool | None = None
+) -> None:
     """Check the bounds of all values and the rules between them.
 
     Args:
         config: The composed configuration.
         channels: Channels of the images; None if unknown yet.
         train_images: Number of training images; None if unknown yet.
+        has_validation: Whether there are validation images; None if unknown yet.
 
     Raises:
         UserError: One line per broken rule.
@@ -40,7 +43,7 @@ def validate(config: Config, *, channels: int | None = None, train_images: int |
         *_model(config),
         *_augmentation(config),
         *_channels(config, channels),
-        *_training(config, train_images),
+        *_training(config, train_images, has_validation),
         *_names(config),
         *_tracking(config),
     ]
@@ -117,12 +120,24 @@ def _channels(config: Config, channels: int | None) -> Iterator[str]:
         yield "augmentation.saturation, augmentation.hue: expected 0 for grey images, received more."
 
 
-def _training(config: Config, train_images: int | None) -> Iterator[str]:
+def _training(config: Config, train_images: int | None, has_validation: bool | None) -> Iterator[str]:
     trainer, schedule = config.trainer, config.schedule
     if train_images is not None and trainer.batch_size > train_images:
         yield (
             f"trainer.batch_size: expected at most the {train_images} training images of "
             f"dataset={config.dataset.name.value}, received {trainer.batch_size}."
+        )
+    elif train_images is not None:
+        steps = trainer.epochs * (train_images // trainer.batch_size)
+        if config.optimizer.accumulation > steps:
+            yield (
+                f"optimizer.accumulation: expected at most the {steps} steps of trainer.epochs={trainer.epochs}, "
+                f"received {config.optimizer.accumulation}, with which nothing would be trained."
+            )
+    if trainer.patience is not None and has_validation is False:
+        yield (
+            "trainer.patience: expected null without validation images, which decide when to stop, "
+            f"received {trainer.patience}; or set dataset.validation_fraction above 0."
         )
     if schedule.warmup_epochs >= trainer.epochs:
         yield (

@@ -1,4 +1,4 @@
-"""Groups of weights: which of them decay, how deep each lies, which are frozen. Imports no Keras."""
+"""Groups of weights: which decay, which Muon updates, how deep each lies, which are frozen. Imports no Keras."""
 
 import re
 from typing import TYPE_CHECKING
@@ -18,6 +18,11 @@ def is_decayed(variable: "keras.Variable") -> bool:
     Kernels of dense layers and convolutions decay; biases, norms, positions and the class token do not.
     """
     return str(variable.path).endswith("kernel")
+
+
+def is_hidden_matrix(variable: "keras.Variable") -> bool:
+    """Return whether a variable is a matrix within a block, which Muon updates: not an embedding, not of the head."""
+    return len(variable.shape) == 2 and is_decayed(variable) and _BLOCK.search(variable.path) is not None
 
 
 def layer_depth(path: str, depth: int) -> int:

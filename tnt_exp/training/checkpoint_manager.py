@@ -45,7 +45,7 @@ class CheckpointManager:
         self._store = CheckpointStore(folder, config.checkpoint.keep, self._rollback_period)
         self._signals = signals
         self._extra = extra
-        self._last_time = time.monotonic()
+        self._last_time, self._last_step = time.monotonic(), 0
 
     def resume(self) -> JsonObject | None:
         """Restore the newest checkpoint that verifies; return its values, or None if there is none.
@@ -65,14 +65,16 @@ class CheckpointManager:
                 f"received other data (digest {self._extra['dataset']})."
             )
         self._state.restore(found)
+        self._last_step = found.step
         return found.values
 
     def should_save(self, step: int) -> bool:
-        """True if a checkpoint is due after this many steps of the run."""
+        """True if a checkpoint is due after this many steps of the run, where a call of the device has ended."""
         config = self._config.checkpoint
         return (
             self._signals.requested
-            or any(period is not None and step % period == 0 for period in (config.steps, self._rollback_period))
+            or (config.steps is not None and step // config.steps > self._last_step // config.steps)
+            or (self._rollback_period is not None and step % self._rollback_period == 0)
             or time.monotonic() - self._last_time >= 60 * config.every
         )
 
@@ -84,7 +86,7 @@ class CheckpointManager:
             Stopped: A signal asked to; the state is on the disk.
         """
         self._store.save(self._state.to_checkpoint(step, self._extra))
-        self._last_time = time.monotonic()
+        self._last_time, self._last_step = time.monotonic(), step
         if self._signals.requested:
             self.wait()
             self._signals.raise_if_requested()
@@ -107,6 +109,7 @@ class CheckpointManager:
             raise NonFiniteError(f"{error} The run stops{after}; {good}. {_ADVICE}") from error
         self._store.delete_after(found.step)
         state.restore(found)
+        self._last_step = found.step
         state.rollbacks += 1
         state.rate_scale *= config.rollback_factor
         self._store.save(state.to_checkpoint(found.step, self._extra))

@@ -23,7 +23,7 @@ class FlatOptimizer:
         variables: Trainable variables.
         is_decayed: For each variable, whether weight decay applies.
         learning_rate_factors: For each variable, what the learning rate is multiplied by.
-        concatenate: Whether variables may be concatenated; not where an update depends on their shape (Muon).
+        separate: For each variable, whether it must not be concatenated: its update depends on its shape (Muon).
         scale_loss: Scale the loss, as float16 needs.
     """
 
@@ -34,12 +34,13 @@ class FlatOptimizer:
         is_decayed: Sequence[bool],
         learning_rate_factors: Sequence[float],
         *,
-        concatenate: bool,
+        separate: Sequence[bool],
         scale_loss: bool,
     ) -> None:
         groups: dict[tuple[str, bool, float, int | None], list[keras.Variable]] = {}
-        for index, (variable, *settings) in enumerate(zip(variables, is_decayed, learning_rate_factors, strict=True)):
-            groups.setdefault((variable.dtype, *settings, None if concatenate else index), []).append(variable)
+        settings = zip(variables, is_decayed, learning_rate_factors, separate, strict=True)
+        for index, (variable, decayed, factor, alone) in enumerate(settings):
+            groups.setdefault((variable.dtype, decayed, factor, index if alone else None), []).append(variable)
         self._variables = list(variables)
         self._groups = list(groups.values())
         self._vectors = [_make_vector(group) for group in self._groups]
@@ -50,6 +51,9 @@ class FlatOptimizer:
         self._inner = optimizer
         self._optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if scale_loss else optimizer
         self._optimizer.build(self._vectors)
+        # `apply` averages: Keras would do it before an update is scaled, and where gradients are only accumulated.
+        self._averages = optimizer._model_variables_moving_average if optimizer.use_ema else []  # Keras 3.15: private
+        optimizer.use_ema = False
         self.copy_from_variables()
 
     @property
@@ -100,7 +104,11 @@ class FlatOptimizer:
                     variable.assign(value)
 
     def apply(self, gradients: Sequence[Tensor]) -> None:
-        """Update the vectors by their gradients."""
+        """Update the vectors by their gradients, and then the averages.
+
+        With accumulation, only every so many calls make an update; nor does one whose scaled gradients overflow.
+        """
+        updates = ops.copy(self._inner.iterations)
         # The update is scaled, not the gradient: this scales the learning rate of every optimizer, decay included.
         before = [
             None if factor == 1 else ops.copy(vector)
@@ -110,13 +118,23 @@ class FlatOptimizer:
         for vector, old, factor in zip(self._vectors, before, self._factors, strict=True):
             if old is not None:
                 vector.assign(old + factor * (vector - old))
+        if self._averages:
+            # The average begins as the weights after the first update.
+            momentum = ops.where(updates > 0, self._inner.ema_momentum, 0.0)
+            momentum = ops.where(self._inner.iterations > updates, momentum, 1.0)
+            for vector, average in zip(self._vectors, self._averages, strict=True):
+                average.assign(momentum * average + (1 - momentum) * vector)
 
     def ema_values(self) -> list[Tensor] | None:
-        """Return the moving average of each of the network's variables, or None if none is kept."""
-        if not self._inner.use_ema:
+        """Return the moving average of each of the network's variables, or None if none is kept.
+
+        Before the first update these are the variables themselves.
+        """
+        if not self._averages:
             return None
-        # Keras 3.15 has no public access to the averages.
-        return self.unflatten([ops.copy(vector.value) for vector in self._inner._model_variables_moving_average])
+        chosen = self._inner.iterations > 0
+        pairs = zip(self._averages, self._vectors, strict=True)
+        return self.unflatten([ops.where(chosen, average.value, vector.value) for average, vector in pairs])
 
 
 def _make_vector(group: Sequence[keras.Variable]) -> keras.Variable:

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from tnt_exp.config.optimizer import Algorithm, Decay, OptimizerConfig, ScheduleConfig, Shape
+from tnt_exp.model.fine_tuning import is_hidden_matrix
 from tnt_exp.training.flat_optimizer import FlatOptimizer
 
 
@@ -17,13 +18,15 @@ def build_optimizer(
     variables: Sequence[keras.Variable],
     is_decayed: Callable[[keras.Variable], bool],
     *,
+    is_hidden: Callable[[keras.Variable], bool] = is_hidden_matrix,
     learning_rate_factors: Sequence[float] | None = None,
     scale_loss: bool,
 ) -> FlatOptimizer:
     """Build the optimizer of trainable variables.
 
-    Where `config.decay` is `matrices`, `is_decayed` decides whether weight decay applies to a variable. The learning
-    rate of each variable is multiplied by its factor (None: 1 for all). float16 needs `scale_loss`.
+    Where `config.decay` is `matrices`, `is_decayed` decides whether weight decay applies to a variable. Muon updates
+    the variables of `is_hidden`, and AdamW the others. The learning rate of each variable is multiplied by its
+    factor (None: 1 for all). float16 needs `scale_loss`.
     """
     optimizer = _ALGORITHMS[config.name](
         config,
@@ -34,12 +37,15 @@ def build_optimizer(
         ema_momentum=config.ema or 0.99,
         gradient_accumulation_steps=config.accumulation if config.accumulation > 1 else None,
     )
+    hidden = {id(variable) for variable in variables if config.name is Algorithm.muon and is_hidden(variable)}
+    # Of Muon alone; Keras 3.15 (private) would choose by the names of layers.
+    optimizer._should_use_adamw = lambda variable: id(variable) not in hidden
     return FlatOptimizer(
         optimizer,
         variables,
         [config.decay is not Decay.matrices or is_decayed(variable) for variable in variables],
         learning_rate_factors or [1.0] * len(variables),
-        concatenate=config.name is not Algorithm.muon,  # its update is a function of the whole matrix
+        separate=[id(variable) in hidden for variable in variables],
         scale_loss=scale_loss,
     )
 
@@ -58,6 +64,7 @@ def _lion(config: OptimizerConfig, **common: object) -> keras.optimizers.Optimiz
 
 def _muon(config: OptimizerConfig, **common: object) -> keras.optimizers.Optimizer:
     return keras.optimizers.Muon(
+        adam_weight_decay=config.weight_decay,
         adam_beta_1=config.beta_1,
         adam_beta_2=config.beta_2,
         epsilon=config.epsilon,

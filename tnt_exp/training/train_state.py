@@ -54,6 +54,10 @@ class BestWeights:
             self.weights = _values(classifier.variables)
         return self.patience is not None and epoch - self._best_epoch >= self.patience
 
+    def restart_patience(self, epoch: int) -> None:
+        """Count the epochs without a better one from this epoch on."""
+        self._best_epoch = epoch
+
     def restore(self, classifier: "Classifier") -> None:
         """Assign the kept weights to the classifier."""
         _assign(classifier.variables, self.weights)
@@ -88,6 +92,7 @@ class TrainState:
         best: The best epoch so far.
         position: The epoch and the step in it.
         rows: Rows of `metrics.csv`.
+        stopped_early: `trainer.epochs` and `trainer.patience` with which the run stopped early, or None.
         rollbacks: How often the run went back to a checkpoint because something was not finite.
         rate_scale: Factor of the learning rate, lowered by each rollback.
     """
@@ -97,6 +102,7 @@ class TrainState:
     best: BestWeights
     position: Position = field(default_factory=Position)
     rows: list[dict[str, float]] = field(default_factory=list)
+    stopped_early: list[int | None] | None = None
     rollbacks: int = 0
     rate_scale: float = 1.0
 
@@ -122,6 +128,7 @@ class TrainState:
             "position": asdict(self.position),
             "rows": self.rows,
             "choice": self.best.state_dict(),
+            "stopped_early": self.stopped_early,
             "rollbacks": self.rollbacks,
             "rate_scale": self.rate_scale,
             "counts": {kind: len(values) for kind, values in state.items()},
@@ -149,6 +156,7 @@ class TrainState:
         self.best.load_state_dict(own["choice"], values["choice"])
         self.position = Position(**own["position"])
         self.rows[:] = own["rows"]
+        self.stopped_early = own.get("stopped_early")  # missing in a checkpoint of an older version
         self.rollbacks, self.rate_scale = own["rollbacks"], own["rate_scale"]
 
     def _arrays(self) -> dict[str, list[np.ndarray]]:

@@ -132,10 +132,13 @@ class Trainer:
             ValueError: The checkpoint in the run folder is of other data or of another network.
         """
         state, epochs, checkpoints = self.state, self.config.trainer.epochs, self.checkpoints
+        patience, accumulation = self.config.trainer.patience, self.config.optimizer.accumulation
+        if left := epochs * self.batches.steps_per_epoch % accumulation:
+            log.warning("optimizer.accumulation=%d: the last %d batches make no update", accumulation, left)
         self._resume()
         with ProgressBar(epochs, epochs * self.batches.steps_per_epoch) as progress, self.signals.deferred():
             step = self._compile()
-            while state.position.epoch <= epochs:
+            while state.position.epoch <= epochs and not state.stopped_early:
                 try:
                     epoch = self._train_epoch(step, progress)
                     state.check_finite(epoch.step)
@@ -143,11 +146,11 @@ class Trainer:
                     self._record(epoch, metrics)
                     progress.on_epoch_end(epoch.number, metrics)
                     if stop_early:
-                        state.position.epoch = epochs + 1  # a run that continues from here has no epochs left
+                        state.stopped_early = [epochs, patience]
                     if stop_early or epoch.number == epochs or checkpoints.should_save(epoch.step):
                         checkpoints.save(epoch.step)
                     if stop_early:
-                        log.info("no better epoch for %d epochs: stopped early", self.config.trainer.patience)
+                        log.info("no better epoch for %d epochs: stopped early", patience)
                 except NonFiniteError as error:
                     checkpoints.roll_back(error)
                     step.sync_from_model()
@@ -168,6 +171,11 @@ class Trainer:
         if extra is not None:
             self.result.setdefault("first_step_seconds", extra["result"].get("first_step_seconds"))
             log.info("resuming  at epoch %d, step %d of it", state.position.epoch, state.position.done)
+            trainer = self.config.trainer
+            if state.stopped_early not in (None, [trainer.epochs, trainer.patience]):
+                log.info("          it had stopped early: trainer.patience counts anew from here")
+                state.stopped_early = None
+                state.best.restart_patience(state.position.epoch - 1)
             # After a loss of power MLflow may lack the last epochs; the tracker skips those that it has.
             for row in state.rows:
                 metrics = {key: value for key, value in row.items() if key not in ("epoch", "step", "seconds")}
