@@ -40,6 +40,29 @@ def test_defaults_only_normalise(images, labels):
 
 
 @pytest.mark.backend
+@pytest.mark.parametrize(
+    "shape", [(32, 32), (20, 20), (37, 37), (50, 50), (40, 30), (30, 43), (47, 32), (70, 33), (9, 31)]
+)
+def test_images_of_any_shape_are_seen_as_in_evaluation(augment, labels, shape):
+    from tnt_exp.model import Preprocess
+
+    given = np.random.default_rng(1).integers(0, 256, (8, *shape, 3), dtype=np.uint8)
+    inputs, _ = augment(given=given)
+    expected = Preprocess(image_size=32, mean=[0.0], std=[1.0])(keras.ops.convert_to_tensor(given))
+    np.testing.assert_allclose(inputs, keras.ops.convert_to_numpy(expected), atol=1e-5)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("shear", [0.0, 1e-6])  # with shear, by gathers
+def test_a_change_of_geometry_begins_with_the_square_of_evaluation(augment, shear):
+    """Half a turn of an image that is wider than high shows its central square, turned."""
+    given = np.random.default_rng(1).integers(0, 256, (8, 16, 24, 3), dtype=np.uint8)
+    upright = given[:, :, 4:20] / 255
+    turned, _ = augment(given=given, size=16, horizontal_flip=1.0, vertical_flip=1.0, shear=shear)
+    np.testing.assert_allclose(turned, upright[:, ::-1, ::-1], atol=1e-4)
+
+
+@pytest.mark.backend
 def test_pixels_pass_unchanged_without_augmentation(augment, images):
     inputs, _ = augment()
     np.testing.assert_array_equal(np.round(inputs * 255, 3), images)

@@ -39,6 +39,15 @@ def rotation(angle: Tensor) -> Tensor:
     return affine(cos, -sin, 0.0, sin, cos, 0.0)
 
 
+def central_square(height: int, width: int, size: int) -> Tensor:
+    """Return the map (1, 2, 3) to the square of `size` pixels that `Preprocess` keeps of an image, to the pixel."""
+    rows = []
+    for length in (width, height):
+        scaled = length * size // min(height, width)
+        rows += [size / scaled, (size / 2 + round((scaled - size) / 2)) / scaled - 0.5]
+    return ops.convert_to_tensor([[[rows[0], 0.0, rows[1]], [0.0, rows[2], rows[3]]]], "float32")
+
+
 def random_geometry(
     config: AugmentationConfig,
     random: StatelessRandom,

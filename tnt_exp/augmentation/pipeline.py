@@ -11,7 +11,7 @@ from keras import ops
 
 from tnt_exp.augmentation.color import jitter
 from tnt_exp.augmentation.erasing import erase
-from tnt_exp.augmentation.geometry import random_geometry
+from tnt_exp.augmentation.geometry import central_square, compose, random_geometry
 from tnt_exp.augmentation.mixing import mix
 from tnt_exp.augmentation.policies import apply_operations, random_operations
 from tnt_exp.augmentation.resample import sample
@@ -79,12 +79,17 @@ class Augmentation:
         batch, height, width = images.shape[:3]
         pixels = ops.cast(images, "float32")
         policy_maps = None
+        is_cropped = config.crop_scale is not None
+        source = (height, width) if is_cropped else (min(height, width),) * 2
         if config.policy is not Policy.none:
             # A policy counts shifts in pixels of its input image: the source, or the resized crop.
-            frame = (height, width) if config.crop_scale is None else (self.image_size, self.image_size)
+            frame = (self.image_size, self.image_size) if is_cropped else source
             pixels, policy_maps = apply_operations(pixels, *random_operations(config, random, batch, frame))
         pixels = jitter(pixels, config, random)
-        maps = random_geometry(config, random, batch, (height, width), policy_maps)
+        maps = random_geometry(config, random, batch, source, policy_maps)
+        if height != width and not is_cropped:  # the square that evaluation sees
+            square = central_square(height, width, self.image_size)
+            maps = square if maps is None else compose(square, maps)
         axis_aligned = not (config.rotation or config.shear) and policy_maps is None
         pixels = sample(pixels, maps, self.image_size, config.fill, axis_aligned)
         inputs = (pixels / 255.0 - ops.convert_to_tensor(self.mean)) / ops.convert_to_tensor(self.std)

@@ -1,9 +1,11 @@
 """One bilinear resampling from the source image to the network's input, with half-pixel centres.
 
 A point outside the image takes the fill; a point inside blends its four neighbours, the border pixel repeated (as
-Pillow's bilinear filter and as a plain resize). Measured for 128 images, 32 to 96 px, TensorFlow on 2 cores: four
-gathers of flattened pixels 19 ms (one gather of packed neighbourhoods 24 ms, channel by channel 32 ms); two batched
-matmuls, where the axes do not mix, 3 ms.
+Pillow's bilinear filter and as a plain resize). A source larger than the output is filtered by as much as it shrinks,
+as in evaluation.
+
+Measured for 128 images, 32 to 96 px, TensorFlow on 2 cores: four gathers of flattened pixels 19 ms (one gather of
+packed neighbourhoods 24 ms, channel by channel 32 ms); two batched matmuls, where the axes do not mix, 3 ms.
 
 Shapes: B batch, h and w sides of the source image in pixels, S side of the output in pixels, C channels.
 """
@@ -28,20 +30,19 @@ def sample(pixels: Tensor, maps: Tensor | None, size: int, fill: Fill, axis_alig
     Returns:
         float32 (B, S, S, C).
     """
-    pixels = _shrink(pixels, size)
     height, width = pixels.shape[1:3]
-    centres = (ops.arange(size, dtype="float32") + 0.5) / size - 0.5
     if maps is None:
         if (height, width) == (size, size):
             return pixels
-        x, y = (centres + 0.5) * width, (centres + 0.5) * height
-        return _by_matmul(
-            pixels, _bilinear_weights(x[None], width, Fill.edge), _bilinear_weights(y[None], height, Fill.edge)
-        )
+        maps, fill, axis_aligned = ops.eye(2, 3)[None], Fill.edge, True
+    centres = (ops.arange(size, dtype="float32") + 0.5) / size - 0.5
     if axis_aligned:
         x = (maps[:, 0, 0, None] * centres + maps[:, 0, 2, None] + 0.5) * width
         y = (maps[:, 1, 1, None] * centres + maps[:, 1, 2, None] + 0.5) * height
-        return _by_matmul(pixels, _bilinear_weights(x, width, fill), _bilinear_weights(y, height, fill))
+        across = _bilinear_weights(x, width, fill, _spacing(maps[:, 0], width, size))
+        return _by_matmul(pixels, across, _bilinear_weights(y, height, fill, _spacing(maps[:, 1], height, size)))
+    pixels = _blur(_shrink(pixels, size), maps, size)
+    height, width = pixels.shape[1:3]
     rows = maps[:, :, 1, None, None] * centres[:, None] + maps[:, :, 2, None, None] + 0.5
     points = maps[:, :, 0, None, None] * centres + rows
     return _by_gather(pixels, points[:, 0] * width, points[:, 1] * height, fill)
@@ -55,6 +56,25 @@ def _shrink(pixels: Tensor, size: int) -> Tensor:
             cells = -(-length // (length // size))
             pixels = ops.moveaxis(ops.tensordot(pixels, _overlaps(length, cells), axes=[[axis], [1]]), -1, axis)
     return pixels
+
+
+def _blur(pixels: Tensor, maps: Tensor, size: int) -> Tensor:
+    """Blur each image by as much as its map shrinks it, if the source is larger than the output."""
+    height, width = pixels.shape[1:3]
+    if max(height, width) <= size:
+        return pixels
+    across, down = (
+        _bilinear_weights(
+            ops.arange(length, dtype="float32")[None] + 0.5, length, Fill.edge, _spacing(row, length, size)
+        )
+        for length, row in ((width, maps[:, 0]), (height, maps[:, 1]))
+    )
+    return _by_matmul(pixels, across, down)
+
+
+def _spacing(row: Tensor, length: int, size: int) -> Tensor | None:
+    """Return (B, 1, 1): the pixels of the source per pixel of the output; None if the source is not larger."""
+    return None if length <= size else (ops.norm(row[:, :2], axis=1) * (length / size))[:, None, None]
 
 
 def _overlaps(length: int, cells: int) -> Tensor:
@@ -76,21 +96,29 @@ def _inside(points: Tensor, length: int) -> Tensor:
     return ops.cast((points >= 0) & (points <= length), "float32")
 
 
-def _bilinear_weights(points: Tensor, length: int, fill: Fill) -> Tensor:
-    """Return (B, S, length): the bilinear weight of each pixel at each point."""
+def _bilinear_weights(points: Tensor, length: int, fill: Fill, spacing: Tensor | None) -> Tensor:
+    """Return (B, S, length): the bilinear weight of each pixel at each point.
+
+    Where points are more than a pixel apart, the filter is as wide as their spacing (as that of `Preprocess`).
+    """
     folded = _mirror(points, length) if fill is Fill.reflect else points
     position = ops.clip(folded - 0.5, 0.0, length - 1.0)
-    weights = ops.maximum(1.0 - ops.abs(position[..., None] - ops.arange(length, dtype="float32")), 0.0)
+    distance = ops.abs(position[..., None] - ops.arange(length, dtype="float32"))
+    if spacing is not None:
+        distance = distance / ops.maximum(spacing, 1.0)
+    weights = ops.maximum(1.0 - distance, 0.0)
+    if spacing is not None:
+        weights = weights / ops.sum(weights, axis=-1, keepdims=True)
     return weights * _inside(points, length)[..., None] if fill is Fill.constant else weights
 
 
 def _by_matmul(pixels: Tensor, across: Tensor, down: Tensor) -> Tensor:
     batch, height, width, channels = pixels.shape
-    size = across.shape[1]
+    new_height, new_width = down.shape[1], across.shape[1]
     columns = ops.reshape(ops.transpose(pixels, (0, 2, 1, 3)), (batch, width, height * channels))
-    columns = ops.reshape(ops.matmul(across, columns), (batch, size, height, channels))
-    rows = ops.reshape(ops.transpose(columns, (0, 2, 1, 3)), (batch, height, size * channels))
-    return ops.reshape(ops.matmul(down, rows), (batch, size, size, channels))
+    columns = ops.reshape(ops.matmul(across, columns), (batch, new_width, height, channels))
+    rows = ops.reshape(ops.transpose(columns, (0, 2, 1, 3)), (batch, height, new_width * channels))
+    return ops.reshape(ops.matmul(down, rows), (batch, new_height, new_width, channels))
 
 
 def _by_gather(pixels: Tensor, x: Tensor, y: Tensor, fill: Fill) -> Tensor:
