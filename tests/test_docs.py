@@ -175,8 +175,35 @@ def test_training_command_composes_and_can_run(command: str, photos: Path, monke
     if "--cfg" in arguments:
         assert main(["train", *arguments]) == 0
         return
+    config_dir = arguments.pop(arguments.index("--config-dir") + 1) if "--config-dir" in arguments else None
+    if config_dir is not None:
+        write_files_of_a_user(photos)
     # The archives of known datasets are not here; that they would be fetched is all that is not tried.
-    preflight(compose([argument for argument in arguments if not argument.startswith("-")]))
+    preflight(compose([argument for argument in arguments if not argument.startswith("-")], config_dir))
+
+
+def write_files_of_a_user(folder: Path) -> list[Path]:
+    """Copy the YAML blocks of docs/configuration.md to the files that the text names before them."""
+    files = []
+    text = (ROOT / "docs/configuration.md").read_text()
+    for name, block in re.findall(r"`(my_conf/[\w/]+\.yaml)`[^`]*```yaml\n(.*?)```", text, re.DOTALL):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(block)
+        files.append(folder / name)
+    return files
+
+
+def test_the_files_of_a_user_compose_as_they_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(write_files_of_a_user(tmp_path)) == (ROOT / "docs/configuration.md").read_text().count("```yaml") == 2
+    config = compose(["experiment=mine", "model=mine"], "my_conf")
+    assert (config.trainer.epochs, config.model.depth, config.dataset.name.value) == (100, 6, "cifar100")
+    file = tmp_path / "my_conf/experiment/mine.yaml"
+    file.write_text(f"# Mine.\n{file.read_text()}")
+    assert main(["train", "--config-dir", "my_conf", "experiment=mine"]) == 2
+    assert "experiment/mine.yaml: expected '# @package _global_' as its first line" in capsys.readouterr().err
 
 
 def _dry(kind_: str, mark: str | None = None) -> list[object]:

@@ -217,6 +217,8 @@ def to_user_error(error: Exception) -> UserError:
         return UserError(unknown_key(key))
     if missing := re.match(r"(?:Could not find|In .*: Could not find|Could not override) '(hydra/\w+)/?(\w*)'", first):
         return UserError(_no_plugin(missing[1], missing[2]))
+    if inside := re.match(r"In '(experiment/[^']+)': Could not override '\w+@experiment\.", first):
+        return UserError(f"{inside[1]}.yaml: expected '# @package _global_' as its first line, received another one.")
     return UserError(first)
 
 
