@@ -6,13 +6,15 @@ fail without it.
 
 import logging
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tnt_exp import data, provenance
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config import Config, validation
-from tnt_exp.errors import UserError
+from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.run_folder import ARTIFACTS, RunFolder
 from tnt_exp.signals import Signals
 from tnt_exp.tracking.null_tracker import NullTracker
@@ -27,6 +29,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("tnt_exp")
 
 _SAMPLES = 32  # images in samples.png
+
+
+@contextmanager
+def _picture() -> Iterator[None]:
+    """Go on with a warning if what the block draws fails."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("without this picture: %s", describe_system_error(error) or repr(error))
 
 
 @dataclass
@@ -54,12 +65,9 @@ class Experiment:
 
         # ---- Data
         dataset = data.load_dataset(config.dataset)
-        validation.validate(
-            config,
-            channels=dataset.channels,
-            train_images=len(dataset.train),
-            has_validation=dataset.validation is not None,
-        )
+        validation.validate(config, channels=dataset.channels, train_images=len(dataset.train))
+        if config.trainer.patience is not None and dataset.validation is None:
+            raise UserError(f"{validation.NO_VALIDATION}, received {config.trainer.patience}.")
         self._require_the_same_data(dataset)
 
         # ---- MLflow run
@@ -199,7 +207,8 @@ class Experiment:
         pixels = np.asarray(ops.convert_to_numpy(inputs), np.float32)
         pixels = pixels * np.asarray(self.config.model.std) + np.asarray(self.config.model.mean)
         titles = [dataset.class_names[label] for label in labels]
-        run_figures.draw_samples(pixels, titles, self.folder.plots / "samples.png")
+        with _picture():
+            run_figures.draw_samples(pixels, titles, self.folder.plots / "samples.png")
 
     def _test(
         self,
@@ -219,9 +228,11 @@ class Experiment:
         self.result["metrics"] = {**best.metrics, **dict(test.metrics("test"))}
         self.result["class_accuracy"] = test.accuracy_by_name(dataset.class_names)
         self.tracker.metrics(dict(test.metrics("test")), step=best.epoch)
-        run_figures.draw_curves(rows, best.epoch, plots / "curves.png")
-        title = f"{dataset.name} test: accuracy {test.accuracy:.4f}"
-        run_figures.draw_confusion_matrix(test.confusion, dataset.class_names, title, plots / "confusion_matrix.png")
+        title, file = f"{dataset.name} test: accuracy {test.accuracy:.4f}", plots / "confusion_matrix.png"
+        with _picture():
+            run_figures.draw_curves(rows, best.epoch, plots / "curves.png")
+        with _picture():
+            run_figures.draw_confusion_matrix(test.confusion, dataset.class_names, title, file)
         log.info(
             "test      accuracy %.4f, top-5 %.4f, loss %.4f (weights of epoch %d)",
             test.accuracy,

@@ -17,9 +17,7 @@ def preflight(config: Config) -> None:
         UserError: The configuration cannot run.
     """
     info = data.dataset_info(config.dataset)
-    # Data whose number of training images is known have no validation part of their own.
-    has_validation = None if info.train is None else config.dataset.validation_fraction > 0
-    validation.validate(config, channels=info.channels, train_images=info.train, has_validation=has_validation)
+    validation.validate(config, channels=info.channels, train_images=info.train)
     data.validate(config.dataset)
     device.check_backend(config.trainer)
     if config.model.weights is not None and not Path(config.model.weights).is_file():

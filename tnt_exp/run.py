@@ -157,8 +157,6 @@ def _finished(folder: RunFolder, config: Config) -> bool:
             f"{folder.path}: expected trainer.epochs of at least the {trained} that were trained, received {epochs}. "
             "Choose another run.name, or add trainer.resume=never."
         )
-    stopped_early = trained < before.trainer.epochs  # another patience continues it
-    as_before = epochs == before.trainer.epochs and (
-        not stopped_early or config.trainer.patience == before.trainer.patience
-    )
-    return as_before and folder.read_result().get("status") == "FINISHED"
+    # A run that stopped early continues with other epochs or another patience.
+    is_same = (epochs, config.trainer.patience) == (before.trainer.epochs, before.trainer.patience)
+    return (is_same or trained == epochs) and folder.read_result().get("status") == "FINISHED"

@@ -24,7 +24,10 @@ from tnt_exp.errors import UserError
         (["optimizer.learning_rate=-1"], ["optimizer.learning_rate", "> 0", "received -1"]),
         (["optimizer.learning_rate=nan"], ["optimizer.learning_rate", "> 0", "nan"]),
         (["trainer.batch_size=5000"], ["trainer.batch_size", "training images", "5000"]),
-        (["trainer.epochs=2", "optimizer.accumulation=41"], ["optimizer.accumulation", "40 steps", "received 41"]),
+        (
+            ["trainer.epochs=2", "optimizer.accumulation=41"],
+            ["optimizer.accumulation", "the run's 40 steps", "received 41"],
+        ),
         (["trainer.patience=3", "dataset.validation_fraction=0"], ["trainer.patience", "validation", "received 3"]),
         (["schedule.warmup_epochs=40"], ["schedule.warmup_epochs", "trainer.epochs=40"]),
         (["schedule=step", "schedule.step_epochs=[]"], ["schedule.step_epochs"]),
@@ -44,7 +47,7 @@ from tnt_exp.errors import UserError
 def test_broken_rule_is_named(overrides: list[str], words: list[str]) -> None:
     config = compose(["model.image_size=8", "model.patch_size=4", "model.stride=2", *overrides])
     with pytest.raises(UserError) as caught:
-        validation.validate(config, channels=1, train_images=1294, has_validation=False)
+        validation.validate(config, channels=1, train_images=1294)
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
@@ -52,7 +55,10 @@ def test_broken_rule_is_named(overrides: list[str], words: list[str]) -> None:
 
 def test_patience_and_accumulation_have_what_they_need() -> None:
     keys = ["model=tiny", "trainer.epochs=2", "trainer.patience=3", "optimizer.accumulation=40"]
-    validation.validate(compose(keys), channels=1, train_images=1294, has_validation=True)
+    validation.validate(compose(keys), channels=1, train_images=1294)
+    # Such data may have a validation part of their own.
+    own = ["dataset=npz", "dataset.path=some.npz", "dataset.validation_fraction=0"]
+    validation.validate(compose([*keys, *own]), channels=1, train_images=1294)
 
 
 def test_several_broken_rules_are_all_named() -> None:

@@ -10,7 +10,6 @@ packed neighbourhoods 24 ms, channel by channel 32 ms); two batched matmuls, whe
 Shapes: B batch, h and w sides of the source image in pixels, S side of the output in pixels, C channels.
 """
 
-import numpy as np
 from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor
@@ -41,48 +40,31 @@ def sample(pixels: Tensor, maps: Tensor | None, size: int, fill: Fill, axis_alig
         y = (maps[:, 1, 1, None] * centres + maps[:, 1, 2, None] + 0.5) * height
         across = _bilinear_weights(x, width, fill, _spacing(maps[:, 0], width, size))
         return _by_matmul(pixels, across, _bilinear_weights(y, height, fill, _spacing(maps[:, 1], height, size)))
-    pixels = _blur(_shrink(pixels, size), maps, size)
+    pixels = _filtered(pixels, maps, size)
     height, width = pixels.shape[1:3]
     rows = maps[:, :, 1, None, None] * centres[:, None] + maps[:, :, 2, None, None] + 0.5
     points = maps[:, :, 0, None, None] * centres + rows
     return _by_gather(pixels, points[:, 0] * width, points[:, 1] * height, fill)
 
 
-def _shrink(pixels: Tensor, size: int) -> Tensor:
-    """Average blocks of pixels first if the source is more than twice as large as the output, against aliasing."""
-    for axis in (1, 2):
-        length = pixels.shape[axis]
-        if length > 2 * size:
-            cells = -(-length // (length // size))
-            pixels = ops.moveaxis(ops.tensordot(pixels, _overlaps(length, cells), axes=[[axis], [1]]), -1, axis)
-    return pixels
-
-
-def _blur(pixels: Tensor, maps: Tensor, size: int) -> Tensor:
-    """Blur each image by as much as its map shrinks it, if the source is larger than the output."""
+def _filtered(pixels: Tensor, maps: Tensor, size: int) -> Tensor:
+    """Blur each image by as much as its map shrinks it, and keep at most twice the side of the output."""
     height, width = pixels.shape[1:3]
     if max(height, width) <= size:
         return pixels
-    across, down = (
-        _bilinear_weights(
-            ops.arange(length, dtype="float32")[None] + 0.5, length, Fill.edge, _spacing(row, length, size)
-        )
-        for length, row in ((width, maps[:, 0]), (height, maps[:, 1]))
-    )
-    return _by_matmul(pixels, across, down)
+    weights = []
+    for length, row in ((width, maps[:, 0]), (height, maps[:, 1])):
+        count = min(length, 2 * size)
+        points = (ops.arange(count, dtype="float32")[None] + 0.5) * (length / count)
+        spacing = _spacing(row, length, size)
+        wide = None if spacing is None else ops.maximum(spacing, length / count)
+        weights.append(_bilinear_weights(points, length, Fill.edge, wide))
+    return _by_matmul(pixels, *weights)
 
 
 def _spacing(row: Tensor, length: int, size: int) -> Tensor | None:
     """Return (B, 1, 1): the pixels of the source per pixel of the output; None if the source is not larger."""
     return None if length <= size else (ops.norm(row[:, :2], axis=1) * (length / size))[:, None, None]
-
-
-def _overlaps(length: int, cells: int) -> Tensor:
-    """Return (cells, length): the fraction of each cell that each pixel covers; rows sum to 1."""
-    edges = np.linspace(0, length, cells + 1)
-    start, pixel = edges[:-1, None], np.arange(length)
-    shared = np.minimum(edges[1:, None], pixel + 1) - np.maximum(start, pixel)
-    return ops.convert_to_tensor(np.clip(shared, 0, None) * cells / length, "float32")
 
 
 def _mirror(points: Tensor, length: int) -> Tensor:

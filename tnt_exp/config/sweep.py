@@ -52,7 +52,9 @@ class SweepConfig:
     parallel: int | None = config_field(
         None, "trials of a search that run at once; null: the slots of the local launcher, else 1", ge=1
     )
-    pruning: bool = config_field(False, "stop a trial of a search that is worse than the median at the same epoch")
+    pruning: bool = config_field(
+        False, "stop a trial of a search below the median at its epoch; where several run, when depends on timing"
+    )
     pruning_epochs: int = config_field(3, "epochs before a trial may be stopped", ge=0)
     on_invalid: OnInvalid = config_field(OnInvalid.stop, "what a trial that cannot run does to the sweep")
     rerun: Rerun = config_field(Rerun.nothing, "which trials that have ended are run again")

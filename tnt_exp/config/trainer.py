@@ -64,9 +64,7 @@ class CheckpointConfig:
     """When the state of a run is written, besides its end and each stop by a signal."""
 
     every: float = config_field(10.0, "minutes between two checkpoints", gt=0)
-    steps: int | None = config_field(
-        None, "a checkpoint once this many steps have passed, when a call of the device ends; null: by time only", ge=1
-    )
+    steps: int | None = config_field(None, "a checkpoint once so many steps have passed; null: by time only", ge=1)
     keep: int = config_field(2, "checkpoints kept", ge=1)
 
 
@@ -82,9 +80,7 @@ class TrainerConfig:
     )
     select: Select = config_field(Select.best, "which epoch's weights are tested and kept")
     patience: int | None = config_field(
-        None,
-        "stop after this many epochs without a better validation accuracy, which needs validation images; null: never",
-        ge=1,
+        None, "stop after this many epochs without a better validation accuracy; null: never", ge=1
     )
     backend: Backend = config_field(Backend.tensorflow, "backend of Keras")
     devices: int | None = config_field(

@@ -13,6 +13,7 @@ from tnt_exp.config.schema import Config
 from tnt_exp.config.trainer import Compile, Freeze
 from tnt_exp.errors import UserError
 
+NO_VALIDATION = "trainer.patience: expected null without validation images (see dataset.validation_fraction)"
 _LONGEST_NAME = 200  # bytes of a folder's name, characters of MLflow's names
 _LONGEST_PATH = 480  # characters; MLflow keeps an artifact path below it in a column of 512
 # Dialect of SQLAlchemy: the module that it imports by default, and the package that has it.
@@ -23,16 +24,13 @@ _DRIVERS = {
 }
 
 
-def validate(
-    config: Config, *, channels: int | None = None, train_images: int | None = None, has_validation: bool | None = None
-) -> None:
+def validate(config: Config, *, channels: int | None = None, train_images: int | None = None) -> None:
     """Check the bounds of all values and the rules between them.
 
     Args:
         config: The composed configuration.
         channels: Channels of the images; None if unknown yet.
         train_images: Number of training images; None if unknown yet.
-        has_validation: Whether there are validation images; None if unknown yet.
 
     Raises:
         UserError: One line per broken rule.
@@ -43,7 +41,7 @@ def validate(
         *_model(config),
         *_augmentation(config),
         *_channels(config, channels),
-        *_training(config, train_images, has_validation),
+        *_training(config, train_images),
         *_names(config),
         *_tracking(config),
     ]
@@ -120,25 +118,19 @@ def _channels(config: Config, channels: int | None) -> Iterator[str]:
         yield "augmentation.saturation, augmentation.hue: expected 0 for grey images, received more."
 
 
-def _training(config: Config, train_images: int | None, has_validation: bool | None) -> Iterator[str]:
-    trainer, schedule = config.trainer, config.schedule
+def _training(config: Config, train_images: int | None) -> Iterator[str]:
+    trainer, schedule, accumulation = config.trainer, config.schedule, config.optimizer.accumulation
     if train_images is not None and trainer.batch_size > train_images:
         yield (
             f"trainer.batch_size: expected at most the {train_images} training images of "
             f"dataset={config.dataset.name.value}, received {trainer.batch_size}."
         )
-    elif train_images is not None:
-        steps = trainer.epochs * (train_images // trainer.batch_size)
-        if config.optimizer.accumulation > steps:
-            yield (
-                f"optimizer.accumulation: expected at most the {steps} steps of trainer.epochs={trainer.epochs}, "
-                f"received {config.optimizer.accumulation}, with which nothing would be trained."
-            )
-    if trainer.patience is not None and has_validation is False:
-        yield (
-            "trainer.patience: expected null without validation images, which decide when to stop, "
-            f"received {trainer.patience}; or set dataset.validation_fraction above 0."
-        )
+    steps = None if train_images is None else trainer.epochs * (train_images // trainer.batch_size)
+    if steps and accumulation > steps:
+        yield f"optimizer.accumulation: expected at most the run's {steps} steps, received {accumulation}."
+    own_validation = config.dataset.name in (Source.image_folder, Source.npz)  # perhaps: `Experiment.train` knows
+    if trainer.patience is not None and config.dataset.validation_fraction == 0 and not own_validation:
+        yield f"{NO_VALIDATION}, received {trainer.patience}."
     if schedule.warmup_epochs >= trainer.epochs:
         yield (
             f"schedule.warmup_epochs: expected less than trainer.epochs={trainer.epochs}, "

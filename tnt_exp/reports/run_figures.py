@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs that it builds a list of fonts
 
@@ -15,8 +16,10 @@ _TRAIN, _VALIDATION, _CHOSEN = "#3b6ea8", "#d1662b", "#777777"
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write a PNG file."""
+    """Write a PNG file; all text is drawn as it is, not as mathematics."""
     FigureCanvasAgg(figure)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     figure.savefig(file, dpi=120)
 
 

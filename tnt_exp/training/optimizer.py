@@ -28,8 +28,9 @@ def build_optimizer(
     the variables of `is_hidden`, and AdamW the others. The learning rate of each variable is multiplied by its
     factor (None: 1 for all). float16 needs `scale_loss`.
     """
-    optimizer = _ALGORITHMS[config.name](
-        config,
+    algorithm, arguments = _ALGORITHMS[config.name]
+    optimizer = algorithm(
+        **{argument: getattr(config, argument.removeprefix("adam_")) for argument in arguments.split()},
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         global_clipnorm=config.clip_norm,
@@ -50,31 +51,13 @@ def build_optimizer(
     )
 
 
-def _adamw(config: OptimizerConfig, **common: object) -> keras.optimizers.Optimizer:
-    return keras.optimizers.AdamW(beta_1=config.beta_1, beta_2=config.beta_2, epsilon=config.epsilon, **common)
-
-
-def _sgd(config: OptimizerConfig, **common: object) -> keras.optimizers.Optimizer:
-    return keras.optimizers.SGD(momentum=config.momentum, nesterov=config.nesterov, **common)
-
-
-def _lion(config: OptimizerConfig, **common: object) -> keras.optimizers.Optimizer:
-    return keras.optimizers.Lion(beta_1=config.beta_1, beta_2=config.beta_2, **common)
-
-
-def _muon(config: OptimizerConfig, **common: object) -> keras.optimizers.Optimizer:
-    return keras.optimizers.Muon(
-        adam_weight_decay=config.weight_decay,
-        adam_beta_1=config.beta_1,
-        adam_beta_2=config.beta_2,
-        epsilon=config.epsilon,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        **common,
-    )
-
-
-_ALGORITHMS = {Algorithm.adamw: _adamw, Algorithm.sgd: _sgd, Algorithm.lion: _lion, Algorithm.muon: _muon}
+# The class of Keras, and its arguments that are keys of `OptimizerConfig` (but for Muon's prefix).
+_ALGORITHMS: dict[Algorithm, tuple[type[keras.optimizers.Optimizer], str]] = {
+    Algorithm.adamw: (keras.optimizers.AdamW, "beta_1 beta_2 epsilon"),
+    Algorithm.sgd: (keras.optimizers.SGD, "momentum nesterov"),
+    Algorithm.lion: (keras.optimizers.Lion, "beta_1 beta_2"),
+    Algorithm.muon: (keras.optimizers.Muon, "adam_beta_1 adam_beta_2 adam_weight_decay epsilon momentum nesterov"),
+}
 
 
 @contextmanager

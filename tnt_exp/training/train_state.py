@@ -31,6 +31,7 @@ class BestWeights:
         epoch: The epoch whose weights are kept, from 1.
         metrics: Its metrics.
         weights: The kept values of the classifier's variables.
+        waiting_since: The epoch from which patience counts: the best one on validation, or where the run continued.
     """
 
     select: Select
@@ -38,8 +39,8 @@ class BestWeights:
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     weights: list[np.ndarray] = field(default_factory=list)
+    waiting_since: int = 0
     _best: tuple[float, float] = (-1.0, 0.0)
-    _best_epoch: int = 0
 
     def update(self, epoch: int, metrics: dict[str, float], classifier: "Classifier") -> bool:
         """Consider an epoch; return whether to stop early. Without validation the last epoch is kept."""
@@ -48,15 +49,11 @@ class BestWeights:
         measured = (metrics["val/accuracy"], -metrics["val/loss"]) if "val/accuracy" in metrics else None
         better = measured is None or (math.isfinite(measured[1]) and measured > self._best)
         if better:
-            self._best, self._best_epoch = measured or self._best, epoch
-        if better or self._best_epoch == 0 or self.select is Select.last:
+            self._best, self.waiting_since = measured or self._best, epoch
+        if better or self.waiting_since == 0 or self.select is Select.last:
             self.epoch, self.metrics = epoch, metrics
             self.weights = _values(classifier.variables)
-        return self.patience is not None and epoch - self._best_epoch >= self.patience
-
-    def restart_patience(self, epoch: int) -> None:
-        """Count the epochs without a better one from this epoch on."""
-        self._best_epoch = epoch
+        return self.patience is not None and epoch - self.waiting_since >= self.patience
 
     def restore(self, classifier: "Classifier") -> None:
         """Assign the kept weights to the classifier."""
@@ -64,12 +61,12 @@ class BestWeights:
 
     def state_dict(self) -> JsonObject:
         """Return everything but the weights."""
-        return {"epoch": self.epoch, "metrics": self.metrics, "best": self._best, "best_epoch": self._best_epoch}
+        return {"epoch": self.epoch, "metrics": self.metrics, "best": self._best, "best_epoch": self.waiting_since}
 
     def load_state_dict(self, state: JsonObject, weights: list[np.ndarray]) -> None:
         """Take over what `state_dict` returned, and the weights."""
         self.epoch, self.metrics, self.weights = state["epoch"], state["metrics"], weights
-        self._best, self._best_epoch = tuple(state["best"]), state["best_epoch"]
+        self._best, self.waiting_since = tuple(state["best"]), state["best_epoch"]
 
 
 @dataclass

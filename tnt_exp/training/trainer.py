@@ -171,11 +171,9 @@ class Trainer:
         if extra is not None:
             self.result.setdefault("first_step_seconds", extra["result"].get("first_step_seconds"))
             log.info("resuming  at epoch %d, step %d of it", state.position.epoch, state.position.done)
-            trainer = self.config.trainer
-            if state.stopped_early not in (None, [trainer.epochs, trainer.patience]):
+            if state.stopped_early not in (None, [self.config.trainer.epochs, self.config.trainer.patience]):
                 log.info("          it had stopped early: trainer.patience counts anew from here")
-                state.stopped_early = None
-                state.best.restart_patience(state.position.epoch - 1)
+                state.stopped_early, state.best.waiting_since = None, state.position.epoch - 1
             # After a loss of power MLflow may lack the last epochs; the tracker skips those that it has.
             for row in state.rows:
                 metrics = {key: value for key, value in row.items() if key not in ("epoch", "step", "seconds")}

@@ -1,3 +1,5 @@
+import gzip
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,31 @@ def test_damage_is_named_with_its_file(
     with pytest.raises(UserError, match=message) as raised:
         load_dataset(mnist(tmp_path))
     assert str(tmp_path) in str(raised.value)
+
+
+def test_a_small_archive_that_inflates_to_gigabytes_is_read_as_far_as_its_head_says(
+    official: Any, tmp_path: Path
+) -> None:
+    """The head names 40 images; 512 MiB of zeros follow, half a megabyte compressed."""
+    official.write(tmp_path, official.mnist(), compress=True)
+    file = tmp_path / f"{IMAGES}.gz"
+    head, zeros = official.mnist()[IMAGES][:16], bytes(2**20)
+    with gzip.open(file, "wb", compresslevel=1) as stream:
+        stream.write(head)
+        for _ in range(512):
+            stream.write(zeros)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="expected the 40 x 28 x 28 bytes that its head names, received more"):
+        load_dataset(mnist(tmp_path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_a_head_that_claims_gigabytes_is_refused(official: Any, tmp_path: Path) -> None:
+    official.write(tmp_path, official.mnist() | {IMAGES: b"\0\0\x08\x03" + b"\xff" * 12}, compress=True)
+    with pytest.raises(UserError, match="4294967295 x 4294967295 x 4294967295 bytes that its head names, received 0"):
+        load_dataset(mnist(tmp_path))
 
 
 @settings(max_examples=200, deadline=None)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from tnt_exp.errors import UserError, wrap_read_errors
 
 # The largest official file has 155 MB; a member that claims far more is damaged, and would fill the memory.
-_LARGEST = 2**29
+LARGEST = 2**29
 
 
 def find_files(folder: Path, names: Collection[str]) -> dict[str, Path]:
@@ -97,7 +97,7 @@ def _read_to_end(stream: BufferedIOBase) -> None:
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > _LARGEST:
+    if member.size > LARGEST:
         raise ValueError(f"{member.name} claims {member.size} bytes")
     file = archive.extractfile(member)
     if file is None:

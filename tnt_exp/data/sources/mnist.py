@@ -1,6 +1,7 @@
 """MNIST and Fashion-MNIST from disk: the four official idx files, or Keras' mnist.npz."""
 
 import gzip
+import math
 import struct
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import RawDataset, Split, make_split
 from tnt_exp.data.metadata import DatasetInfo, official_info, optional_path
-from tnt_exp.data.sources.archives import find_files
+from tnt_exp.data.sources.archives import LARGEST, find_files
 from tnt_exp.data.sources.npz import image_label_pair, read_npz_arrays, require_npz_file
 from tnt_exp.data.sources.source import DatasetSource, download
 from tnt_exp.errors import UserError, wrap_read_errors
@@ -130,22 +131,21 @@ def _split(arrays: tuple[np.ndarray, np.ndarray], classes: int, file: Path) -> S
 
 def _read_idx(file: Path, dimensions: int) -> np.ndarray:
     """Read an idx file of unsigned bytes: two zeros, type 8, number of dimensions, big-endian sizes, the bytes."""
-    with wrap_read_errors(file):
-        content = file.read_bytes()
-        if file.suffix == ".gz":
-            content = gzip.decompress(content)
     start = 4 + 4 * dimensions
     expected = bytes([0, 0, 8, dimensions])
-    if content[:4] != expected or len(content) < start:
+    with wrap_read_errors(file), (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
+        head = stream.read(start)
+        shape = struct.unpack(f">{dimensions}I", head[4:]) if len(head) == start else ()
+        size = min(math.prod(shape), LARGEST)
+        content = stream.read(size + 1)  # no more than that: a few kilobytes can inflate to gigabytes
+    if head[:4] != expected or len(head) < start:
         raise UserError(
             f"{file}: expected an idx file beginning with {expected.hex(' ')}, "
-            f"received {content[:4].hex(' ') or 'nothing'}; fetch the file again"
+            f"received {head[:4].hex(' ') or 'nothing'}; fetch the file again"
         )
-    shape = struct.unpack(f">{dimensions}I", content[4:start])
-    values = np.frombuffer(content, np.uint8, offset=start)
-    if np.prod(shape, dtype=object) != len(values):
+    if math.prod(shape) != len(content):
         raise UserError(
-            f"{file}: expected the {' x '.join(map(str, shape))} bytes that its head names, received {len(values)}; "
-            "truncated: fetch the file again"
+            f"{file}: expected the {' x '.join(map(str, shape))} bytes that its head names, "
+            f"received {'more' if len(content) > size else len(content)}; fetch the file again"
         )
-    return values.reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
