@@ -33,7 +33,7 @@ _SAMPLES = 32  # images in samples.png
 
 @contextmanager
 def _picture() -> Iterator[None]:
-    """Go on with a warning if what the block draws fails."""
+    """Continue with a warning if what the block draws fails."""
     try:
         yield
     except Exception as error:
