@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 import sys
 from collections.abc import Iterator
 
@@ -17,10 +18,14 @@ def _restore_process_state() -> Iterator[None]:
     """Undo what tests in one process would see of each other.
 
     absl keeps the stream that was standard error when TensorFlow was imported, which is pytest's, and closes it when
-    Hydra configures logging. MLflow keeps the store that was named last.
+    Hydra configures logging. MLflow keeps the store that was named last. A run sets variables that a later process
+    would inherit, XLA_FLAGS among them, which changes the bits of JAX.
     """
+    environment = dict(os.environ)
     if "absl.logging" in sys.modules:
         sys.modules["absl.logging"].get_absl_handler().python_handler.stream = sys.__stderr__
     yield
+    os.environ.clear()
+    os.environ.update(environment)
     if "mlflow" in sys.modules:
         sys.modules["mlflow"].set_tracking_uri(None)
