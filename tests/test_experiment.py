@@ -25,7 +25,8 @@ def test_a_picture_that_fails_does_not_fail_the_run(tmp_path: Path, caplog: pyte
     best: Any = SimpleNamespace(epoch=1, metrics={"val/accuracy": 0.5})
     augmentation: Any = lambda images, *_: (images / 255, None)  # noqa: E731
     caplog.set_level(logging.WARNING, "tnt_exp")
-    experiment._draw_samples(augmentation, dataset)
+    preprocessing: Any = SimpleNamespace(preprocess=lambda images: images / 255)
+    experiment._draw_samples(preprocessing, augmentation, dataset)
     experiment._test(classifier, dataset, device, best, [{"epoch": 1, "train/learning_rate": 1.0}])
     assert experiment.result["metrics"]["test/accuracy"] == 0.75
     assert caplog.text.count("without this picture: ") == 2
@@ -39,3 +40,35 @@ def test_patience_without_validation_images_of_the_data_is_refused(tmp_path: Pat
     config = compose([*keys, "trainer.patience=3", "trainer.batch_size=4", "tracking=off"])
     with pytest.raises(UserError, match="expected null without validation images"):
         Experiment(config, RunFolder(tmp_path / "run"), {}, Signals()).train()
+
+
+@pytest.mark.parametrize(("classes", "images", "expected"), [(3, 30, 30), (100, 500, 100), (10, 400, 32)])
+def test_samples_show_all_classes_before_and_after_augmentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int, images: int, expected: int
+) -> None:
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "tnt_exp.reports.run_figures.draw_samples",
+        lambda pixels, titles, file, **options: drawn.update(pixels=pixels, titles=titles),
+    )
+    labels = np.sort(np.arange(images, dtype=np.int32) % classes)  # sorted, as a folder is read
+    split = Split(np.broadcast_to((labels % 256).astype(np.uint8)[:, None, None, None], (images, 8, 8, 1)), labels)
+    dataset = Dataset("any", split, None, split, tuple(map(str, range(classes))), "digest", 0)
+    config = compose(["model=tiny", "model.mean=[0]", "model.std=[1]"])
+    classifier: Any = SimpleNamespace(preprocess=lambda images: images / 255)
+    experiment = Experiment(config, RunFolder(tmp_path), {}, Signals())
+    experiment._draw_samples(classifier, lambda images, *_: (images / 510, None), dataset)  # type: ignore[arg-type]
+    assert len(drawn["titles"]) == expected
+    assert list(dict.fromkeys(drawn["titles"])) == list(dataset.class_names)  # every class, in order
+    shown = np.asarray(drawn["titles"], int)
+    np.testing.assert_allclose(drawn["pixels"][:, 0, 0, 0], shown / 255, rtol=1e-6)
+    np.testing.assert_allclose(drawn["pixels"][:, 0, -1, 0], shown / 510, rtol=1e-6)
+
+
+def test_the_legend_says_what_training_does_otherwise(tmp_path: Path) -> None:
+    for settings, expected in (
+        (["augmentation=none", "trainer.label_smoothing=0"], []),
+        (["augmentation=randaugment", "trainer.label_smoothing=0.1"], ["augmented", "smoothed labels"]),
+        (["augmentation.horizontal_flip=0.5", "trainer.label_smoothing=0"], ["augmented"]),
+    ):
+        assert Experiment(compose(settings), RunFolder(tmp_path), {}, Signals())._training_differs() == expected

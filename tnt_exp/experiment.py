@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tnt_exp import data, provenance
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config import Config, validation
+from tnt_exp.config.augmentation import AugmentationConfig
 from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.run_folder import ARTIFACTS, RunFolder
 from tnt_exp.signals import Signals
@@ -86,7 +87,7 @@ class Experiment:
         trainer = Trainer(
             config, classifier, dataset, device, self.folder, self.signals, self.result, self.tracker.metrics
         )
-        self._draw_samples(trainer.augmentation, dataset)
+        self._draw_samples(classifier, trainer.augmentation, dataset)
         best = trainer.fit()
 
         # ---- Test, with the weights of the chosen epoch
@@ -194,21 +195,35 @@ class Experiment:
         )
         return classifier
 
-    def _draw_samples(self, augmentation: "Augmentation", dataset: data.Dataset) -> None:
-        """Draw some training images as the model sees them."""
+    def _draw_samples(self, classifier: Any, augmentation: "Augmentation", dataset: data.Dataset) -> None:
+        """Draw training images of all classes as evaluation sees them, and beside each the augmented one."""
         import numpy as np
         from keras import ops
 
         from tnt_exp.reports import run_figures
 
-        count = min(_SAMPLES, len(dataset.train))
-        images, labels = dataset.train.images[:count], dataset.train.labels[:count]
+        labels = np.asarray(dataset.train.labels)
+        by_class = np.argsort(labels, kind="stable")
+        ranks = np.empty(len(labels), np.int64)  # the how manyth image of its class, from 0
+        ranks[by_class] = np.arange(len(labels)) - np.searchsorted(labels[by_class], labels[by_class])
+        count = min(max(_SAMPLES, dataset.num_classes), 100)
+        indices = np.lexsort((labels, ranks))[:count]  # the first image of each class, then the second of each...
+        indices = indices[np.lexsort((ranks[indices], labels[indices]))]
+        images, labels = dataset.train.images[indices], labels[indices]
         inputs, _ = augmentation(images, labels, 0, 0.0)
-        pixels = np.asarray(ops.convert_to_numpy(inputs), np.float32)
-        pixels = pixels * np.asarray(self.config.model.std) + np.asarray(self.config.model.mean)
-        titles = [dataset.class_names[label] for label in labels]
+        pairs = [
+            np.asarray(ops.convert_to_numpy(found), np.float32) for found in (classifier.preprocess(images), inputs)
+        ]
+        plain, augmented = (pixels * self.config.model.std + self.config.model.mean for pixels in pairs)
+        gap = np.ones_like(plain[:, :, : max(1, plain.shape[2] // 24)])
         with _picture():
-            run_figures.draw_samples(pixels, titles, self.folder.plots / "samples.png")
+            run_figures.draw_samples(
+                np.concatenate([plain, gap, augmented], axis=2),
+                [dataset.class_names[label] for label in labels],
+                self.folder.plots / "samples.png",
+                columns=4 if count <= 40 else 8,
+                caption="Left: as evaluation sees it. Right: after the augmentation of the first step, before mixing.",
+            )
 
     def _test(
         self,
@@ -230,7 +245,7 @@ class Experiment:
         self.tracker.metrics(dict(test.metrics("test")), step=best.epoch)
         title, file = f"{dataset.name} test: accuracy {test.accuracy:.4f}", plots / "confusion_matrix.png"
         with _picture():
-            run_figures.draw_curves(rows, best.epoch, plots / "curves.png")
+            run_figures.draw_curves(rows, best.epoch, plots / "curves.png", self._training_differs())
         with _picture():
             run_figures.draw_confusion_matrix(test.confusion, dataset.class_names, title, file)
         log.info(
@@ -240,6 +255,12 @@ class Experiment:
             test.loss,
             best.epoch,
         )
+
+    def _training_differs(self) -> list[str]:
+        """Return in words what makes loss and accuracy of training other than those of validation."""
+        config, plain = self.config, AugmentationConfig(name=self.config.augmentation.name)
+        reasons = ["augmented"] if config.augmentation != plain else []
+        return reasons + (["smoothed labels"] if config.trainer.label_smoothing else [])
 
     def _save(self, classifier: "Classifier", dataset: data.Dataset) -> None:
         from tnt_exp.training.device import load_tensorflow

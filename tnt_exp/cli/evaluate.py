@@ -161,8 +161,8 @@ def _draw(folder: Path, finished: FinishedRun, split: "Split", evaluation: "Eval
     wrong = evaluation.mistakes(_MISTAKES)
     if len(wrong):
         titles = [
-            f"{names[split.labels[index]]}, not {names[evaluation.predicted[index]]}\n"
-            f"({evaluation.confidence[index]:.2f})"
+            f"is {names[split.labels[index]]}\n"
+            f"predicted {names[evaluation.predicted[index]]}, {evaluation.confidence[index]:.0%}"
             for index in wrong
         ]
         run_figures.draw_samples(split.images[wrong].astype(np.float32) / 255, titles, folder / "mistakes.png")

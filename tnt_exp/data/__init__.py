@@ -1,18 +1,10 @@
-"""Images and labels: where they come from, how they are split, in what order they are seen.
+"""Images and labels: where they come from, how they are split, in what order they are seen."""
 
-`validate` and `dataset_info` answer in milliseconds; everything else is imported when it is first used.
-"""
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+from tnt_exp.data.batches import Batches, epoch_order, padded_batches
+from tnt_exp.data.dataset import Dataset, Split, dataset_digest
+from tnt_exp.data.load import load_dataset
 from tnt_exp.data.metadata import DatasetInfo
 from tnt_exp.data.validate import dataset_info, validate
-
-if TYPE_CHECKING:
-    from tnt_exp.data.batches import Batches, epoch_order, padded_batches
-    from tnt_exp.data.dataset import Dataset, Split, dataset_digest
-    from tnt_exp.data.load import load_dataset
 
 __all__ = [
     "Batches",
@@ -26,19 +18,3 @@ __all__ = [
     "padded_batches",
     "validate",
 ]
-
-_MODULES = {
-    "Batches": "batches",
-    "epoch_order": "batches",
-    "padded_batches": "batches",
-    "Dataset": "dataset",
-    "dataset_digest": "dataset",
-    "Split": "dataset",
-    "load_dataset": "load",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

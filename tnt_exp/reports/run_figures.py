@@ -1,10 +1,13 @@
 """Figures of one run, as PNG files."""
 
 import logging
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,27 +15,40 @@ from matplotlib.text import Text
 
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs that it builds a list of fonts
 
+# Fonts with letters that DejaVu Sans lacks, as Linux and macOS call them.
+_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC"),
+    *("Hiragino Sans", "Arial Unicode MS", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai"),
+)
+
 _TRAIN, _VALIDATION, _CHOSEN = "#3b6ea8", "#d1662b", "#777777"
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write a PNG file; all text is drawn as it is, not as mathematics."""
+    """Write a PNG file; text is drawn as it is, not as mathematics, in a font that has its letters if there is one."""
     FigureCanvasAgg(figure)
+    there = set(font_manager.get_font_names())
+    fonts = ["DejaVu Sans", *(name for name in _FONTS if name in there)]
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    figure.savefig(file, dpi=120)
+        text.set_fontfamily(fonts)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that no font has becomes an empty box
+        figure.savefig(file, dpi=120)
 
 
-def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path) -> None:
+def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path, training: Sequence[str] = ()) -> None:
     """Draw loss, accuracy and learning rate over epochs, from rows of `metrics.csv`.
 
-    A line marks the chosen epoch, whose weights were kept.
+    A line marks the chosen epoch, whose weights were kept. `training` says in words why the values of training are not
+    comparable with those of validation.
     """
+    remark = f" ({', '.join(training)})" if training else ""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in rows]
     for axes, name, title in zip(panels[:2], ("loss", "accuracy"), ("Loss", "Accuracy"), strict=True):
-        _line(axes, epochs, rows, f"train/{name}", _TRAIN, "train (augmented)")
+        _line(axes, epochs, rows, f"train/{name}", _TRAIN, f"train{remark}")
         _line(axes, epochs, rows, f"val/{name}", _VALIDATION, "validation")
         axes.axvline(chosen, color=_CHOSEN, linewidth=0.8, linestyle=":", label=f"kept: epoch {chosen}")
         axes.set(title=title, xlabel="Epoch")
@@ -62,14 +78,31 @@ def draw_image(axes: Axes, image: np.ndarray, title: str) -> None:
     axes.set_title(title, fontsize=8)
 
 
-def draw_samples(images: np.ndarray, titles: Sequence[str], file: Path, columns: int = 8) -> None:
-    """Draw a sheet of images as the model sees them, float (N, H, W, C) in [0, 1], with a line above each."""
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.5 * columns, 1.75 * rows), layout="constrained")
-    for index, axes in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
-        axes.axis("off")
-        if index < len(images):
-            draw_image(axes, images[index], titles[index])
+def draw_samples(
+    images: np.ndarray, titles: Sequence[str], file: Path, *, columns: int = 8, caption: str | None = None
+) -> None:
+    """Draw a sheet of images, float (N, H, W, 1 or 3) in [0, 1], with a line above each and a caption above all.
+
+    The sheet is one image with texts: axes of their own for each of a hundred images would take seconds.
+    """
+    count, height, width, _ = images.shape
+    gap, inches = max(1, width // 12), 12 / columns
+    lines = max(title.count("\n") + 1 for title in titles)
+    label = math.ceil((0.16 * lines + 0.06) * (width + gap) / inches)  # pixels for the lines above an image
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    sheet = np.ones((rows * (label + height), columns * (width + gap) - gap, 3), np.float32)
+    size = max(inches * columns, 8.0), inches * rows * (label + height) / (width + gap) + 0.4
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    for index, title in enumerate(titles):
+        top, left = (index // columns) * (label + height) + label, (index % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = np.clip(images[index], 0, 1)
+        axes.text(left - 0.5, top - 0.5 - 0.1 * label, title, fontsize=8, va="bottom", clip_on=True)
+    axes.imshow(sheet, interpolation="nearest")
+    axes.axis("off")
+    if caption:
+        axes.set_title(caption, fontsize=9, loc="left")
     save_figure(figure, file)
 
 
