@@ -101,7 +101,6 @@ def work(side: str) -> int:
     """Train in this process, and write `measured.json`."""
     from tnt_exp.cli import main as command
     from tnt_exp.run_folder import RunFolder
-    from tnt_exp.tracking import Tracker
     from tnt_exp.training.checkpoint_manager import CheckpointManager
     from tnt_exp.training.trainer import Trainer
 
@@ -150,7 +149,7 @@ def work(side: str) -> int:
         setattr(owner, name, call)
 
     RunFolder.append_metrics, Trainer.fit = appended, fitted  # type: ignore[method-assign, assignment]
-    for owner, name in ((Tracker, "metrics"), (CheckpointManager, "should_save"), (CheckpointManager, "save")):
+    for owner, name in ((CheckpointManager, "should_save"), (CheckpointManager, "save")):
         counted(owner, name)
     if side == "without":
         CheckpointManager.save = lambda manager, step: None  # type: ignore[method-assign, misc, assignment]

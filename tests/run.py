@@ -28,7 +28,7 @@ _FAST = [
     "tests/model/test_attention.py",
     "tests/model/test_tnt.py",
     "tests/sweep/test_plan.py",
-    "tests/tracking/test_outbox.py",
+    "tests/tracking/test_mirror.py",
     "tests/training/test_checkpoint.py",
     "tests/training/test_lr_schedule.py",
 ]

@@ -65,3 +65,11 @@ def test_a_lock_has_one_owner_and_dies_with_it(tmp_path: Path) -> None:
     assert held is not None
     atomic_files.release_lock(held)
     assert atomic_files.lock_owner(file) == ""
+
+
+def test_a_lock_on_a_full_disk_is_released() -> None:
+    """The name of the owner cannot be written; that must not hide the error that ended the run."""
+    held = atomic_files.acquire_lock(Path("/dev/full"))
+    assert held is not None
+    atomic_files.release_lock(held)
+    assert held.closed

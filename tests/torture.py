@@ -170,7 +170,9 @@ def _query(folder: Path, question: str) -> list[tuple[Any, ...]]:
 
 
 def _statuses(folder: Path) -> dict[str, int]:
-    return dict(Counter(status for (status,) in _query(folder, "SELECT status FROM runs")))
+    return dict(
+        Counter(status for (status,) in _query(folder, "SELECT status FROM runs WHERE lifecycle_stage = 'active'"))
+    )
 
 
 def _not_as_it_should_be(folder: Path) -> list[str]:
@@ -178,7 +180,14 @@ def _not_as_it_should_be(folder: Path) -> list[str]:
     wrong = []
     if (statuses := _statuses(folder)) != {"FINISHED": 1}:
         wrong.append(f"{folder.name}: {statuses}")
-    steps = [step for (step,) in _query(folder, "SELECT step FROM metrics WHERE key = 'val/loss' ORDER BY step")]
+    steps = [
+        step
+        for (step,) in _query(
+            folder,
+            "SELECT step FROM metrics JOIN runs USING (run_uuid) WHERE key = 'val/loss' AND lifecycle_stage = 'active' "
+            "ORDER BY step",
+        )
+    ]
     if steps != list(range(1, _EPOCHS + 1)):
         wrong.append(f"{folder.name}: val/loss at {steps}")
     return wrong

@@ -111,7 +111,8 @@ def is_unlocked(file: Path) -> bool:
 def release_lock(held: IO[str]) -> None:
     """Release a lock, and remove the owner from its file."""
     _write_owner(held, "")
-    held.close()
+    with contextlib.suppress(OSError):  # what could not be written to a full disk is tried again
+        held.close()
 
 
 def lock_owner(file: Path) -> str:

@@ -5,7 +5,6 @@ fail without it.
 """
 
 import logging
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,9 +15,8 @@ from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config import Config, validation
 from tnt_exp.config.augmentation import AugmentationConfig
 from tnt_exp.errors import UserError, describe_system_error
-from tnt_exp.run_folder import ARTIFACTS, RunFolder
+from tnt_exp.run_folder import RunFolder
 from tnt_exp.signals import Signals
-from tnt_exp.tracking.null_tracker import NullTracker
 
 if TYPE_CHECKING:
     from tnt_exp.augmentation import Augmentation
@@ -58,7 +56,7 @@ class Experiment:
     result: JsonObject
     signals: Signals
     tags: dict[str, str] = field(default_factory=dict)
-    tracker: "Tracker | NullTracker" = field(default_factory=NullTracker)
+    tracker: "Tracker | None" = None
 
     def train(self) -> None:
         """Run the experiment, or continue it from its last checkpoint."""
@@ -72,7 +70,10 @@ class Experiment:
         self._require_the_same_data(dataset)
 
         # ---- MLflow run
-        self.tracker = self._start_tracking(dataset)
+        if config.tracking.enabled:
+            from tnt_exp.tracking import start_run
+
+            self.tracker = start_run(config, self.folder, dataset, self.tags, self.result)
 
         # ---- Device: from here on the backend and Keras are imported
         device = self._prepare_device()
@@ -84,9 +85,7 @@ class Experiment:
         # ---- Training
         from tnt_exp.training.trainer import Trainer
 
-        trainer = Trainer(
-            config, classifier, dataset, device, self.folder, self.signals, self.result, self.tracker.metrics
-        )
+        trainer = Trainer(config, classifier, dataset, device, self.folder, self.signals, self.result)
         self._draw_samples(classifier, trainer.augmentation, dataset)
         best = trainer.fit()
 
@@ -97,14 +96,14 @@ class Experiment:
         self._save(classifier, dataset)
 
     def close(self) -> None:
-        """Log the artifacts and the state of the run; `result.json` is written."""
-        self.tracker.artifacts(ARTIFACTS)
-        self.tracker.finish(self.result["status"])
+        """Send MLflow the result and the files of the run; `result.json` is written."""
+        if self.tracker:
+            self.tracker.finish()
 
     def next_steps(self) -> str:
         """Return where the results are and how to compare them, a line each."""
         lines = [f"run folder {self.folder.path}"]
-        if self.tracker.uri:
+        if self.tracker:
             from tnt_exp.tracking import ui_command
 
             lines.append(f"compare    {ui_command(self.tracker.uri)}")
@@ -129,17 +128,8 @@ class Experiment:
                 f"({'; '.join(changes) or 'other contents'}). Restore them, choose another run.name, or add "
                 "trainer.resume=never."
             )
-        if not before:
-            self.folder.write_dataset(dataset)
-
-    def _start_tracking(self, dataset: data.Dataset) -> "Tracker | NullTracker":
-        if not self.config.tracking.enabled:
-            return NullTracker()
-        from tnt_exp.tracking import start_run
-
-        tracker = start_run(self.config, self.folder, dataset, self.tags)
-        self.result["mlflow_run_id"] = tracker.run_id
-        return tracker
+        if "shape" not in before:  # new, or written by an older version
+            self.folder.write_dataset(dataset, self.config.dataset.path or dataset.name)
 
     def _prepare_device(self) -> "Device":
         from tnt_exp.training.device import prepare_device
@@ -155,7 +145,6 @@ class Experiment:
             "tf32": device.kind == "gpu" and self.config.trainer.tf32,
             "xla": device.xla,
         }
-        self.tracker.tags({"hardware": device.name, "host": platform.node()})
         xla = "compiled by XLA" if device.xla else "without XLA"
         log.info("device    %s (%s), %s, %s", device.name, device.kind, device.backend, xla)
         return device
@@ -183,7 +172,6 @@ class Experiment:
         classifier.jit_compile = device.xla  # for evaluation; training has a step of its own
         parameters, macs = classifier.count_params(), cost.macs(config.model, dataset.num_classes, dataset.channels)
         self.result |= {"parameters": parameters, "macs": macs}
-        self.tracker.metrics({"parameters": parameters, "macs": macs}, step=0)
         log.info("model     %s: %s parameters, %.4g M MACs per image", config.model.name, f"{parameters:,}", macs / 1e6)
         splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
         log.info(
@@ -242,7 +230,6 @@ class Experiment:
         self.result["epoch"] = best.epoch
         self.result["metrics"] = {**best.metrics, **dict(test.metrics("test"))}
         self.result["class_accuracy"] = test.accuracy_by_name(dataset.class_names)
-        self.tracker.metrics(dict(test.metrics("test")), step=best.epoch)
         title, file = f"{dataset.name} test: accuracy {test.accuracy:.4f}", plots / "confusion_matrix.png"
         with _picture():
             run_figures.draw_curves(rows, best.epoch, plots / "curves.png", self._training_differs())
@@ -267,10 +254,5 @@ class Experiment:
 
         load_tensorflow()
         self.folder.save_model(classifier)
-        if self.config.tracking.log_model:
-            versions = self.result["versions"]
-            requirements = [f"{name}=={versions[name]}" for name in ("keras", "tensorflow") if name in versions]
-            register, metrics = self.config.tracking.register, self.result["metrics"]
-            self.tracker.model(
-                classifier, dataset.test.images[:1], requirements, self.result["epoch"], register, metrics
-            )
+        if self.tracker and self.config.tracking.log_model:
+            self.tracker.model(classifier, dataset.test.images[:1])

@@ -14,6 +14,7 @@ from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.experiment import Experiment
 from tnt_exp.run_folder import RunFolder, flat, read_metrics
 from tnt_exp.signals import Signals, Stopped
+from tnt_exp.tracking.record import is_tracked
 from tnt_exp.training.checkpoint import NonFiniteError
 
 log = logging.getLogger("tnt_exp")
@@ -70,10 +71,10 @@ def _run(
     begin = psutil.Process().create_time()
     if _finished(run_folder, config):
         log.info("finished before; nothing to do in %s", run_folder.path)
-        if config.tracking.enabled and run_folder.read_tracking():
+        if config.tracking.enabled and is_tracked(run_folder.path):
             from tnt_exp.tracking import finalize_run
 
-            finalize_run(run_folder.path, "FINISHED")
+            finalize_run(run_folder, config, overrides)
         return 0
     is_new = run_folder.read_config() is None
     previous_result = run_folder.read_result()
@@ -83,7 +84,7 @@ def _run(
     log.info("run folder %s", run_folder.path)
     experiment = Experiment(config, run_folder, result, signals, dict(tags))
     code = _attempt(experiment, result)
-    if code == 2 and not experiment.tracker.uri:  # refused before anything was done: leave what was there
+    if code == 2 and not experiment.tracker:  # refused before anything was done: leave what was there
         if is_new:
             run_folder.remove()
         elif previous_result:

@@ -43,6 +43,8 @@ ARTIFACTS = [
     "provenance",
     "profile",
 ]
+SYSTEM_METRICS = "system_metrics.jsonl"  # one line per interval: time in milliseconds, step, values
+TIME_COLUMNS = ("seconds", "time", "train/images_per_second", "train/waiting")  # differ when an epoch is repeated
 
 
 class RunFolder:
@@ -126,26 +128,21 @@ class RunFolder:
         """Remove an earlier `result.json`: the run is in progress again."""
         (self.path / "result.json").unlink(missing_ok=True)
 
-    def read_tracking(self) -> JsonObject:
-        """Return the store and the id of the MLflow run; empty if there is none."""
-        return self._read("mlflow.json")
-
-    def write_tracking(self, uri: str, run_id: str) -> None:
-        """Write `mlflow.json`."""
-        atomic_write_json(self.path / "mlflow.json", {"uri": uri, "run_id": run_id})
-
     def read_config(self) -> Config | None:
         """Return the configuration in `config.yaml`; None in a new folder."""
         file = self.path / "config.yaml"
         return load_config(file) if file.exists() else None
 
-    def write_dataset(self, dataset: Dataset) -> None:
-        """Write `dataset.json`: digest, classes, sizes and, for images in files, the files of each split."""
+    def write_dataset(self, dataset: Dataset, source: str) -> None:
+        """Write `dataset.json`: name, source, digest, classes, sizes and, for images in files, those of each split."""
         splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
         atomic_write_json(
             self.path / "dataset.json",
             {
+                "name": dataset.name,
+                "source": source,
                 "digest": dataset.digest,
+                "shape": list(dataset.image_shape),
                 "class_names": list(dataset.class_names),
                 "images": {name: len(split) for name, split in splits.items() if split is not None},
                 "files": {
@@ -180,6 +177,11 @@ def plain(config: Config) -> JsonObject:
 
 def flat(config: Config) -> JsonObject:
     """Return the configuration with dotted keys, `model.depth`."""
+    return flatten(plain(config))
+
+
+def flatten(values: JsonObject) -> JsonObject:
+    """Return nested values with dotted keys."""
 
     def walk(section: JsonObject, prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in section.items():
@@ -188,7 +190,7 @@ def flat(config: Config) -> JsonObject:
             else:
                 yield prefix + key, value
 
-    return dict(walk(plain(config), ""))
+    return dict(walk(values, ""))
 
 
 @dataclass(frozen=True)

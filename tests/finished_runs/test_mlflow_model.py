@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 import tnt_exp
 from tnt_exp import data
 from tnt_exp.finished_runs import find_run
-from tnt_exp.tracking.models import ALIAS, register
+from tnt_exp.tracking.models import register
 
 # This package is kept out of the process: it is found where it is neither installed nor in the way.
 _PROGRAM = """
@@ -80,23 +80,6 @@ def test_it_answers_without_this_package(files: Path, run_folder: Path, tmp_path
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     assert np.allclose(answers["probabilities"], odds / odds.sum(axis=1, keepdims=True), atol=1e-6)
     assert answers["probability"] == [max(row) for row in answers["probabilities"]]
-
-
-def test_champion_moves_only_to_a_better_model(
-    client: mlflow.MlflowClient, model: mlflow.entities.LoggedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def offer(**metrics: float) -> bool:
-        named = {key.replace("_", "/", 1): value for key, value in metrics.items()}
-        return register(client, model.source_run_id, model.model_id, "contest", named)
-
-    assert offer(val_accuracy=0.5, test_accuracy=0.9)
-    assert not offer(val_accuracy=0.4, test_accuracy=0.95)
-    assert not offer(val_accuracy=0.5)
-    assert not offer(val_accuracy=float("nan"))
-    assert str(client.get_model_version_by_alias("contest", ALIAS).version) == "1"
-    assert offer(val_accuracy=0.6)
-    assert str(client.get_model_version_by_alias("contest", ALIAS).version) == "5"
-    assert len(client.search_model_versions("name = 'contest'")) == 5
 
 
 def test_store_that_fails_is_not_taken_for_a_model_there_is(client: mlflow.MlflowClient, result: dict) -> None:

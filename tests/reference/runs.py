@@ -68,7 +68,7 @@ POINTS = ("sweep/0", "sweep/1", "sweep/2")
 # The digits run again, stopped by SIGTERM in its second epoch: the same command goes on with it.
 STOPPED = "stopped"
 
-_TIMES = ("seconds", "train/images_per_second", "train/waiting")
+_TIMES = ("seconds", "time", "train/images_per_second", "train/waiting")
 _CPU = ("vendor_id", "cpu family", "model", "model name", "stepping")
 _CPU_FLAGS = ("avx", "fma", "amx", "sse4")
 _VARIABLES = ("DNNL_", "JAX_ENABLE_", "OMP_", "ONEDNN_", "TF_ENABLE_", "TF_NUM_", "XLA_")

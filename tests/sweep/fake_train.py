@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tnt_exp.cli.run import main
 from tnt_exp.experiment import Experiment
-from tnt_exp.run_folder import flat
 
 FAILURES = {0: "exit", 1: "raise", 2: "kill", 3: "memory", 4: "hang"}
 
@@ -35,13 +34,9 @@ def train(experiment: Experiment) -> None:
     if config.tracking.enabled:
         from tnt_exp.tracking import Tracker, resolve_tracking_uri
 
-        tags = {"run_folder": str(folder), **experiment.tags}
-        name = config.tracking.experiment
         uri = resolve_tracking_uri(config.tracking.uri)
-        experiment.tracker = Tracker.open(folder, uri, name, folder.name, tags)
-        experiment.folder.write_tracking(uri, experiment.tracker.run_id)
-        experiment.result["mlflow_run_id"] = experiment.tracker.run_id
-        experiment.tracker.params(flat(config))
+        name, tags = config.tracking.experiment, experiment.tags
+        experiment.tracker = Tracker.open(folder, uri, name, folder.name, tags, experiment.result)
     if plan == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     value = objective(experiment)
@@ -52,7 +47,6 @@ def train(experiment: Experiment) -> None:
         experiment.folder.append_metrics(row)
         while plan == "wait" and not (folder.parent / "go").exists():
             time.sleep(0.05)
-        experiment.tracker.metrics({"val/accuracy": row["val/accuracy"]}, step=epoch)
     experiment.result["metrics"] = {"val/accuracy": value}
     experiment.result["begins"] = len((folder / "begins").read_text().splitlines())
 

@@ -1,6 +1,7 @@
 """What MLflow is told of a sweep."""
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import mlflow
 import pytest
 from mlflow.entities import Run, ViewType
 
+from tnt_exp.atomic_files import is_unlocked
+from tnt_exp.reports.leaderboard import rank_points
 from tnt_exp.sweep import results
 from tnt_exp.sweep.study import SweepStudy
 from tnt_exp.tracking.client import init_sqlite_store
+from tnt_exp.tracking.mirror import Mirror
 
 GRID = ["model.embed_dim=32,64", "seed=1,0", "tracking=default"]
 
@@ -125,3 +129,45 @@ def test_the_story_told_by_mlflow_is_that_of_the_folder(finished: Any) -> None:
         (row.job, row.state, row.command, row.place) for row in there.rows
     ]
     assert here.objective == there.objective
+
+
+def test_what_a_killed_trial_could_not_send_is_sent_when_the_sweep_continues(
+    tmp_path: Path, new_folder: Any, store: Path
+) -> None:
+    """The trial and the sweep die together after the trial's last epoch, before MLflow has any of its values."""
+    folder = new_folder(tmp_path, store)
+    arguments = ["seed=1,2", "tracking=default", "trainer.epochs=2", "tracking.run_name=wait", "launcher.slots=1"]
+    process = folder.start(*arguments)
+    while not list(folder.path.glob("multirun/sweeps/*/0/metrics.csv")):
+        time.sleep(0.05)
+        assert process.poll() is None, process.communicate()[0]
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    trial = folder.sweep / "0"
+    # It had finished: what is left is to send it.
+    while not is_unlocked(trial / ".lock"):
+        time.sleep(0.05)
+    result = {"status": "FINISHED", "metrics": {"val/accuracy": 0.75}, "epoch": 1}
+    (trial / "result.json").write_text(json.dumps(result))
+    (folder.sweep / "go").touch()
+    folder.run(*arguments)
+    _, children = runs(folder.path)
+    child = next(child for child in children if child.data.tags["sweep_job"] == "0")
+    assert child.info.status == "FINISHED"
+    assert child.data.metrics["best/val/accuracy"] == 0.75
+
+
+def test_both_leaderboards_rank_by_the_kept_epoch(finished: Any) -> None:
+    """The last epochs of the wider network are worse than its kept ones, so that the last epochs rank otherwise."""
+    for job, (last, kept) in enumerate([(0.75, 0.75), (0.5, 0.5), (0.25, 1.0), (0.25, 1.0)]):
+        trial = finished.sweep / str(job)
+        (trial / "metrics.csv").write_text(f"epoch,val/accuracy\n1,{kept}\n2,{last}\n")
+        result = json.loads((trial / "result.json").read_text())
+        (trial / "result.json").write_text(json.dumps(result | {"metrics": {"val/accuracy": kept}, "epoch": 1}))
+        assert Mirror(trial).sync() is None
+    here = results.load_results(SweepStudy.open(finished.sweep))
+    there = results.load_results_from_mlflow(f"sqlite:///{finished.path / 'mlflow.db'}", finished.sweep.name)
+    assert len(there.rows) == 4
+    for found in (here, there):
+        ranking = rank_points(found.rows, maximize=True)
+        assert [(point.params["model.embed_dim"], point.mean) for point in ranking] == [("64", 1.0), ("32", 0.625)]

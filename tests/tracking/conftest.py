@@ -1,12 +1,15 @@
-"""Real servers, and runs that only talk."""
+"""Real servers, stores, and fake runs."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tracking.servers import TALKER, Server
+from tracking.servers import FAKE_RUN, Server
+
+from tnt_exp.tracking.client import init_sqlite_store
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +25,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def talk() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a run that only talks."""
+def fake_run() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a run that only writes its curve."""
     processes = []
 
     def start(folder: Path, uri: str, first: int, last: int, pause: float = 0.0) -> subprocess.Popen[str]:
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, str(TALKER), str(folder), uri, str(first), str(last), str(pause)]
+        command = [sys.executable, str(FAKE_RUN), str(folder), uri, str(first), str(last), str(pause)]
         processes.append(
             subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
@@ -38,3 +41,17 @@ def talk() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def _store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    init_sqlite_store(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def uri(_store: Path, tmp_path: Path) -> str:
+    """A store with its tables, in the folder of the test: to create them takes seconds."""
+    shutil.copyfile(_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"

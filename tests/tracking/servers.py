@@ -1,4 +1,4 @@
-"""Real servers, and what runs have told them."""
+"""Real servers, and what runs have logged there."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import mlflow
 import preloaded
 from mlflow.entities import Run
 
-TALKER = Path(__file__).with_name("fake_run.py")
+FAKE_RUN = Path(__file__).with_name("fake_run.py")
 
 
 def free_port() -> int:
@@ -63,7 +63,7 @@ class Server:
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    """What a process said that ended well."""
+    """What a process printed that ended well."""
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
     return output
@@ -86,8 +86,8 @@ def points(uri: str, run: Run, name: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in history)
 
 
-def told_everything(uri: str, run: Run, last: int) -> None:
-    """Every point of a talking run, once."""
+def assert_complete(uri: str, run: Run, last: int) -> None:
+    """Every point of a fake run, once."""
     assert points(uri, run, "train/loss") == [(step, 1 / step) for step in range(1, last + 1)]
     assert points(uri, run, "val/loss") == [(step, 2 / step) for step in range(1, last + 1)]
     assert run.data.params == {"model.depth": "3"}

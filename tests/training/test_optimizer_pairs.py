@@ -204,7 +204,7 @@ def test_each_pair_of_keys_updates_as_the_formulas_say(algorithm: str, network: 
         start = {variable.path: ops.convert_to_numpy(variable).astype(np.float64) for variable in variables}
         assert len(start) == {"nothing": 42, "backbone": 4, "all_but_head": 2}[config.trainer.freeze.value]
 
-        trainer = Trainer(config, network, dataset, device, RunFolder(tmp_path), Signals(), {}, lambda *_: None)
+        trainer = Trainer(config, network, dataset, device, RunFolder(tmp_path), Signals(), {})
         trainer.state.rate_scale = scale
         step = StepComputation(network.network, trainer.augmentation, trainer.optimizer)
         update, reference = compiled(step), Reference(config, dict(start), scale)

@@ -65,7 +65,7 @@ def trainer(folder: Path, *overrides: str, accuracy: Sequence[float] = (), steps
     variables = [keras.Variable(np.zeros(2, np.float32))]
     classifier: Any = SimpleNamespace(variables=variables, trainable_variables=variables)
     dataset, device = Dataset("", split, None, split, ("a",), "", 0), Device("", "cpu", "", 1, False, chunk)
-    made: Any = Trainer(config, classifier, dataset, device, RunFolder(folder), Signals(), {}, lambda *_: None)
+    made: Any = Trainer(config, classifier, dataset, device, RunFolder(folder), Signals(), {})
     made.step = FakeStep()
     made.saved = []
     save = made.checkpoints.save

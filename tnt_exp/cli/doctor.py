@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tnt_exp import atomic_files
-from tnt_exp.errors import UserError
+from tnt_exp.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from tnt_exp.tracking.doctor import Finding
@@ -32,8 +32,9 @@ def main(arguments: Sequence[str]) -> int:
         found += 1
         print(finding.issue)
         if options.fix and finding.fix:
-            finding.fix()
-            print(f"  done: {finding.fix_description}")
+            error = finding.fix()
+            print(f"  failed: {first_line(error)}" if error else f"  done: {finding.fix_description}")
+            unfixed += error is not None
         else:
             unfixed += 1
             print(f"  {'--fix would' if finding.fix else 'cannot be fixed here'}: {finding.fix_description}")

@@ -15,26 +15,25 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, nargs="*", help="a run, a sweep or a folder of them (default: multirun)")
     options = parser.parse_args(list(arguments))
     from tnt_exp.errors import first_line
-    from tnt_exp.tracking.outbox import FOLDER, MESSAGES, Outbox
-    from tnt_exp.tracking.uploader import sync
+    from tnt_exp.tracking.mirror import Mirror
+    from tnt_exp.tracking.record import is_tracked
 
     given = options.folder or [Path("multirun")]
     for folder in given:
         if not folder.is_dir():
             raise UserError(f"{folder}: expected the folder of a run, of a sweep or of several, received none.")
-    found = dict.fromkeys(file.parent.parent for folder in given for file in folder.rglob(f"{FOLDER}/{MESSAGES}"))
-    pending = 0
+    found = {folder.resolve() for each in given for folder in [each, *each.rglob("*/")] if is_tracked(folder)}
+    left = False
     for folder in sorted(found):
-        before = Outbox(folder).pending_count()
-        if before == 0:
-            continue
-        error = sync(folder.resolve())
-        after = Outbox(folder).pending_count()
-        print(
-            f"{folder}: {before - after} messages delivered"
-            + (f", {after} pending: {first_line(error)}" if error else "")
-        )
-        pending += after
-    if not pending:
+        mirror = Mirror(folder, packages=True)
+        error = mirror.sync()
+        lines = [f"{mirror.sent} values sent"] if mirror.sent else []
+        lines += [f"pending: {first_line(error)}"] if error else []
+        lines += [f"MLflow refused {mirror.refused} values"] if mirror.refused else []
+        lines += ["its run was deleted in MLflow: nothing is sent"] if mirror.deleted else []
+        if lines:
+            print(f"{folder}: {', '.join(lines)}")
+        left = left or bool(error or mirror.refused)
+    if not left:
         print("MLflow has everything")
-    return int(bool(pending))
+    return int(left)

@@ -4,8 +4,7 @@ import csv
 from pathlib import Path
 
 from tnt_exp.atomic_files import read_json
-
-_TIME_COLUMNS = ("seconds", "train/images_per_second", "train/waiting")
+from tnt_exp.run_folder import TIME_COLUMNS
 
 
 def first_difference(run: Path, other: Path) -> str | None:
@@ -32,13 +31,13 @@ def first_difference(run: Path, other: Path) -> str | None:
 def _curve(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as stream:
         return [
-            {name: value for name, value in row.items() if name not in _TIME_COLUMNS} for row in csv.DictReader(stream)
+            {name: value for name, value in row.items() if name not in TIME_COLUMNS} for row in csv.DictReader(stream)
         ]
 
 
 def _metrics(folder: Path) -> dict[str, float]:
     found = read_json(folder / "result.json") or {}
-    return {name: value for name, value in found.get("metrics", {}).items() if name not in _TIME_COLUMNS}
+    return {name: value for name, value in found.get("metrics", {}).items() if name not in TIME_COLUMNS}
 
 
 def _state_difference(run: Path, other: Path) -> str | None:

@@ -1,12 +1,10 @@
 """Logs a sweep to MLflow: the parent run, the states of the children, leaderboard and figures."""
 
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tnt_exp.atomic_files import read_json
 from tnt_exp.reports.leaderboard import (
     MainEffect,
     leaderboard_columns,
@@ -19,7 +17,7 @@ from tnt_exp.reports.sweep_page import SweepResults, render_page
 from tnt_exp.sweep import results
 from tnt_exp.sweep.outcome import Outcome
 from tnt_exp.sweep.study import SweepStudy
-from tnt_exp.sweep.trial import Trial, TrialState
+from tnt_exp.sweep.trial import Trial
 
 if TYPE_CHECKING:
     from tnt_exp.tracking.sweep_tracker import SweepTracker
@@ -54,50 +52,33 @@ class MlflowObserver:
         # A relative tracking.uri counts from the folder in which the sweep was started first.
         os.chdir(study.data["cwd"])
         uri = resolve_tracking_uri(tracking.uri)
-        tracker = SweepTracker.open(study.folder, uri, tracking.experiment, study.id)
+        tags = {
+            "direction": str(study.data["direction"]),
+            "swept": " ".join(dict.fromkeys(key for trial in study.trials for key in trial.params)),
+            "command": " ".join(["tnt-exp train -m", *study.data["command"]]),
+        }
+        tracker = SweepTracker.open(study.folder, uri, tracking.experiment, study.id, tags)
         study.data["mlflow"] = {"uri": uri, "experiment": tracking.experiment, "run_id": tracker.run_id}
         study.save()
-        observer = cls(study, tracker)
-        tracker.reconcile({study.folder_of(trial): observer._status_on_resume(trial) for trial in study.trials})
-        tracker.tags(
-            {
-                "run_folder": str(study.folder),
-                "direction": str(study.data["direction"]),
-                "swept": " ".join(dict.fromkeys(key for trial in study.trials for key in trial.params)),
-                "command": " ".join(["tnt-exp train -m", *study.data["command"]]),
-            }
-        )
-        return observer
+        tracker.sync_trials(study.folder_of(trial) for trial in study.trials)
+        return cls(study, tracker)
 
     def on_trial_end(self, trial: Trial, outcome: Outcome) -> None:
-        """Give the trial's run its final status, even if the trial could not."""
+        """Send what the trial itself could not: the outcome, if it was killed."""
         if not self._tracker:
             return
-        self._tracker.reconcile({self._study.folder_of(trial): (outcome.status, self._run_id(trial), _tags(outcome))})
+        self._tracker.sync_trials([self._study.folder_of(trial)])
         if time.monotonic() - self._last > _REPORT_INTERVAL:
             self._log_report()
 
     def on_retry(self, trial: Trial, outcome: Outcome) -> None:
-        """Mark the runs of the trial KILLED, except the one that its folder names, which is continued."""
-        if self._tracker:
-            self._tracker.reconcile({self._study.folder_of(trial): ("KILLED", self._run_id(trial), {})})
+        """Do nothing: the next attempt continues the MLflow run of the folder."""
 
     def finish(self, status: str) -> None:
         """Log the report, and end the parent run."""
         if self._tracker:
             self._log_report()
             self._tracker.finish(status)
-
-    def _status_on_resume(self, trial: Trial) -> tuple[str, str | None, dict[str, str]]:
-        """Return the status of a trial (KILLED if it will be started again), its run id, and further tags."""
-        result = self._study.result(trial)
-        waiting = result is None or self._study.state(trial) is TrialState.waiting
-        return "KILLED" if waiting or result is None else result["status"], self._run_id(trial), {}
-
-    def _run_id(self, trial: Trial) -> str | None:
-        """Return the MLflow run that the trial's folder names."""
-        reference = read_json(self._study.folder_of(trial) / "mlflow.json")
-        return reference["run_id"] if reference else None
 
     def _log_report(self) -> None:
         """Log the leaderboard, the figures and the best child with the parent run."""
@@ -106,20 +87,16 @@ class MlflowObserver:
         found = results.load_results(self._study)
         ranking = results.ranked(list(found.rows), self._study)
         effects = main_effects(ranking)
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            write_leaderboard(folder / "leaderboard.csv", ranking, found.objective)
-            write_points(folder / "points.csv", found.rows)
-            if effects:
-                write_main_effects(folder / "effects.csv", effects)
-            (folder / "report.html").write_text(render_page(found))
-            self._tracker.artifacts(sorted(folder.iterdir()))
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            _draw(found, effects, folder)
-            self._tracker.artifacts(sorted(folder.iterdir()), "plots")
+        files = self._tracker.files
+        (files / "plots").mkdir(parents=True, exist_ok=True)
+        write_leaderboard(files / "leaderboard.csv", ranking, found.objective)
+        write_points(files / "points.csv", found.rows)
+        if effects:
+            write_main_effects(files / "effects.csv", effects)
+        (files / "report.html").write_text(render_page(found))
+        _draw(found, effects, files / "plots")
+        self._tracker.note(tags={"objective": found.objective})
         self._tracker.table(leaderboard_columns(ranking, found.objective), "leaderboard.json")
-        self._tracker.tags({"objective": found.objective})
         if ranking and ranking[0].mean is not None:
             row = ranking[0].best
             self._tracker.best(row.run_id, row.job, row.params, found.objective, ranking[0].mean)
@@ -140,9 +117,3 @@ def _draw(found: SweepResults, effects: list[MainEffect], folder: Path) -> None:
         (folder / "effect_of_each_value.svg").write_text(sweep_figures.effects_chart(effects, found.objective))
     if found.curves:
         (folder / "curves_of_the_best.svg").write_text(sweep_figures.best_curves(found.curves, found.objective))
-
-
-def _tags(outcome: Outcome) -> dict[str, str]:
-    if outcome.cause is None:
-        return {}
-    return {"cause": outcome.cause.value, "error": f"{outcome.cause.value}: {outcome.error}"}

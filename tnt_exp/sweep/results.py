@@ -120,8 +120,8 @@ def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
             job=int(child.tags["sweep_job"]),
             params={key: child.params[key] for key in keys if key in child.params},
             state=states.get(child.status, "pruned" if child.tags.get("cause") == "pruned" else "failed"),
-            objective=child.metrics.get(objective) if child.status == "FINISHED" else None,
-            metrics={key: value for key, value in child.metrics.items() if "/" in key},
+            objective=_kept(child.metrics).get(objective) if child.status == "FINISHED" else None,
+            metrics={key: value for key, value in _kept(child.metrics).items() if "/" in key},
             facts={key: child.metrics[key] for key in _FACTS if key in child.metrics},
             error=child.tags.get("error"),
             command=child.tags.get("command", ""),
@@ -136,3 +136,8 @@ def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
             label = f"job {ranked_trial.best.job}: {ranked_trial.best.label}"
             curves[label] = parent.history(ranked_trial.best.run_id, objective)
     return SweepResults(sweep_id, found, objective, maximize, curves, uri)
+
+
+def _kept(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics of the kept epoch, which has names of its own, under the usual names."""
+    return {name.removeprefix("best/"): metrics[name] for name in sorted(metrics, key=lambda name: name[:5] == "best/")}

@@ -1,21 +1,23 @@
 """Access to the tracking store: its address, its client, its experiments and runs."""
 
 import fcntl
+import itertools
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import mlflow
+import sqlalchemy
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from tnt_exp.credentials import without_password
 from tnt_exp.errors import UserError, first_line
-from tnt_exp.tracking.outbox import Outbox, RunRef
+
+log = logging.getLogger("tnt_exp")
 
 SQLITE_PREFIX = "sqlite:///"
 ARTIFACTS_FOLDER = "mlartifacts"  # beside a SQLite store
@@ -53,6 +55,21 @@ def ui_command(uri: str) -> str:
 
 
 logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it logs every table that it creates
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs a traceback for each failed attempt
+
+
+class StoreUnavailableError(UserError):
+    """A tracking store that cannot be opened."""
+
+
+def _require_openable(uri: str) -> None:
+    """Raise `StoreUnavailableError` if a database cannot be opened: MLflow would retry for minutes."""
+    if uri.startswith(("http://", "https://")):
+        return
+    try:
+        sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool).connect().close()
+    except Exception as error:  # each driver has errors of its own
+        raise StoreUnavailableError(f"{uri}: expected a tracking store, received: {first_line(error)}") from error
 
 
 def init_sqlite_store(uri: str) -> None:
@@ -62,15 +79,16 @@ def init_sqlite_store(uri: str) -> None:
     can open ("table _alembic_tmp_runs already exists").
     """
     file = sqlite_file(uri)
-    if file is None or file.exists() or not file.parent.is_dir():
+    if file is None or store_exists(uri) or not file.parent.is_dir():
         return
     with file.with_name(f"{file.name}.lock").open("a") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
-        if file.exists():  # another process was first
+        if store_exists(uri):  # another process was first
             return
         part = file.with_name(f"{file.name}.part")
         for left in part.parent.glob(f"{part.name}*"):
             left.unlink()
+        _require_openable(f"{SQLITE_PREFIX}{part}")
         mlflow.MlflowClient(f"{SQLITE_PREFIX}{part}").search_experiments()
         part.replace(file)
 
@@ -109,95 +127,49 @@ def relocated_uri(uri: str, folder: Path) -> str | None:
 
 
 def store_exists(uri: str) -> bool:
-    """Return False for a SQLite file that does not exist: MLflow would create it."""
+    """Return False for a SQLite file that does not exist or is empty: MLflow would create its tables there."""
     file = sqlite_file(uri)
-    return file is None or file.is_file()
+    return file is None or (file.exists() and (file.is_dir() or file.stat().st_size > 0))
 
-
-T = TypeVar("T")
 
 _LOCK_TIMEOUT = 60.0  # seconds to wait for a database that others write to, before a run begins
 
-# Attempts are short: the uploader retries, and no training step waits for it.
+# Attempts are short: the mirror retries, and no training step waits for it.
 _CLIENT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # at once: a server closes connections that are idle for some seconds
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",  # a connection that is kept writes to a database that was deleted
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
 def make_client(uri: str) -> mlflow.MlflowClient:
-    """Return a client of a store, with short time limits."""
+    """Return a client of a store, with short time limits.
+
+    Raises:
+        StoreUnavailableError: The database cannot be opened; MLflow itself would try for minutes.
+    """
     for name, value in _CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not store_exists(uri):
+        raise StoreUnavailableError(f"{uri}: expected a tracking store, found none.")
+    _require_openable(uri)
     mlflow.set_tracking_uri(uri)  # proxied artifacts need it
     return mlflow.MlflowClient(uri)
 
 
-def resume_or_create_run(
-    outbox: Outbox,
-    uri: str,
-    experiment: str,
-    find: Callable[[mlflow.MlflowClient, str], str | None],
-    make: Callable[[mlflow.MlflowClient, str], str],
-) -> tuple[RunRef, bool]:
-    """Return the MLflow run that an outbox names, or create one (and the experiment) and name it there.
-
-    Both callables are given a client and an experiment id: `find` returns a run of this folder that an interrupted
-    start left, or None; `make` creates one.
-
-    Returns:
-        The run, and whether it existed before. An existing run continues even if its store does not answer; if
-        the store answers that the run is gone, a new one is created and everything is logged again.
-
-    Raises:
-        UserError: The store of a new run cannot be reached, or the experiment was deleted.
-    """
-    if outbox.run is not None and outbox.run.uri == uri and not _is_deleted(outbox.run):
-        return outbox.run, True
-
-    def opened() -> RunRef:
-        init_sqlite_store(uri)
-        client = make_client(uri)
-        experiment_number = get_or_create_experiment(client, uri, experiment)
-        run_id = find(client, experiment_number) if outbox.created_in == uri else None
-        if run_id is None:
-            outbox.append("begin", uri=uri)
-            run_id = make(client, experiment_number)
-        outbox.append("run", uri=uri, run_id=run_id, experiment_id=experiment_number)
-        return RunRef(uri, run_id, experiment_number)
-
-    try:
-        return _retry_while_locked(opened), False
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"tracking.uri: expected a tracking store, received {uri}: {first_line(error)} "
-            "(tracking=off trains without it)."
-        ) from error
-
-
-def _is_deleted(run: RunRef) -> bool:
-    """Return True if the store answers that there is no such run, or that it was deleted."""
-    try:
-        init_sqlite_store(run.uri)
-        found = make_client(run.uri).get_run(run.run_id)
-    except MlflowException as error:
-        return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
-    except OSError:
-        return False
-    return bool(found.info.lifecycle_stage != "active")
-
-
-def _retry_while_locked(action: Callable[[], T]) -> T:
+def retry_while_locked(action: Callable[[], None]) -> None:
     """Retry while another process writes to the database: SQLite may refuse at once, whatever its timeout."""
-    end = time.monotonic() + _LOCK_TIMEOUT
-    while True:
+    begin = time.monotonic()
+    for attempt in itertools.count():
         try:
             return action()
         except MlflowException as error:
-            if "database is locked" not in str(error) or time.monotonic() > end:
+            if "database is locked" not in str(error) or time.monotonic() > begin + _LOCK_TIMEOUT:
                 raise
+            if attempt == 0:
+                log.warning("another process has locked the tracking store: waiting at most %.0f s", _LOCK_TIMEOUT)
             time.sleep(0.2)
 
 
@@ -212,9 +184,11 @@ def search_all_runs(client: mlflow.MlflowClient, experiment_ids: Sequence[str], 
             return
 
 
-def search_sweep_runs(client: mlflow.MlflowClient, experiment_id: str, sweep_id: str, condition: str) -> Iterator[Run]:
-    """Yield the runs of a sweep that match a condition and were not deleted."""
-    return search_all_runs(client, [experiment_id], f"tags.sweep_id = {quote_filter_value(sweep_id)} and {condition}")
+def is_permanent_error(error: Exception) -> bool:
+    """Return True if sending again is useless: the store refuses the content, or the file to send is gone."""
+    codes = ("INVALID_", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+    refused = isinstance(error, MlflowException) and str(error.error_code).startswith(codes)
+    return refused or isinstance(error, FileNotFoundError)
 
 
 def quote_filter_value(text: str) -> str:

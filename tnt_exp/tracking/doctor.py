@@ -13,9 +13,9 @@ from mlflow.entities import Run, ViewType
 from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, read_json, release_lock
 from tnt_exp.run_folder import ARTIFACTS
 from tnt_exp.tracking.client import SQLITE_PREFIX, make_client, search_all_runs, sqlite_file
-from tnt_exp.tracking.outbox import FOLDER, artifact_messages
+from tnt_exp.tracking.mirror import Mirror
+from tnt_exp.tracking.record import REFERENCE, is_tracked, read_reference
 from tnt_exp.tracking.relocation import correct_addresses, moved_from, relocated_folder
-from tnt_exp.tracking.uploader import log_artifact, sync
 
 _DEFAULT = "0"  # MLflow's experiment for runs that name none
 
@@ -26,7 +26,7 @@ class Finding:
 
     issue: str  # one line
     fix_description: str  # what the fix does; if it cannot be fixed here, what to do; one line
-    fix: Callable[[], None] | None  # None: it cannot be fixed here
+    fix: Callable[[], Exception | None] | None  # returns why it failed; None: it cannot be fixed here
 
 
 def find_problems(uri: str) -> Iterator[Finding]:
@@ -51,6 +51,12 @@ def find_problems(uri: str) -> Iterator[Finding]:
                 yield from _artifacts(client, run, base)
             if experiment.experiment_id == _DEFAULT:
                 yield from _misplaced(client, uri, run)
+    for folder in sorted(file.parent.resolve() for file in Path("multirun").rglob(REFERENCE)):
+        mirror = Mirror(folder, packages=True)
+        mirror.client, mirror.reference = client, read_reference(folder)
+        if mirror.reference.get("uri") == uri and mirror.find_run() is None:  # the database was deleted
+            issue = f"the MLflow run of {folder} is not in {uri}"
+            yield Finding(issue, "log it again from the folder", mirror.sync)
 
 
 def _unseen(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Finding]:
@@ -70,15 +76,14 @@ def _unseen(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Findi
         held = acquire_lock(folder / ".lock") if folder.is_dir() else None
         if folder.is_dir() and held is None:
             return  # it was started again meanwhile
-        if (folder / FOLDER).is_dir():
-            sync(folder)  # what the run itself could still write
-        if client.get_run(run.info.run_id).info.status == "RUNNING":
-            client.set_terminated(run.info.run_id, status)
         if (folder / "config.yaml").is_file() and not (folder / "result.json").exists():
             result = {"status": "KILLED", "metrics": {}, "error": "the process died without writing a result"}
             atomic_write_json(folder / "result.json", result)
-        if folder.is_dir():
-            _log_files(client, run, folder)
+        if is_tracked(folder):
+            Mirror(folder).sync()
+        info = client.get_run(run.info.run_id).info
+        if (info.status, info.lifecycle_stage) == ("RUNNING", "active"):  # its folder is gone, or has another run
+            client.set_terminated(run.info.run_id, status)
         if held is not None:
             release_lock(held)
 
@@ -100,8 +105,11 @@ def _artifacts(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Fi
 
 def _log_files(client: mlflow.MlflowClient, run: Run, folder: Path) -> None:
     """Log the artifacts of a run folder."""
-    for message in artifact_messages(folder, ARTIFACTS):
-        log_artifact(client, run.info.run_id, folder / message["path"], message["to"])
+    for path in (folder / name for name in ARTIFACTS if (folder / name).exists()):
+        if path.is_dir():
+            client.log_artifacts(run.info.run_id, str(path), path.name)
+        else:
+            client.log_artifact(run.info.run_id, str(path))
 
 
 def _misplaced(client: mlflow.MlflowClient, uri: str, run: Run) -> Iterator[Finding]:

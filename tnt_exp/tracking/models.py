@@ -5,19 +5,22 @@ Only MLflow's client is used: the fluent functions would put the files where the
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlflow
 import numpy as np
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array
 
 from tnt_exp import atomic_files
+from tnt_exp.atomic_files import read_json
+from tnt_exp.config.compose import load_config
 
 if TYPE_CHECKING:
     from tnt_exp.model.classifier import Classifier
@@ -31,12 +34,15 @@ _SOURCE_TAG = "told"  # tag of a logged model that names run and epoch; the valu
 _COMPARED_METRICS = ("val/accuracy", "test/accuracy")  # the first one that exists
 
 
-def package_model(classifier: "Classifier", example: np.ndarray, requirements: Sequence[str], folder: Path) -> None:
+def package_model(classifier: "Classifier", example: np.ndarray, versions: Mapping[str, str], folder: Path) -> None:
     """Write a model in the format of MLflow, with signature, input example (uint8 (1, H, W, C)) and requirements.
 
-    MLflow's own requirement is added to the pinned ones. The folder exists only when it is complete.
+    Those of `versions` that the model needs, and MLflow, are its pinned requirements. The folder exists only when it is
+    complete.
     """
     from tnt_exp.export.portable import savedmodel
+
+    folder.parent.mkdir(exist_ok=True)
 
     for name in ("absl", "tensorflow", "mlflow.pyfunc"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they log temporary files
@@ -50,8 +56,25 @@ def package_model(classifier: "Classifier", example: np.ndarray, requirements: S
             artifacts={"saved_model": str(saved), "keras": str(keras_file)},
             signature=_signature(example.shape[-1]),
             input_example=example,
-            pip_requirements=[f"mlflow=={mlflow.__version__}", *requirements],
+            pip_requirements=[
+                f"mlflow=={mlflow.__version__}",
+                *(f"{name}=={versions[name]}" for name in ("keras", "tensorflow") if name in versions),
+            ],
         )
+
+
+def package_run(folder: Path, target: Path) -> None:
+    """Package `model.keras` of a finished run; imports Keras and TensorFlow."""
+    from tnt_exp import model
+    from tnt_exp.training.device import load_tensorflow, prepare_device
+
+    prepare_device(load_config(folder / "config.yaml").trainer)
+    load_tensorflow()
+    shape = (read_json(folder / "dataset.json") or {}).get("shape")
+    if shape is None:
+        raise FileNotFoundError(f"{folder}/dataset.json does not hold the shape of the images")
+    example = np.zeros((1, *shape), np.uint8)
+    package_model(model.load(folder / "model.keras"), example, read_json(folder / "result.json")["versions"], target)
 
 
 def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, step: int) -> str:
@@ -65,6 +88,8 @@ def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, step: int)
     """
     run = client.get_run(run_id)
     logged = _find(client, run, step)
+    if (logged is None or logged.status != LoggedModelStatus.READY) and not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no longer there")
     if logged is None:
         logged = client.create_logged_model(
             run.info.experiment_id,
@@ -75,8 +100,6 @@ def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, step: int)
             model_type="pyfunc",
         )
     if logged.status != LoggedModelStatus.READY:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is no longer there")
         mlmodel = Model.load(str(folder))
         mlmodel.model_id, mlmodel.run_id, mlmodel.artifact_path = logged.model_id, run_id, logged.artifact_location
         mlmodel.save(str(folder / "MLmodel"))
@@ -107,50 +130,51 @@ def _signature(channels: int) -> ModelSignature:
     )
 
 
-def register_once(
-    client: mlflow.MlflowClient, run_id: str, model_id: str, name: str, metrics: Mapping[str, float]
-) -> None:
-    """Register a model, or complete a registration that was interrupted."""
-    location = client.get_logged_model(model_id).artifact_location
-    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    version = next((version for version in versions if version.source == location), None)
-    if version is None:
-        register(client, run_id, model_id, name, metrics)
-    else:
-        _promote_if_better(client, name, version.version, metrics)
-
-
 def register(client: mlflow.MlflowClient, run_id: str, model_id: str, name: str, metrics: Mapping[str, float]) -> bool:
     """Make a logged model a version of a registered model, and its `champion` if it is better; return whether it is.
 
-    Compared are validation accuracies, or test accuracies if there was no validation.
+    A registration that was interrupted is completed. Compared are validation accuracies, or test accuracies if there
+    was no validation.
     """
     try:
         client.create_registered_model(name)
     except MlflowException:
         client.get_registered_model(name)  # it exists already; any other error is raised here
-    version = client.create_model_version(
-        name,
-        client.get_logged_model(model_id).artifact_location,
-        run_id=run_id,
-        model_id=model_id,
-        tags={key: str(metrics[key]) for key in _COMPARED_METRICS if key in metrics},
-    )
+    location = client.get_logged_model(model_id).artifact_location
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    version = next((version for version in versions if version.source == location), None)
+    if version is None:
+        tags = {key: str(metrics[key]) for key in _COMPARED_METRICS if key in metrics}
+        version = client.create_model_version(name, location, run_id=run_id, model_id=model_id, tags=tags)
     return _promote_if_better(client, name, version.version, metrics)
 
 
 def _promote_if_better(client: mlflow.MlflowClient, name: str, version: str, metrics: Mapping[str, float]) -> bool:
-    """Make a version the champion if it is better; return whether it is."""
-    metric = next(key for key in _COMPARED_METRICS if key in metrics)
-    if not metrics[metric] > _champion_metric(client, name, metric):
+    """Make a version the champion if it is better; return whether it is.
+
+    Two runs that end together may both beat the former champion: the better one of all newer versions is it then.
+    """
+    key = next(key for key in _COMPARED_METRICS if key in metrics)
+    try:
+        former = client.get_model_version_by_alias(name, ALIAS)
+    except MlflowException:
+        former = None
+    if not metrics[key] > (float("-inf") if former is None else _metric(client, former, key, unknown=float("inf"))):
         return False
     client.set_registered_model_alias(name, ALIAS, version)
-    return True
+    versions = client.search_model_versions(f"name = '{name}'", max_results=10_000)
+    newer = [each for each in versions if former is None or int(each.version) > int(former.version)]
+    best = max(newer, key=lambda each: (_metric(client, each, key, unknown=float("-inf")), -int(each.version)))
+    if int(best.version) != int(version):
+        client.set_registered_model_alias(name, ALIAS, best.version)
+    return int(best.version) == int(version)
 
 
-def _champion_metric(client: mlflow.MlflowClient, name: str, metric: str) -> float:
-    try:
-        champion = client.get_model_version_by_alias(name, ALIAS)
-    except MlflowException:
-        return float("-inf")
-    return float(champion.tags.get(metric, "-inf"))
+def _metric(client: mlflow.MlflowClient, version: ModelVersion, key: str, unknown: float) -> float:
+    """Return the metric of a version: from its tag or, if others registered it, from its run."""
+    values = dict(version.tags)
+    if key not in values and version.run_id:
+        run = client.get_run(version.run_id).data.metrics
+        values[key] = run.get(f"best/{key}", run.get(key, unknown))
+    value = float(values.get(key, unknown))
+    return unknown if value != value else value

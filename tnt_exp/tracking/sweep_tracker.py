@@ -1,82 +1,81 @@
-"""A sweep in MLflow: the parent run, and the states of children that could not log their own."""
+"""A sweep in MLflow: the parent run, and the runs of trials that could not send everything themselves."""
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import mlflow
-
-from tnt_exp.tracking.client import resume_or_create_run, search_sweep_runs
-from tnt_exp.tracking.outbox import FOLDER, Outbox, RunRef
-from tnt_exp.tracking.tracker import BaseTracker, now_ms
+from tnt_exp.atomic_files import atomic_write, atomic_write_json, is_unlocked, read_json
+from tnt_exp.tracking.folder_run import now_ms
+from tnt_exp.tracking.mirror import Mirror
+from tnt_exp.tracking.record import FILES, PARENT, is_tracked
+from tnt_exp.tracking.tracker import BaseTracker
 
 
 class SweepTracker(BaseTracker):
-    """Logs a sweep to MLflow, with its parent run."""
+    """Keeps MLflow equal to a sweep folder: the parent run, and the trials that are given to `sync_trials`."""
 
-    def __init__(self, outbox: Outbox, run: RunRef, sweep_id: str) -> None:
-        super().__init__(outbox, run)
-        self._sweep_id = sweep_id
+    def __init__(self, mirror: Mirror) -> None:
+        self._trials: dict[Path, None] = {}
+        super().__init__(mirror)
 
     @classmethod
-    def open(cls, folder: Path, uri: str, experiment: str, sweep_id: str) -> Self:
-        """Resume the parent run that a sweep folder names, or create one.
+    def open(cls, folder: Path, uri: str, experiment: str, sweep_id: str, tags: Mapping[str, str]) -> Self:
+        """Resume the parent run that `mlflow.json` in a sweep folder names, or create one.
 
         Raises:
             UserError: The store of a new sweep cannot be reached, or the experiment was deleted.
         """
-        outbox = Outbox(folder)
-
-        def find(client: mlflow.MlflowClient, experiment_id: str) -> str | None:
-            found = search_sweep_runs(client, experiment_id, sweep_id, "tags.sweep = 'parent'")
-            return next((str(run.info.run_id) for run in found), None)
-
-        def make(client: mlflow.MlflowClient, experiment_id: str) -> str:
-            tags = {"sweep": "parent", "sweep_id": sweep_id}
-            return str(client.create_run(experiment_id, run_name=f"sweep_{sweep_id}", tags=tags).info.run_id)
-
-        run, _ = resume_or_create_run(outbox, uri, experiment, find, make)
-        tracker = cls(outbox, run, sweep_id)
-        tracker._enqueue("status", status="RUNNING")
+        mirror = Mirror(folder)
+        tags = {"sweep": "parent", "sweep_id": sweep_id, "run_folder": str(folder), **tags}
+        mirror.begin(uri, experiment, f"sweep_{sweep_id}", tags)
+        tracker = cls(mirror)
+        tracker.note(status="RUNNING", end_time=None)
         return tracker
 
-    def reconcile(self, endings: Mapping[Path, tuple[str, str | None, Mapping[str, str]]]) -> None:
-        """Give the runs of trials the status of their outcomes; a run whose folder is in use is left alone.
+    def sync_trials(self, folders: Iterable[Path]) -> None:
+        """Send what MLflow lacks of trials that have ended; one that was killed without a result is KILLED."""
+        self._trials |= dict.fromkeys(folder for folder in folders if is_tracked(folder))
 
-        Args:
-            endings: For each run folder: the status; the run of the folder (`mlflow_run_id` of its result; any other
-                run is a try that left nothing; None: unknown); further tags of the run.
-        """
-        if endings:
-            message = {
-                str(folder): {"status": status, "keep": keep, "tags": dict(tags)}
-                for folder, (status, keep, tags) in endings.items()
-            }
-            self._enqueue("settle", sweep_id=self._sweep_id, endings=message)
-
-    def artifacts(self, files: Iterable[Path], folder: str | None = None) -> None:
-        """Log files with the parent run; copies are kept in the sweep folder until MLflow has them."""
-        for file in files:
-            path = "/".join(filter(None, (FOLDER, "files", folder, file.name)))
-            copy = self._outbox.folder / path
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy.with_name(f".{copy.name}"))
-            copy.with_name(f".{copy.name}").replace(copy)
-            self._enqueue("artifact", path=path, to=folder)
+    @property
+    def files(self) -> Path:
+        """The folder whose files are logged with the parent run."""
+        return self._mirror.folder / FILES
 
     def table(self, columns: Mapping[str, list[Any]], name: str) -> None:
         """Log a table that the UI shows."""
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        self._enqueue("text", text=json.dumps({"columns": list(columns), "data": rows}), to=name)
+        atomic_write(self.files / name, json.dumps({"columns": list(columns), "data": rows}))
 
     def best(self, child: str | None, job: int, params: Mapping[str, str], objective: str, value: float) -> None:
         """Log the best child: as tags, as a metric, and as a link in the description."""
         label = ", ".join(f"{key}={value}" for key, value in params.items())
-        self.tags({"best_job": str(job), "best_point": label})
-        self._enqueue("metrics", time=now_ms(), step=0, values={f"best/{objective}": value})
+        tags = {"best_job": str(job), "best_point": label}
         if child:
-            link = f"#/experiments/{self._experiment_id}/runs/{child}"
+            link = f"#/experiments/{self._mirror.reference['experiment_id']}/runs/{child}"
             note = f"Best: [job {job}]({link}), {objective} {value:.4f}, {label}. The page: artifact report.html."
-            self.tags({"best_run_id": child, "mlflow.note.content": note})
+            tags |= {"best_run_id": child, "mlflow.note.content": note}
+        self.note(metrics={f"best/{objective}": [value, now_ms()]}, tags=tags)
+
+    def finish(self, status: str) -> None:
+        """Set the final status (FINISHED, FAILED or KILLED), and wait a limited time until everything is sent."""
+        self.note(status=status, end_time=now_ms())
+        self._finish(status)
+
+    def note(self, tags: Mapping[str, str] | None = None, **values: object) -> None:
+        """Write down what is derived from no other file of the sweep."""
+        file = self._mirror.folder / PARENT
+        before = read_json(file) or {}
+        atomic_write_json(file, {**before, **values, "tags": {**before.get("tags", {}), **(tags or {})}})
+
+    def _sync(self) -> Exception | None:
+        failed = self._mirror.sync()
+        for folder in list(self._trials):
+            error = None
+            if is_unlocked(folder / ".lock"):  # else it was started again, and sends for itself
+                dead = None if (folder / "result.json").exists() else {"status": "KILLED"}
+                error = Mirror(folder).sync(dead, trust_cursor=True)
+            if error is None:
+                del self._trials[folder]
+            failed = failed or error
+        return failed

@@ -4,9 +4,11 @@ MLflow's own loop ends for good if the store does not answer once; its monitors 
 """
 
 import contextlib
+import json
 import logging
 import threading
-from collections.abc import Callable
+import time
+from pathlib import Path
 
 from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
@@ -18,10 +20,11 @@ _INTERVAL = 5.0  # seconds
 
 
 class SystemMetrics:
-    """Reads CPU, disk, network and GPU monitors on a thread of its own, and logs values from a first step on."""
+    """Reads CPU, disk, network and GPU monitors on a thread of its own, and appends their values to a file."""
 
-    def __init__(self, log_metrics: Callable[[dict[str, float], int], None], step: int) -> None:
-        self._log, self._step = log_metrics, step
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._step = file.read_bytes().count(b'{"time"') if file.exists() else 0
         self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
         with contextlib.suppress(Exception):  # whatever a missing driver raises
             self._monitors.append(GPUMonitor())
@@ -45,7 +48,10 @@ class SystemMetrics:
                 for monitor in self._monitors:
                     values |= {f"system/{key}": value for key, value in monitor.aggregate_metrics().items()}
                     monitor.clear_metrics()
-                self._log(values, self._step)
+                row = json.dumps({"time": int(1000 * time.time()), "step": self._step, "values": values})
+                # A full disk stops the run elsewhere. The first line end: a kill may have cut the line before.
+                with contextlib.suppress(OSError), self._file.open("a") as stream:
+                    stream.write(f"\n{row}\n")
                 self._step += 1
         except Exception as error:  # a broken monitor must not stop the run
             logging.getLogger("tnt_exp").warning("no more system metrics: %s", error)

@@ -1,6 +1,6 @@
 """Train a classifier on a data set: one loop over epochs, with validation, checkpoints and rollback inside.
 
-    best = Trainer(config, classifier, dataset, device, folder, signals, log_metrics=tracker.metrics).fit()
+    best = Trainer(config, classifier, dataset, device, folder, signals, result).fit()
 
 A run folder that holds checkpoints is continued from the newest one that verifies, and ends with the same bits as a
 run that was never stopped (same backend, same machine).
@@ -9,7 +9,7 @@ run that was never stopped (same backend, same machine).
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median_high
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +22,7 @@ from tnt_exp.augmentation import Augmentation
 from tnt_exp.config import Config
 from tnt_exp.data import Batches, Dataset
 from tnt_exp.evaluation import evaluate
-from tnt_exp.run_folder import RunFolder
+from tnt_exp.run_folder import TIME_COLUMNS, RunFolder, read_metrics
 from tnt_exp.signals import Signals
 from tnt_exp.training.checkpoint import NonFiniteError
 from tnt_exp.training.checkpoint_manager import CheckpointManager
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tnt_exp")
 
-LogMetrics = Callable[[Mapping[str, float], int], None]
 Item = TypeVar("Item")
 
 _LOSS_CHECK_INTERVAL = 5.0  # seconds; each check waits for the device
@@ -66,7 +65,6 @@ class Trainer:
         folder: Where checkpoints and `metrics.csv` go, and where a run is continued from.
         signals: Requests to stop.
         result: What `result.json` will hold; speed and times are added to it.
-        log_metrics: Called with the metrics and the number of each epoch.
     """
 
     def __init__(
@@ -78,10 +76,10 @@ class Trainer:
         folder: RunFolder,
         signals: Signals,
         result: JsonObject,
-        log_metrics: LogMetrics,
     ) -> None:
         self.config, self.classifier, self.dataset, self.device = config, classifier, dataset, device
-        self.folder, self.signals, self.result, self.log_metrics = folder, signals, result, log_metrics
+        self.folder, self.signals, self.result = folder, signals, result
+        self._recorded: dict[str, dict[str, str]] = {}  # rows of epochs that are repeated, by epoch
 
         # ---- Input
         trainer = config.trainer
@@ -174,10 +172,9 @@ class Trainer:
             if state.stopped_early not in (None, [self.config.trainer.epochs, self.config.trainer.patience]):
                 log.info("          it had stopped early: trainer.patience counts anew from here")
                 state.stopped_early, state.best.waiting_since = None, state.position.epoch - 1
-            # After a loss of power MLflow may lack the last epochs; the tracker skips those that it has.
             for row in state.rows:
-                metrics = {key: value for key, value in row.items() if key not in ("epoch", "step", "seconds")}
-                self.log_metrics(metrics, int(row["epoch"]))
+                row.setdefault("time", time.time())  # an older version did not record it
+        self._recorded = {row["epoch"]: row for row in read_metrics(self.folder.path).rows[len(state.rows) :]}
         self.folder.write_metrics(state.rows)
 
     def _compile(self) -> TrainStep:
@@ -295,11 +292,13 @@ class Trainer:
             return metrics, self.state.best.update(epoch.number, metrics, self.classifier)
 
     def _record(self, epoch: EpochResult, metrics: dict[str, float]) -> None:
-        """Write the epoch's row of `metrics.csv`, and log it."""
-        row = {"epoch": epoch.number, "step": epoch.step, **metrics, "seconds": epoch.seconds}
+        """Write the epoch's row of `metrics.csv`; an epoch that is repeated with equal results keeps its times."""
+        row = {"epoch": epoch.number, "step": epoch.step, **metrics, "seconds": epoch.seconds, "time": time.time()}
+        before = self._recorded.get(str(epoch.number), {})
+        if all(before.get(key) == str(value) for key, value in row.items() if key not in TIME_COLUMNS):
+            row |= {key: float(before[key]) for key in TIME_COLUMNS if key in before}
         self.state.rows.append(row)
         self.folder.append_metrics(row)
-        self.log_metrics(metrics, epoch.number)
 
     def _learning_rate(self, step: int) -> float:
         return self.schedule(step) * self.state.rate_scale

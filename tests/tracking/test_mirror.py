@@ -1,0 +1,355 @@
+"""The MLflow run of a folder equals the folder, whatever became of the folder, of the run, and of the store."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import ViewType
+from tracking.fake_folder import FakeFolder
+from tracking.servers import points, runs, sync
+
+from tnt_exp.config import Config
+from tnt_exp.config.compose import compose
+from tnt_exp.errors import UserError
+from tnt_exp.run_folder import SYSTEM_METRICS
+from tnt_exp.tracking import system_metrics
+from tnt_exp.tracking.mirror import Mirror
+from tnt_exp.tracking.record import read_system_metrics
+from tnt_exp.tracking.tracker import Tracker, finalize_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> FakeFolder:
+    return FakeFolder(tmp_path / "run")
+
+
+def curve(last: int, scale: float = 1.0) -> list[tuple[int, float]]:
+    return [(epoch, scale / epoch) for epoch in range(1, last + 1)]
+
+
+def the_run(uri: str, run: FakeFolder) -> mlflow.entities.Run:
+    """The only run of the folder, which is the one that the folder names."""
+    (found,) = [each for each in runs(uri) if each.data.tags["run_folder"] == str(run.path)]
+    assert json.loads((run.path / "mlflow.json").read_text())["run_id"] == found.info.run_id
+    result = run.folder.read_result()
+    assert result.get("mlflow_run_id", found.info.run_id) == found.info.run_id
+    return found
+
+
+def test_the_kept_epoch_has_names_of_its_own(uri: str, run: FakeFolder) -> None:
+    run.begin(uri)
+    run.record(1, 5)
+    run.finish(epoch=3, parameters=7, train_seconds=2.5)
+    assert run.sync() is None
+    found = the_run(uri, run).data.metrics
+    assert (found["best/epoch"], found["best/val/accuracy"], found["val/accuracy"]) == (3, 0.03, 0.05)
+    assert (found["test/accuracy"], found["parameters"], found["train_seconds"]) == (0.5, 7, 2.5)
+
+
+def test_epochs_that_are_repeated_with_equal_values_stay_in_the_run(uri: str, run: FakeFolder) -> None:
+    first = run.begin(uri)
+    run.record(1, 5)
+    assert run.sync() is None
+    assert run.begin(uri) == first
+    run.rewrite(2)  # resumed from a checkpoint: epochs 3 to 5 are repeated
+    with (run.path / "metrics.csv").open("a") as stream:
+        stream.write("3,0.9")  # a full disk cut the row
+    assert run.sync() is None
+    assert points(uri, the_run(uri, run), "train/loss") == curve(5)
+    run.rewrite(6)
+    run.finish()
+    assert run.sync() is None
+    assert the_run(uri, run).info.run_id == first
+    assert points(uri, the_run(uri, run), "train/loss") == curve(6)
+
+
+def test_values_that_change_go_to_a_fresh_run_that_replaces_the_old_one(uri: str, run: FakeFolder) -> None:
+    first = run.begin(uri, name="mine", **{"mlflow.parentRunId": "parent"})
+    run.record(1, 3)
+    assert run.sync() is None
+    run.rewrite(3, scale=2.0)  # as after a rollback
+    assert run.sync() is None
+    found = the_run(uri, run)
+    assert found.info.run_id != first
+    assert (found.info.run_name, found.data.tags["mlflow.parentRunId"]) == ("mine", "parent")
+    assert found.info.start_time == mlflow.MlflowClient(uri).get_run(first).info.start_time
+    assert points(uri, found, "train/loss") == curve(3, 2.0)
+    assert mlflow.MlflowClient(uri).get_run(first).info.lifecycle_stage == "deleted"
+    run.finish()
+    assert run.sync() is None
+    assert the_run(uri, run).info.run_id == found.info.run_id
+
+
+def test_epochs_that_a_run_ended_without_are_not_in_mlflow(uri: str, run: FakeFolder) -> None:
+    run.begin(uri)
+    run.record(1, 6)
+    assert run.sync() is None
+    run.rewrite(4)  # resumed with fewer epochs, or stopped before it had repeated them
+    run.finish("KILLED")
+    assert run.sync() is None
+    assert points(uri, the_run(uri, run), "train/loss") == curve(4)
+    assert the_run(uri, run).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("change", ["trainer.epochs", "tracking.experiment", "tracking.run_name"])
+def test_keys_that_change_on_resume_have_an_effect(uri: str, run: FakeFolder, change: str) -> None:
+    settings = {"trainer": {"epochs": 3}, "tracking": {"experiment": "fake", "run_name": "run"}}
+    run.configure(**settings)
+    run.begin(uri)
+    run.record(1, 3)
+    run.finish("KILLED")
+    assert run.sync() is None
+    section, key = change.split(".")
+    settings[section][key] = 5 if key == "epochs" else "another"
+    run.configure(**settings)
+    run.begin(uri, experiment=settings["tracking"]["experiment"], name=settings["tracking"]["run_name"])
+    assert run.sync() is None
+    found = the_run(uri, run)
+    assert found.data.params[change] == str(settings[section][key])
+    assert found.info.run_name == settings["tracking"]["run_name"]
+    experiment = mlflow.MlflowClient(uri).get_experiment(found.info.experiment_id)
+    assert experiment.name == settings["tracking"]["experiment"]
+    assert points(uri, found, "train/loss") == curve(3)
+
+
+def test_a_copied_folder_has_a_run_of_its_own_and_a_moved_one_keeps_its_run(uri: str, run: FakeFolder) -> None:
+    first = run.begin(uri)
+    run.record(1, 2)
+    assert run.sync() is None
+    copy = FakeFolder(run.path.with_name("copy"))
+    shutil.rmtree(copy.path)
+    shutil.copytree(run.path, copy.path)
+    assert copy.begin(uri) != first
+    copy.record(3, 4)
+    assert copy.sync() is None
+    assert points(uri, the_run(uri, run), "train/loss") == curve(2)
+    assert points(uri, the_run(uri, copy), "train/loss") == curve(4)
+    synced = run.path.with_name("synced")
+    shutil.copytree(run.path, synced)
+    assert Mirror(synced).sync() is None
+    assert {each.data.tags["run_folder"] for each in runs(uri)} == {str(run.path), str(copy.path), str(synced)}
+    moved = FakeFolder(run.path.with_name("moved"))
+    shutil.rmtree(moved.path)
+    run.path.rename(moved.path)
+    assert moved.begin(uri) == first
+    moved.record(3, 3)
+    assert moved.sync() is None
+    assert points(uri, the_run(uri, moved), "train/loss") == curve(3)
+
+
+def test_a_run_deleted_in_mlflow_stays_so_until_training_continues(uri: str, run: FakeFolder) -> None:
+    first = run.begin(uri)
+    run.record(1, 1)
+    run.finish("KILLED")
+    assert run.sync() is None
+    mlflow.MlflowClient(uri).delete_run(first)
+    assert "its run was deleted in MLflow" in sync(run.path)
+    assert runs(uri) == []
+    assert run.begin(uri) != first
+    run.record(2, 2)
+    run.finish()
+    assert run.sync() is None
+    assert points(uri, the_run(uri, run), "train/loss") == curve(2)
+
+
+@pytest.mark.parametrize("moment", ["after the run", "during the run"])
+def test_a_store_that_was_deleted_gets_everything_again(tmp_path: Path, uri: str, run: FakeFolder, moment: str) -> None:
+    file = Path(uri.removeprefix("sqlite:///"))
+    empty = tmp_path / "empty.db"
+    shutil.copyfile(file, empty)
+    first = run.begin(uri)
+    run.record(1, 2)
+    if moment == "after the run":
+        run.finish()
+    assert run.sync() is None
+    file.unlink()
+    if moment == "after the run":
+        assert "no tracking store" in str(Mirror(run.path).sync())
+        assert not file.exists()  # MLflow would have created one
+        shutil.copyfile(empty, file)
+        assert "values sent" in sync(run.path)
+    else:
+        shutil.copyfile(empty, file)
+        run.record(3, 3)
+        assert run.sync() is not None  # finds out that the run is gone
+        assert run.sync() is None
+        run.finish()
+        assert run.sync() is None
+    found = the_run(uri, run)
+    assert found.info.run_id != first
+    assert found.info.status == "FINISHED"
+    assert points(uri, found, "train/loss") == curve(3 if moment == "during the run" else 2)
+    assert mlflow.MlflowClient(uri).list_artifacts(found.info.run_id) != []
+
+
+def test_doctor_logs_a_run_again_that_the_store_does_not_have(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tnt_exp.cli.doctor import main as doctor
+
+    file, empty = Path(uri.removeprefix("sqlite:///")), tmp_path / "empty.db"
+    shutil.copyfile(file, empty)
+    run = FakeFolder(tmp_path / "multirun/runs/run")
+    run.begin(uri)
+    run.record(1, 2)
+    run.finish()
+    assert run.sync() is None
+    shutil.copyfile(empty, file)
+    monkeypatch.chdir(tmp_path)
+    assert doctor([]) == 1
+    assert doctor(["--fix"]) == 0
+    assert "--fix would: log it again from the folder" in capsys.readouterr().out
+    assert doctor([]) == 0
+    assert points(uri, the_run(uri, run), "train/loss") == curve(2)
+
+
+@pytest.mark.parametrize("address", ["{}/missing/x.db", "{}", "{}/" + "x/" * 300 + "x.db"])
+def test_a_store_that_cannot_be_opened_is_one_line_at_once(tmp_path: Path, run: FakeFolder, address: str) -> None:
+    begin = time.monotonic()
+    place = address.format(tmp_path)
+    if len(place) > 500:
+        Path(place).parent.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"tracking\.uri: expected a tracking store, received sqlite:///.*") as error:
+        run.begin(f"sqlite:///{place}")
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - begin < 5
+
+
+def test_a_result_that_cannot_be_written_reaches_mlflow(uri: str, run: FakeFolder) -> None:
+    """On a full disk: the run is FAILED there, with the cause, though it has no `result.json`."""
+    tracker = run.track(uri)
+    run.record(1, 1)
+    run.result |= {"status": "FAILED", "error": "no space left on the disk"}
+    tracker.finish()
+    found = the_run(uri, run)
+    assert (found.info.status, found.data.tags["error"]) == ("FAILED", "no space left on the disk")
+    run.begin(uri)
+    assert run.sync() is None
+    found = the_run(uri, run)
+    assert found.info.status == "RUNNING"
+    assert "error" not in found.data.tags
+
+
+def test_a_killed_run_without_a_result_stays_the_same_run(uri: str, run: FakeFolder) -> None:
+    """What only the process knew (here: the number of parameters) is no difference from the folder."""
+    tracker = run.track(uri)
+    run.record(1, 2)
+    run.result["parameters"] = 7
+    assert tracker._sync() is None
+    first = the_run(uri, run).info.run_id
+    run.finish("KILLED")
+    assert Mirror(run.path).sync() is None
+    assert the_run(uri, run).info.run_id == first
+    assert the_run(uri, run).data.metrics["parameters"] == 7
+
+
+def test_system_metrics_are_sent_once_and_a_cut_line_is_skipped(
+    uri: str, run: FakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row(step: int) -> str:
+        return json.dumps({"time": 1000 + step, "step": step, "values": {"system/cpu": 2.0 * step}}) + "\n"
+
+    file = run.path / SYSTEM_METRICS
+    run.begin(uri)
+    file.write_text(row(0) + row(1) + row(2)[:20])
+    assert run.sync() is None
+    assert points(uri, the_run(uri, run), "system/cpu") == [(0, 0.0), (1, 2.0)]
+    monkeypatch.setattr(system_metrics, "_INTERVAL", 0.1)
+    metrics = system_metrics.SystemMetrics(file)
+    while b'"step": 4' not in file.read_bytes():
+        time.sleep(0.05)
+    metrics.finish()
+    assert [end for end, _ in read_system_metrics(run.path, 0)][-1] == file.stat().st_size
+    (run.path / "mlflow/delivered.json").write_text("{")  # everything is sent again
+    assert Mirror(run.path).sync() is None
+    assert points(uri, the_run(uri, run), "system/cpu") == [(0, 0.0), (1, 2.0)]
+    steps = [step for step, _ in points(uri, the_run(uri, run), "system/cpu_utilization_percentage")]
+    assert steps == list(range(3, 3 + len(steps)))
+    assert len(steps) >= 2
+
+
+def _older(run: FakeFolder, uri: str) -> str:
+    """Make the folder one that the first edition left: messages and a cursor in bytes."""
+    client = mlflow.MlflowClient(uri)
+    experiment = client.create_experiment("older")
+    run_id = str(client.create_run(experiment, 1000, {"run_folder": str(run.path)}, "run").info.run_id)
+    messages = [
+        {"kind": "begin", "uri": uri},
+        {"kind": "run", "uri": uri, "run_id": run_id, "experiment_id": experiment},
+        {"kind": "params", "id": "params", "values": {"model.depth": "3"}},
+        {"kind": "tags", "values": {"hardware": "a machine"}},
+        *(
+            {"kind": "metrics", "time": 1000 + epoch, "step": epoch, "values": {"train/loss": 1 / epoch}}
+            for epoch in (1, 2)
+        ),
+        {"kind": "metrics", "time": 1500, "step": 0, "values": {"system/cpu": 5.0}},
+        {"kind": "status", "status": "KILLED", "time": 2000},
+    ]
+    client.log_param(run_id, "model.depth", "3")
+    client.log_metric(run_id, "train/loss", 1.0, 1001, 1)
+    (run.path / "mlflow").mkdir()
+    lines = "".join(json.dumps(message) + "\n" for message in messages)
+    (run.path / "mlflow/messages.jsonl").write_text(lines)
+    (run.path / "mlflow/delivered.json").write_text(json.dumps({"run_id": run_id, "offset": 0, "behind": []}))
+    (run.path / "mlflow.json").write_text(json.dumps({"uri": uri, "run_id": run_id}))
+    for epoch in (1, 2):  # without the time of the row
+        run.folder.append_metrics({"epoch": epoch, "train/loss": 1 / epoch, "seconds": 1.0})
+    return run_id
+
+
+def test_a_folder_of_the_first_edition_is_sent_and_continues(uri: str, run: FakeFolder) -> None:
+    run_id = _older(run, uri)
+    run.finish("KILLED")
+    assert "values sent" in sync(run.path)
+    found = the_run(uri, run)
+    assert (found.info.run_id, found.info.status) == (run_id, "KILLED")
+    assert points(uri, found, "train/loss") == curve(2)
+    assert points(uri, found, "system/cpu") == [(0, 5.0)]
+    assert found.data.tags["hardware"] == "a machine"
+    assert not (run.path / "mlflow/messages.jsonl").exists()
+    assert run.begin(uri, experiment="older") == run_id
+    run.rewrite(3)
+    run.finish()
+    assert run.sync() is None
+    assert points(uri, the_run(uri, run), "train/loss") == curve(3)
+
+
+def test_tracker_has_the_run_that_replaced_another(uri: str, run: FakeFolder) -> None:
+    tracker: Tracker = run.track(uri)
+    first = tracker.run_id
+    run.record(1, 2)
+    assert tracker._sync() is None
+    run.rewrite(2, 3.0)
+    run.finish()
+    tracker.finish()
+    assert tracker.run_id != first
+    assert run.folder.read_result()["mlflow_run_id"] == the_run(uri, run).info.run_id
+    client = mlflow.MlflowClient(uri)
+    found = client.search_runs([the_run(uri, run).info.experiment_id], run_view_type=ViewType.ALL)
+    assert {each.info.run_id for each in found} == {first, tracker.run_id}
+
+
+def test_tracking_keys_have_an_effect_on_a_run_that_finished_before(
+    uri: str, run: FakeFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    def config(*overrides: str) -> Config:
+        return compose(["trainer.epochs=5", f"tracking.uri={uri}", "tracking.log_model=false", *overrides])
+
+    run.folder.write_config(config(), [])
+    run.begin(uri, experiment="tnt")
+    run.record(1, 5)
+    run.finish()
+    assert run.sync() is None
+    caplog.set_level("INFO")
+    finalize_run(run.folder, config(), [])
+    assert "MLflow has the rest now" not in caplog.text
+    finalize_run(run.folder, config("tracking.run_name=other", "tracking.experiment=elsewhere"), ["an override"])
+    assert "MLflow has the rest now" in caplog.text
+    found = the_run(uri, run)
+    assert found.info.run_name == "other"
+    assert mlflow.MlflowClient(uri).get_experiment(found.info.experiment_id).name == "elsewhere"
+    assert points(uri, found, "train/loss") == curve(5)
+    assert found.info.status == "FINISHED"

@@ -1,0 +1,174 @@
+"""What MLflow should hold of a run or of a sweep: derived from the files of its folder."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, read_json
+from tnt_exp.run_folder import ARTIFACTS, SYSTEM_METRICS, flatten, parse_number, read_metrics
+
+FOLDER = "mlflow"  # in the folder of a run or sweep
+REFERENCE = "mlflow.json"
+PARENT = f"{FOLDER}/parent.json"  # of a sweep: status, end time, metrics and tags of its parent run
+MODEL = f"{FOLDER}/model"  # the packaged model, until MLflow has it
+FILES = f"{FOLDER}/files"  # what the parent run of a sweep logs
+CURSOR = f"{FOLDER}/delivered.json"
+_OLDER = f"{FOLDER}/messages.jsonl"  # written by older versions
+
+FACTS = ("parameters", "macs", "train_seconds", "total_seconds", "images_per_second")  # of the result
+_MAX_LENGTH = {"params": 6000, "tags": 8000}  # MLflow's limits, characters
+
+
+class Point(NamedTuple):
+    """One value of one metric; the time is in milliseconds."""
+
+    key: str
+    value: float
+    time: int
+    step: int
+
+
+def read_reference(folder: Path) -> JsonObject:
+    """Return `mlflow.json`; empty if the folder was never tracked."""
+    return read_json(folder / REFERENCE) or {}
+
+
+def is_tracked(folder: Path) -> bool:
+    """Return True if the folder has, or had in an older version, an MLflow run."""
+    return (folder / REFERENCE).exists() or (folder / _OLDER).exists()
+
+
+def read_record(folder: Path, reference: JsonObject, result: JsonObject | None = None) -> JsonObject:
+    """Return what MLflow should hold of a folder.
+
+    Args:
+        folder: Of a run or of a sweep.
+        reference: The content of `mlflow.json`.
+        result: The result so far, of a run that has not written `result.json`; None: what is in that file.
+
+    Returns:
+        The parts in the order in which they are sent, each JSON: `points` (of all metrics but the system's), `params`,
+        `tags`, `datasets` (content of `dataset.json`), `files` (path below the folder, artifact folder, and size and
+        time of each file), `texts` (values too long for MLflow, by artifact), `model` (epoch and registered name) and
+        `status` (with the time of the end, milliseconds).
+    """
+    parent, config_file, written = read_json(folder / PARENT) or {}, folder / "config.yaml", folder / "result.json"
+    result = result or read_json(written) or {"status": parent.get("status", "RUNNING")}
+    config = flatten(yaml.safe_load(config_file.read_text())) if config_file.exists() else {}
+    ended, end_time, model = result["status"] != "RUNNING", parent.get("end_time"), None
+    names = [f"{FILES}/{file.name}" for file in sorted((folder / FILES).glob("*"))]
+    if ended and config:
+        names += [name for name in ARTIFACTS if (folder / name).exists()]
+        end_time = int(1000 * written.stat().st_mtime) if written.exists() else None
+        if result["status"] == "FINISHED" and config.get("tracking.log_model") and (folder / "model.keras").exists():
+            model = {"step": result.get("epoch", 0), "register": config.get("tracking.register")}
+    described, texts = read_json(folder / "dataset.json") or {}, dict[str, str]()
+    return {
+        "points": list(_points(folder, int(reference.get("start_time") or 0), result, parent)),
+        "params": _short("params", config, texts),
+        "tags": _short("tags", {**_tags(folder, reference, result), **parent.get("tags", {})}, texts),
+        "datasets": {
+            key: described[key] for key in ("name", "source", "shape", "digest", "images") if key in described
+        },
+        "files": [_describe(folder, name) for name in names],
+        "texts": texts,
+        "model": model,
+        "status": [result["status"], end_time],
+    }
+
+
+def _points(folder: Path, begin: int, result: JsonObject, parent: JsonObject) -> Iterator[Point]:
+    time = begin
+    for row in read_metrics(folder).rows:
+        # A row of an older version has no time of its own.
+        time = int(1000 * float(row["time"])) if "time" in row else time + int(1000 * float(row.get("seconds") or 0))
+        for key, text in row.items():
+            value = parse_number(text) if key not in ("epoch", "step", "seconds", "time") else None
+            if value is not None:
+                yield Point(key, value, time, int(float(row["epoch"])))
+    finished = result["status"] == "FINISHED"  # other facts change when a run continues
+    yield from (Point(key, float(result[key]), begin, 0) for key in FACTS[: None if finished else 2] if key in result)
+    yield from (Point(key, value, time, 0) for key, (value, time) in parent.get("metrics", {}).items())
+    if result["status"] != "RUNNING" and "metrics" in result:
+        epoch = int(result.get("epoch", 0))
+        kept = {**result["metrics"], **({"epoch": epoch} if epoch else {})}  # under names of their own
+        yield from (Point(k if k[:5] == "test/" else f"best/{k}", float(v), time, epoch) for k, v in kept.items())
+
+
+def _tags(folder: Path, reference: JsonObject, result: JsonObject) -> JsonObject:
+    tags = {**reference.get("tags", {}), "run_folder": folder}
+    if parent := tags.get("sweep_id") and read_reference(folder.parent).get("run_id"):
+        tags["mlflow.parentRunId"] = parent
+    if "hardware" in result:
+        tags["hardware"] = result["hardware"]["name"]
+    if "cause" in result:
+        tags["cause"] = result["cause"]
+    if result.get("error"):
+        tags["error"] = ": ".join(result[key] for key in ("cause", "error") if key in result)
+    return tags
+
+
+def _short(kind: str, values: JsonObject, texts: dict[str, str]) -> dict[str, str]:
+    """Return values as MLflow takes them; one that is too long becomes an artifact."""
+    short = {key: str(value) for key, value in values.items()}
+    for key, text in short.items():
+        if len(text) > _MAX_LENGTH[kind]:
+            texts[f"{kind}/{key}.txt"] = text
+            short[key] = f"too long: artifact {kind}/{key}.txt"
+    return short
+
+
+def _describe(folder: Path, name: str) -> list[object]:
+    path = folder / name
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.name != "train.log"]
+    return [name, path.name if path.is_dir() else None, stats]  # the log grows whenever the command is repeated
+
+
+def read_system_metrics(folder: Path, start: int) -> Iterator[tuple[int, list[Point]]]:
+    """Yield the points of each line of `system_metrics.jsonl` from a byte on, and where the line ends, in bytes."""
+    file = folder / SYSTEM_METRICS
+    if not file.exists():
+        return
+    with file.open("rb") as stream:
+        stream.seek(start)
+        for line in stream:
+            if not line.endswith(b"\n"):  # it is being written
+                return
+            start, rows = start + len(line), _json(line)
+            yield start, [Point(key, v, row["time"], row["step"]) for row in rows for key, v in row["values"].items()]
+
+
+def _json(line: bytes) -> list[JsonObject]:
+    """Return the object in a line; nothing if a kill or a full disk cut it."""
+    try:
+        return [json.loads(line)]
+    except ValueError:
+        return []
+
+
+def convert_older(folder: Path) -> None:
+    """Turn the messages of an older version into `mlflow.json` and `system_metrics.jsonl`."""
+    file, reference, status, system = folder / _OLDER, read_reference(folder), JsonObject(), list[str]()
+    if not file.exists():
+        return
+    tags = reference.setdefault("tags", {})
+    for message in (message for line in file.read_bytes().splitlines() for message in _json(line)):
+        match message["kind"]:
+            case "begin" | "run":
+                reference |= {key: message[key] for key in ("uri", "run_id", "experiment_id") if key in message}
+            case "tags":
+                tags |= message["values"]
+            case "metrics" if any(key.startswith("system/") for key in message["values"]):
+                system.append(json.dumps(message) + "\n")
+            case "status":
+                status = {"status": message["status"], "end_time": message.get("time")}
+    if not (folder / "config.yaml").exists():  # a sweep
+        atomic_write_json(folder / PARENT, status)
+    atomic_write(folder / SYSTEM_METRICS, "".join(system))
+    atomic_write_json(folder / REFERENCE, reference)
+    (folder / CURSOR).unlink(missing_ok=True)
+    file.unlink()
