@@ -21,7 +21,7 @@ from tnt_exp.signals import Signals
 if TYPE_CHECKING:
     from tnt_exp.augmentation import Augmentation
     from tnt_exp.model.classifier import Classifier
-    from tnt_exp.tracking import Tracker
+    from tnt_exp.tracking.tracker import Tracker
     from tnt_exp.training.device import Device
     from tnt_exp.training.train_state import BestWeights
 
@@ -71,7 +71,7 @@ class Experiment:
 
         # ---- MLflow run
         if config.tracking.enabled:
-            from tnt_exp.tracking import start_run
+            from tnt_exp.tracking.tracker import start_run
 
             self.tracker = start_run(config, self.folder, dataset, self.tags, self.result)
 
@@ -104,7 +104,7 @@ class Experiment:
         """Return where the results are and how to compare them, a line each."""
         lines = [f"run folder {self.folder.path}"]
         if self.tracker:
-            from tnt_exp.tracking import ui_command
+            from tnt_exp.tracking.client import ui_command
 
             lines.append(f"compare    {ui_command(self.tracker.uri)}")
         return "\n".join(lines)

@@ -72,7 +72,7 @@ def _run(
     if _finished(run_folder, config):
         log.info("finished before; nothing to do in %s", run_folder.path)
         if config.tracking.enabled and is_tracked(run_folder.path):
-            from tnt_exp.tracking import finalize_run
+            from tnt_exp.tracking.tracker import finalize_run
 
             finalize_run(run_folder, config, overrides)
         return 0

@@ -32,7 +32,8 @@ def train(experiment: Experiment) -> None:
     if plan == "failures" and not (folder.parent / "repaired").exists():
         fail(FAILURES.get(config.seed, ""))
     if config.tracking.enabled:
-        from tnt_exp.tracking import Tracker, resolve_tracking_uri
+        from tnt_exp.tracking.client import resolve_tracking_uri
+        from tnt_exp.tracking.tracker import Tracker
 
         uri = resolve_tracking_uri(config.tracking.uri)
         name, tags = config.tracking.experiment, experiment.tags

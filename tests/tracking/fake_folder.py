@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from tnt_exp.run_folder import RunFolder
-from tnt_exp.tracking import Tracker
 from tnt_exp.tracking.mirror import Mirror
+from tnt_exp.tracking.tracker import Tracker
 
 
 class FakeFolder:

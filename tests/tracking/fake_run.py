@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tnt_exp.run_folder import RunFolder
-from tnt_exp.tracking import Tracker
+from tnt_exp.tracking.tracker import Tracker
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")

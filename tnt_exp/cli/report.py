@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     if (folder / STUDY_FILE).is_file():
         sweep, output = results.load_results(SweepStudy.open(folder)), options.output or folder / "report.html"
     else:
-        from tnt_exp.tracking import resolve_tracking_uri
+        from tnt_exp.tracking.client import resolve_tracking_uri
 
         sweep = results.load_results_from_mlflow(resolve_tracking_uri(options.uri), options.sweep)
         output = options.output or Path(f"report_{sweep.id}.html")

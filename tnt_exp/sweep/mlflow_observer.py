@@ -46,7 +46,7 @@ class MlflowObserver:
         tracking = study.config(study.trials[0]).tracking
         if not tracking.enabled:
             return cls(study, None)
-        from tnt_exp.tracking import resolve_tracking_uri
+        from tnt_exp.tracking.client import resolve_tracking_uri
         from tnt_exp.tracking.sweep_tracker import SweepTracker
 
         # A relative tracking.uri counts from the folder in which the sweep was started first.
