@@ -1,6 +1,7 @@
 """The model that a run logs: it loads without this package, and is registered where asked."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from finished_runs.conftest import tnt_exp as tnt_exp_command
 from mlflow.exceptions import MlflowException
 
 import tnt_exp
 from tnt_exp import data
 from tnt_exp.finished_runs import find_run
+from tnt_exp.tracking.client import init_sqlite_store
 from tnt_exp.tracking.models import register
 
 # This package is kept out of the process: it is found where it is neither installed nor in the way.
@@ -85,3 +88,19 @@ def test_it_answers_without_this_package(files: Path, run_folder: Path, tmp_path
 def test_store_that_fails_is_not_taken_for_a_model_there_is(client: mlflow.MlflowClient, result: dict) -> None:
     with pytest.raises(MlflowException):
         register(client, result["mlflow_run_id"], "m-0", "", {"val/accuracy": 1.0})
+
+
+def test_a_store_that_lost_the_model_gets_it_again_from_the_run_folder(run_folder: Path, tmp_path: Path) -> None:
+    store, folder = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "multirun/runs/run"
+    init_sqlite_store(store)
+    shutil.copytree(run_folder, folder)
+    reference = json.loads((folder / "mlflow.json").read_text())
+    (folder / "mlflow.json").write_text(json.dumps(reference | {"uri": store}))
+    assert "values sent" in tnt_exp_command(tmp_path, "sync").stdout
+    client = mlflow.MlflowClient(store)
+    run = client.get_run(json.loads((folder / "result.json").read_text())["mlflow_run_id"])
+    (output,) = run.outputs.model_outputs
+    assert client.get_logged_model(output.model_id).status == "READY"
+    assert sorted(given.tags[0].value for given in run.inputs.dataset_inputs) == ["test", "train", "validation"]
+    assert not (folder / "mlflow/model").exists()
+    assert tnt_exp_command(tmp_path, "sync").stdout == "MLflow has everything\n"
