@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import functools
 import json
+import logging
 import os
 import platform
 import shutil
@@ -11,6 +13,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from tnt_exp.errors import UserError
+
+log = logging.getLogger("tnt_exp")
 
 _PART = ".part."  # a prefix, so that the temporary file keeps its suffix
 
@@ -64,12 +70,28 @@ def atomic_write_json(target: Path, value: Any) -> None:
     atomic_write(target, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(file: Path) -> Any:
-    """Return the value, or None if there is no such file."""
+def read_json(file: Path, *, skip: bool = False) -> Any:
+    """Return the value, or None if there is no such file.
+
+    Raises:
+        UserError: It cannot be read; with `skip` it counts as none, with a warning.
+    """
     try:
         return json.loads(file.read_text())
     except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        line = f"{file}: expected JSON, received a damaged file ({error}). Restore it from a copy, or move it away."
+        if not skip:
+            raise UserError(line) from error
+        warn_once(line)
+        return None
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning that this process has not logged yet: some files are read again and again."""
+    log.warning(message)
 
 
 def partial_files(folder: Path) -> list[Path]:

@@ -13,8 +13,6 @@ class UserError(ValueError):
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-
 # How TensorFlow, JAX, PyTorch and Python report it, in the name of the error or in its text.
 _OUT_OF_MEMORY = (
     "MemoryError",
@@ -32,7 +30,7 @@ _OUT_OF_MEMORY = (
 
 
 def describe_system_error(error: BaseException) -> str | None:
-    """Return one line for a full disk, a folder without write permission, or a lack of memory; None for other errors.
+    """Return one line for a full disk, a file that cannot be opened, or a lack of memory; None for other errors.
 
     Args:
         error: The error, or one whose cause is an error of the operating system.
@@ -40,9 +38,13 @@ def describe_system_error(error: BaseException) -> str | None:
     if isinstance(error.__cause__, OSError):
         error = error.__cause__
     if isinstance(error, OSError) and (error.errno in _FULL or "No space left on device" in str(error)):
-        return f"no space left on the disk: {first_line(error)}. Free some space and repeat the command to continue."
-    if isinstance(error, OSError) and error.errno in _REFUSED:
-        return f"cannot be written: {first_line(error)}. Choose another folder, or correct its permissions."
+        return (
+            f"no space left on the disk: {first_line(error)}. Free some space and repeat the command to continue, "
+            "in a sweep with sweep.rerun=failed."
+        )
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        name, reason = printable_name(str(error.filename)), os.strerror(error.errno)
+        return f"{name}: cannot be read or written: {reason}. Correct its permissions, or choose another path."
     text = f"{type(error).__name__}: {first_line(error)}"
     if is_out_of_memory(text):
         return (

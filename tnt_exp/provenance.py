@@ -83,7 +83,7 @@ def record(folder: Path, **facts: object) -> None:
 
 def read(folder: Path) -> list[JsonObject]:
     """Return the different starts of a run, the last one last; empty if nothing was recorded."""
-    return read_json(folder / FOLDER / _STARTS) or []
+    return read_json(folder / FOLDER / _STARTS, skip=True) or []
 
 
 def differences(then: JsonObject, now: JsonObject) -> list[str]:

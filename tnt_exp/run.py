@@ -4,18 +4,19 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import psutil
 
-from tnt_exp.atomic_files import JsonObject
+from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.config import Config
 from tnt_exp.credentials import hide_passwords
 from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.experiment import Experiment
-from tnt_exp.run_folder import RunFolder, flat, read_metrics
+from tnt_exp.run_folder import RunFolder, flat, is_whole_model, read_metrics
 from tnt_exp.signals import Signals, Stopped
 from tnt_exp.tracking.record import is_tracked
-from tnt_exp.training.checkpoint import NonFiniteError
+from tnt_exp.training.checkpoint import CheckpointStore, NonFiniteError
 
 log = logging.getLogger("tnt_exp")
 
@@ -36,7 +37,7 @@ def run_experiment(
     config: Config,
     *,
     folder: str,
-    overrides: Sequence[str],
+    overrides: Sequence[str] | None = None,
     tags: Mapping[str, str] | None = None,
     wait: float = 0.0,
 ) -> int:
@@ -45,7 +46,7 @@ def run_experiment(
     Args:
         config: Composed and validated.
         folder: The run folder; an existing one is continued.
-        overrides: The overrides of the command line.
+        overrides: The overrides of the command line; None: those in the folder stay.
         tags: Further tags of the MLflow run; `sweep_id` if it is a trial of a sweep.
         wait: Seconds to wait for another process that uses the folder.
 
@@ -66,9 +67,10 @@ def run_experiment(
 
 
 def _run(
-    config: Config, run_folder: RunFolder, overrides: Sequence[str], tags: Mapping[str, str], signals: Signals
+    config: Config, run_folder: RunFolder, overrides: Sequence[str] | None, tags: Mapping[str, str], signals: Signals
 ) -> int:
-    begin = psutil.Process().create_time()
+    # Measured by a clock that nobody sets; the process began before this line.
+    begin = time.monotonic() - max(0.0, time.time() - psutil.Process().create_time())
     if _finished(run_folder, config):
         log.info("finished before; nothing to do in %s", run_folder.path)
         if config.tracking.enabled and is_tracked(run_folder.path):
@@ -91,7 +93,7 @@ def _run(
             run_folder.write_result(previous_result)
         return code
     with signals.deferred():
-        result["total_seconds"] = round(time.time() - begin, 3)
+        result["total_seconds"] = round(time.monotonic() - begin, 3)
         try:
             run_folder.write_result(result)
         except OSError as error:
@@ -133,11 +135,7 @@ def _attempt(experiment: Experiment, result: JsonObject) -> int:
 
 
 def _finished(folder: RunFolder, config: Config) -> bool:
-    """Return True if the folder has a finished run with all epochs of the configuration.
-
-    Raises:
-        UserError: The run in the folder has another configuration, or was trained for more epochs.
-    """
+    """Return True if the folder has a finished run with all epochs; raise `UserError` if it has another run."""
     before = folder.read_config()
     if before is None:
         return False
@@ -160,4 +158,36 @@ def _finished(folder: RunFolder, config: Config) -> bool:
         )
     # A run that stopped early continues with other epochs or another patience.
     is_same = (epochs, config.trainer.patience) == (before.trainer.epochs, before.trainer.patience)
-    return (is_same or trained == epochs) and folder.read_result().get("status") == "FINISHED"
+    if not (is_same or trained == epochs) or folder.read_result().get("status") != "FINISHED":
+        return False
+    damaged = damaged_files(folder)
+    lost = ", ".join(str(file) for file in damaged if folder.checkpoints not in (file, file.parent))
+    if lost and folder.checkpoints in damaged:
+        raise UserError(
+            f"{lost}: lost or damaged, and no checkpoint is left to write it from. Restore it from MLflow's copy, or "
+            "train again with trainer.resume=never."
+        )
+    if lost:
+        log.warning("lost or damaged, written again from the last checkpoint: %s", lost)
+    return not lost
+
+
+def damaged_files(folder: RunFolder) -> list[Path]:
+    """Return which files of a run are damaged or, if it has finished, lost; a resumed run writes them again.
+
+    Among them is the folder of the checkpoints if none can be read: then there is nothing to write them from.
+    """
+    names = ("result.json", "mlflow.json", "dataset.json", "provenance/starts.json")
+    files = [folder.path / name for name in names]
+    found = [file for file in files if file.exists() and read_json(file, skip=True) is None]
+    if folder.read_result().get("status") != "FINISHED":
+        return found
+    last = CheckpointStore(folder.checkpoints, keep=1).newest()
+    newest = max((file.stem for file in folder.checkpoints.glob("step-*")), default="")
+    if last and newest != f"step-{last.step:08d}":
+        found.append(folder.checkpoints / f"{newest}.json")
+    if not is_whole_model(folder.model):
+        found.append(folder.model)
+    if read_metrics(folder.path).epoch < (len(last.values["state"]["rows"]) if last else 1):
+        found.append(folder.path / "metrics.csv")
+    return found if last else [*found, folder.checkpoints]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from tnt_exp.atomic_files import (
     read_json,
     release_lock,
     remove_paths,
+    warn_once,
 )
 from tnt_exp.config.compose import load_config
 from tnt_exp.config.schema import Config
@@ -93,10 +95,11 @@ class RunFolder:
                 break
             parent.rmdir()
 
-    def write_config(self, config: Config, overrides: Sequence[str]) -> None:
+    def write_config(self, config: Config, overrides: Sequence[str] | None) -> None:
         """Write `config.yaml` (every value, reloadable) and `overrides.yaml` (the overrides of the command line)."""
         atomic_write(self.path / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
-        atomic_write(self.path / "overrides.yaml", yaml.safe_dump(list(overrides)))
+        if overrides is not None:
+            atomic_write(self.path / "overrides.yaml", yaml.safe_dump(list(overrides)))
 
     def write_result(self, result: JsonObject) -> None:
         """Write `result.json`."""
@@ -129,9 +132,10 @@ class RunFolder:
         (self.path / "result.json").unlink(missing_ok=True)
 
     def read_config(self) -> Config | None:
-        """Return the configuration in `config.yaml`; None in a new folder."""
+        """Return the configuration in `config.yaml`; None in a new folder, which has no checkpoints and no result."""
         file = self.path / "config.yaml"
-        return load_config(file) if file.exists() else None
+        new = not file.exists() and not self.read_result() and not any(self.checkpoints.glob("step-*"))
+        return None if new else load_config(file)
 
     def write_dataset(self, dataset: Dataset, source: str) -> None:
         """Write `dataset.json`: name, source, digest, classes, sizes and, for images in files, those of each split."""
@@ -163,7 +167,16 @@ class RunFolder:
             classifier.save(part)
 
     def _read(self, name: str) -> JsonObject:
-        return read_json(self.path / name) or {}
+        return read_json(self.path / name, skip=True) or {}
+
+
+def is_whole_model(file: Path) -> bool:
+    """Return whether a Keras file, a zip archive, is there and matches its checksums."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip() is None
+    except Exception:  # damaged bytes raise many kinds
+        return False
 
 
 def plain(config: Config) -> JsonObject:
@@ -211,14 +224,18 @@ class MetricsFile:
 
 
 def read_metrics(folder: Path) -> MetricsFile:
-    """Read `metrics.csv`, without a line that is still being written."""
+    """Read `metrics.csv`, without a line that is still being written; a damaged file is skipped with a warning."""
+    file = folder / "metrics.csv"
     try:
-        text = (folder / "metrics.csv").read_text()
+        text = file.read_text()
+        rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+        _ = [parse_number(cell) for row in rows for cell in row.values()]  # raises an error for a damaged cell
+        return MetricsFile(int(float(rows[-1]["epoch"])) if rows else 0, rows)
     except FileNotFoundError:
         return MetricsFile(0, [])
-    whole = text[: text.rfind("\n") + 1]
-    rows = list(csv.DictReader(whole.splitlines()))
-    return MetricsFile(int(float(rows[-1]["epoch"])) if rows else 0, rows)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        warn_once(f"{file}: expected a table of numbers, received a damaged file ({error}): skipped.")
+        return MetricsFile(0, [])
 
 
 def parse_number(text: str | None) -> float | None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tnt_exp.config import Config, validation
-from tnt_exp.config.compose import compose, conf_dir, options
+from tnt_exp.config.compose import compose, conf_dir, load_config, options
 from tnt_exp.config.keys import closest_match, config_keys
 from tnt_exp.errors import UserError
 from tnt_exp.run_folder import flat, plain
@@ -162,3 +162,30 @@ def test_a_file_of_the_user_comes_before_a_shipped_one(tmp_path: Path) -> None:
     (tmp_path / "experiment/digits.yaml").write_text("# @package _global_\ntrainer:\n  epochs: 77\n")
     assert compose(["experiment=digits"], str(tmp_path)).trainer.epochs == 77
     assert compose(["experiment=digits"]).trainer.epochs != 77
+
+
+def test_a_configuration_that_was_cut_is_never_completed_by_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    whole = yaml.safe_dump(plain(compose(["trainer.epochs=60"])), sort_keys=False)
+    file.write_text(whole)
+    assert load_config(file).trainer.epochs == 60
+    lines = whole.splitlines(keepends=True)
+    for count in range(0, len(lines), 7):
+        file.write_text("".join(lines[:count]))
+        with pytest.raises(UserError, match=r"config\.yaml: .*expected .*--cfg job") as caught:
+            load_config(file)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["${oc.env:SECRET}", "!!python/object/apply:os.getenv [SECRET]"])
+def test_a_foreign_configuration_runs_and_reads_nothing(
+    tmp_path: Path, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "a password")
+    file = tmp_path / "config.yaml"
+    text = yaml.safe_dump(plain(compose(["run.name=NAME"])), sort_keys=False)
+    file.write_text(text.replace("NAME", value))
+    with pytest.raises(UserError, match=r"config\.yaml") as caught:
+        load_config(file)
+    assert "\n" not in str(caught.value)
+    assert "a password" not in str(caught.value)

@@ -79,7 +79,7 @@ def test_commas_separate_the_values_of_a_sweep() -> None:
         ("dataset=null", r"dataset=null: expected one of cifar10"),
         ("run.name=${oc.env:NO_SUCH_VARIABLE}", r"run\.name: .*interpolation"),
         ("run.name=" + "a" * 300, r"run\.name: expected at most 200 bytes"),
-        ("tracking.register=a/b:c", r"tracking\.register: .* without / and :"),
+        ("tracking.register=a/b:c", r"tracking\.register: .* without quotes, / and :"),
         ("tracking.experiment=", r"tracking\.experiment: .*an empty name"),
         ("tracking.uri=ftp://x", r"tracking\.uri: expected sqlite, http"),
         ("tracking.uri=sqlite://x.db", r"tracking\.uri: .*Did you mean sqlite:///x\.db"),

@@ -104,3 +104,19 @@ def test_a_store_that_lost_the_model_gets_it_again_from_the_run_folder(run_folde
     assert sorted(given.tags[0].value for given in run.inputs.dataset_inputs) == ["test", "train", "validation"]
     assert not (folder / "mlflow/model").exists()
     assert tnt_exp_command(tmp_path, "sync").stdout == "MLflow has everything\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint")  # of MLflow, when it is imported
+def test_floats_from_0_to_1_are_refused() -> None:
+    """As a server gets them: MLflow cuts the numbers of a request to the type of the signature."""
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data
+    from mlflow.types import Schema, TensorSpec
+
+    from tnt_exp.tracking.pyfunc_model import SavedModelPredictor
+
+    schema = Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 1))])
+    images = np.random.default_rng(0).random((2, 8, 8, 1))
+    predictor = SavedModelPredictor()
+    with pytest.raises(MlflowException, match="from 0 to 255") as caught:
+        predictor.predict(None, infer_and_parse_data({"inputs": images.tolist()}, schema))
+    assert caught.value.get_http_status_code() == 400

@@ -18,10 +18,7 @@ VERBS = {
     "run": ("tnt_exp.cli.run", "run what a run folder's config.yaml says, in that folder"),
     "resume": ("tnt_exp.cli.resume", "continue a run (run folder or MLflow run id) with its own configuration"),
     "reproduce": ("tnt_exp.cli.reproduce", "run a finished run again in a new folder and compare, bit for bit"),
-    "doctor": (
-        "tnt_exp.cli.doctor",
-        "find dead runs marked RUNNING, misplaced runs, lost artifacts (--fix: repair)",
-    ),
+    "doctor": ("tnt_exp.cli.doctor", "find dead runs marked RUNNING, misplaced runs, lost artifacts (--fix: repair)"),
     "sweep": ("tnt_exp.cli.sweep", "show a sweep (status FOLDER) or continue it (resume FOLDER)"),
     "report": ("tnt_exp.cli.report", "write one HTML page of a sweep (FOLDER or MLflow sweep id)"),
     "models": ("tnt_exp.cli.models", "table of model presets: parameters, MACs, memory"),

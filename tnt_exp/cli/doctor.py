@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tnt_exp import atomic_files
+from tnt_exp.config.compose import load_config
 from tnt_exp.errors import UserError, first_line
+from tnt_exp.run import damaged_files
+from tnt_exp.run_folder import RunFolder
+from tnt_exp.sweep.study import STUDY_FILE, SweepStudy
 
 if TYPE_CHECKING:
     from tnt_exp.tracking.doctor import Finding
+
+_RECORDS = ("config.yaml", "result.json", STUDY_FILE)  # of a run and of a sweep
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,15 +50,23 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _findings(uri: str | None) -> Iterator["Finding"]:
-    from tnt_exp.tracking.client import resolve_tracking_uri
-    from tnt_exp.tracking.doctor import file_store, find_problems
+    from tnt_exp.tracking.client import resolve_tracking_uri, store_exists
+    from tnt_exp.tracking.doctor import Finding, file_store, find_problems, store_file_problem
 
     store = resolve_tracking_uri(uri)
-    if not store.startswith("sqlite:///") or Path(store.removeprefix("sqlite:///")).is_file():
+    if problem := store_file_problem(store):
+        yield Finding(problem, "restore it from a copy, or move it away and run tnt-exp sync", None)
+    elif store_exists(store):
         yield from find_problems(store)
     yield from file_store(Path.cwd())
-    for folder in sorted({config.parent for config in Path("multirun").rglob("config.yaml")}):
-        yield from _leftovers(folder.resolve())
+    for folder in sorted({file.parent.resolve() for name in _RECORDS for file in Path("multirun").rglob(name)}):
+        yield from _leftovers(folder)
+        try:
+            _ = SweepStudy.open(folder) if (folder / STUDY_FILE).exists() else load_config(folder / "config.yaml")
+        except (OSError, UserError) as error:
+            yield Finding(str(error), "restore it from a copy", None)
+        for file in damaged_files(RunFolder(folder)):
+            yield Finding(f"{file} is lost or damaged", f"tnt-exp resume {folder} writes it again", None)
 
 
 def _leftovers(folder: Path) -> Iterator["Finding"]:

@@ -14,15 +14,8 @@ from tnt_exp.atomic_files import JsonObject, atomic_write_json
 from tnt_exp.config import Config
 from tnt_exp.config.dataset import Source
 from tnt_exp.errors import UserError, describe_system_error
-from tnt_exp.finished_runs import FinishedRun, apply_overrides, find_run
+from tnt_exp.finished_runs import FinishedRun, apply_overrides, find_run, test_images
 from tnt_exp.finished_runs.find import RUN_HELP
-from tnt_exp.finished_runs.test_images import (
-    TestImages,
-    evaluation_label,
-    locate_data,
-    other_test_images,
-    own_test_images,
-)
 from tnt_exp.training import device
 
 if TYPE_CHECKING:
@@ -42,32 +35,26 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(list(arguments))
     finished = find_run(options.run, options.uri)
-    config = locate_data(finished, apply_overrides(finished.config, options.overrides))
-    own = config.dataset == locate_data(finished, finished.config).dataset
+    config = test_images.locate_data(finished, apply_overrides(finished.config, options.overrides))
+    own = config.dataset == test_images.locate_data(finished, finished.config).dataset
     _check(finished, config, own=own)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    chosen = own_test_images(finished, config) if own else other_test_images(finished, config)
+    chosen = test_images.own_test_images(finished, config) if own else test_images.other_test_images(finished, config)
     split = _relabel(finished.class_names, chosen)
 
     from tnt_exp.evaluation import evaluate
     from tnt_exp.finished_runs.find import load_for_evaluation
 
-    trainer = config.trainer
-    evaluation = evaluate(
-        load_for_evaluation(finished, trainer), split, trainer.batch_size, flip=trainer.test_time_flip
-    )
-    label = "" if own else evaluation_label(finished, config)
+    trainer, flip = config.trainer, config.trainer.test_time_flip
+    evaluation = evaluate(load_for_evaluation(finished, trainer), split, trainer.batch_size, flip=flip)
+    label = "" if own else test_images.evaluation_label(finished, config)
     report = _report(finished, chosen, split, evaluation, "/".join(["eval", label]).rstrip("/"))
     report["path"] = config.dataset.path
     report["notes"] = list(chosen.notes)
-    report["test_time_flip"] = trainer.test_time_flip
+    report["test_time_flip"] = flip
     folder = finished.path / "_".join(["evaluation", label]).rstrip("_")
     written = _write(folder, finished, split, evaluation, report)
-    logged = (
-        written
-        and finished.mlflow_run_id is not None
-        and _log_to_mlflow(finished, options.uri, report["metrics"], folder)
-    )
+    logged = written and bool(finished.mlflow_run_id) and _log_to_mlflow(finished, options.uri, report, folder)
     if options.json:
         print(json.dumps(report, indent=2))
         return 0
@@ -91,12 +78,10 @@ def _check(finished: FinishedRun, config: Config, *, own: bool) -> None:
             f"on, received {info.channels}."
         )
     if info.classes is not None and info.classes > classes:
-        raise UserError(
-            f"dataset={config.dataset.name.value}: expected the model's {classes} classes, received {info.classes}."
-        )
+        raise UserError(f"dataset={config.dataset.name.value}: expected {classes} classes, received {info.classes}.")
 
 
-def _relabel(class_names: Sequence[str], chosen: TestImages) -> "Split":
+def _relabel(class_names: Sequence[str], chosen: test_images.TestImages) -> "Split":
     """Return the images, labelled with the model's class numbers."""
     if tuple(class_names) == chosen.class_names:
         return chosen.split
@@ -113,7 +98,7 @@ def _relabel(class_names: Sequence[str], chosen: TestImages) -> "Split":
 
 
 def _report(
-    finished: FinishedRun, chosen: TestImages, split: "Split", evaluation: "Evaluation", prefix: str
+    finished: FinishedRun, chosen: test_images.TestImages, split: "Split", evaluation: "Evaluation", prefix: str
 ) -> JsonObject:
     counts, answers = evaluation.confusion.sum(axis=1), evaluation.confusion.sum(axis=0)
     classes = [
@@ -130,10 +115,7 @@ def _report(
         "dataset": chosen.name,
         "dataset_digest": chosen.digest,
         "images": len(split),
-        "metrics": {
-            **dict(evaluation.metrics(prefix)),
-            f"{prefix}/calibration_error": evaluation.calibration_error(),
-        },
+        "metrics": {**dict(evaluation.metrics(prefix)), f"{prefix}/calibration_error": evaluation.calibration_error()},
         "classes": classes,
     }
 
@@ -168,10 +150,10 @@ def _draw(folder: Path, finished: FinishedRun, split: "Split", evaluation: "Eval
         run_figures.draw_samples(split.images[wrong].astype(np.float32) / 255, titles, folder / "mistakes.png")
 
 
-def _log_to_mlflow(finished: FinishedRun, uri: str | None, metrics: dict[str, float], folder: Path) -> bool:
+def _log_to_mlflow(finished: FinishedRun, uri: str | None, report: JsonObject, folder: Path) -> bool:
     from tnt_exp.tracking.queries import log_evaluation, run_store
 
-    return log_evaluation(uri or run_store(finished.path), str(finished.mlflow_run_id), metrics, folder)
+    return log_evaluation(uri or run_store(finished.path), str(finished.mlflow_run_id), report["metrics"], folder)
 
 
 def _print(report: JsonObject, own: FinishedRun | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tnt_exp.reports.sweep_page import render_page
 from tnt_exp.sweep import results
-from tnt_exp.sweep.study import STUDY_FILE, SweepStudy
+from tnt_exp.sweep.study import SweepStudy
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, help="file to write (default: report.html in the sweep's folder)")
     options = parser.parse_args(list(arguments))
     folder = Path(options.sweep)
-    if (folder / STUDY_FILE).is_file():
+    if folder.is_dir():
         sweep, output = results.load_results(SweepStudy.open(folder)), options.output or folder / "report.html"
     else:
         from tnt_exp.tracking.client import resolve_tracking_uri

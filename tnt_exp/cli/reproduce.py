@@ -2,12 +2,12 @@
 
 import argparse
 import itertools
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from tnt_exp import provenance
+from tnt_exp.atomic_files import read_json
 from tnt_exp.cli.resume import chdir_to_start_dir
 from tnt_exp.cli.run import configure_logging
 from tnt_exp.config.compose import load_config
@@ -15,6 +15,7 @@ from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.compare import first_difference
 from tnt_exp.finished_runs.find import find_run_folder
 from tnt_exp.preflight import preflight
+from tnt_exp.run import damaged_files, run_experiment
 from tnt_exp.run_folder import RunFolder
 
 
@@ -31,11 +32,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--uri", help="tracking store to ask for an id (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
     folder = find_run_folder(options.run, options.uri)
-    config, result = load_config(folder / "config.yaml"), RunFolder(folder).read_result()
+    config, result = load_config(folder / "config.yaml"), read_json(folder / "result.json") or {}
     if result.get("status") != "FINISHED":
         raise UserError(
-            f"{folder}: expected a finished run, received one that is not. Continue it with: tnt-exp resume {folder}"
+            f"{folder}: expected a finished run, received one whose result.json does not say so. Continue it with: "
+            f"tnt-exp resume {folder}"
         )
+    for file in damaged_files(RunFolder(folder)):
+        raise UserError(f"{file}: lost or damaged, and is compared. tnt-exp resume {folder} may write it again.")
     target = options.output.resolve() if options.output else None
     if target is not None and target.exists():
         raise UserError(f"--output: expected a new folder, received the existing {target}.")
@@ -47,11 +51,10 @@ def main(arguments: Sequence[str]) -> int:
     target = target or _new_folder(folder)
     target.mkdir(parents=True)
     configure_logging(target)
-    from tnt_exp.run import run_experiment
-
-    overrides = yaml.safe_load((folder / "overrides.yaml").read_text())
+    if (folder / "overrides.yaml").is_file():
+        shutil.copyfile(folder / "overrides.yaml", target / "overrides.yaml")
     tags = {"reproduces": result.get("mlflow_run_id") or str(folder)}
-    code = run_experiment(config, folder=str(target), overrides=overrides, tags=tags)
+    code = run_experiment(config, folder=str(target), tags=tags)
     if code:
         return code
     found = first_difference(target, folder)

@@ -11,7 +11,6 @@ from pathlib import Path
 import yaml
 
 from tnt_exp.config.compose import conf_dir, load_config
-from tnt_exp.errors import UserError
 from tnt_exp.sweep import worker
 from tnt_exp.sweep.results import rerun_command
 from tnt_exp.sweep.study import STUDY_FILE, SweepStudy
@@ -40,20 +39,11 @@ def run_folder_config(folder: Path, wait: float = 0.0) -> int:
     Raises:
         UserError: It is not a run folder, or another process uses it.
     """
-    file = folder / "config.yaml"
-    if not file.is_file():
-        raise UserError(f"{folder}: expected a run folder with a config.yaml, received one without.")
-    config, overrides = load_config(file), folder / "overrides.yaml"
+    config = load_config(folder / "config.yaml")
     configure_logging(folder)
     from tnt_exp.run import run_experiment
 
-    return run_experiment(
-        config,
-        folder=str(folder),
-        overrides=yaml.safe_load(overrides.read_text()) if overrides.exists() else [],
-        tags=_tags(folder),
-        wait=wait,
-    )
+    return run_experiment(config, folder=str(folder), tags=_tags(folder), wait=wait)
 
 
 def _tags(folder: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tnt_exp.config.overrides import quote
 from tnt_exp.sweep import summary
 from tnt_exp.sweep.study import SweepStudy
 
@@ -35,7 +36,8 @@ def _resume(study: SweepStudy, overrides: Sequence[str]) -> int:
 
     config_dir = study.data["config_dir"]
     os.chdir(study.data["cwd"])
-    arguments = [*study.data["command"], *to_hydra_overrides(overrides, config_dir), f"hydra.sweep.dir={study.folder}"]
+    place = f"hydra.sweep.dir={quote(str(study.folder))}"
+    arguments = [*study.data["command"], *to_hydra_overrides(overrides, config_dir), place]
     if study.data["search"]:
         # The trials depend on it, while the number of slots may change.
         arguments.append(f"hydra.sweeper.parallel={study.data['search']['parallel']}")

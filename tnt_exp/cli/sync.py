@@ -9,9 +9,7 @@ from tnt_exp.errors import UserError
 
 def main(arguments: Sequence[str]) -> int:
     """Deliver pending messages and return the exit code: 1 if some are left."""
-    parser = argparse.ArgumentParser(
-        prog="tnt-exp sync", description="Send MLflow what it missed. Nothing is logged twice."
-    )
+    parser = argparse.ArgumentParser(prog="tnt-exp sync", description="Send MLflow what it missed. Nothing twice.")
     parser.add_argument("folder", type=Path, nargs="*", help="a run, a sweep or a folder of them (default: multirun)")
     options = parser.parse_args(list(arguments))
     from tnt_exp.errors import first_line
@@ -28,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         mirror = Mirror(folder, packages=True)
         error = mirror.sync()
         lines = [f"{mirror.sent} values sent"] if mirror.sent else []
-        lines += [f"pending: {first_line(error)}"] if error else []
+        lines += [f"pending: {first_line(error)} ({mirror.reference.get('uri')})"] if error else []
         lines += [f"MLflow refused {mirror.refused} values"] if mirror.refused else []
         lines += ["its run was deleted in MLflow: nothing is sent"] if mirror.deleted else []
         if lines:

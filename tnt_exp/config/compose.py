@@ -17,7 +17,7 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
-from tnt_exp.config.keys import did_you_mean, find_key
+from tnt_exp.config.keys import config_keys, did_you_mean, find_key
 from tnt_exp.config.overrides import is_hydra_override, literal_overrides, parse_override, selected_options, unknown_key
 from tnt_exp.config.schema import GROUPS, Config
 from tnt_exp.config.sweep import LauncherConfig, SweepConfig
@@ -134,27 +134,40 @@ def to_config(cfg: DictConfig) -> Config:
 
 
 def load_config(file: Path) -> Config:
-    """Return the configuration in a run folder's `config.yaml`.
+    """Return the configuration in a run folder's `config.yaml`; no key is completed by its default.
 
     Raises:
-        UserError: It does not fit the schema.
+        UserError: It is missing or damaged, or does not fit the schema.
     """
+    advice = (
+        "Restore it from the artifact of its MLflow run, or write it again: tnt-exp train OVERRIDES --cfg job > "
+        f"{file}, with the overrides in overrides.yaml."
+    )
     try:
         values = yaml.safe_load(file.read_text())
         cfg = OmegaConf.create(values)
+    except FileNotFoundError:
+        raise UserError(f"{file}: expected the configuration of a run, found none. {advice}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise UserError(
-            f"{file}: expected the configuration of a run, received a damaged file: {first_line(error)}"
-        ) from error
-    if not isinstance(cfg, DictConfig):
-        raise UserError(f"{file}: expected a configuration, received {type(values).__name__}.")
+        reason = first_line(error)
+        raise UserError(f"{file}: expected the configuration of a run, received damage: {reason}. {advice}") from error
+    if not isinstance(cfg, DictConfig) or not cfg:
+        raise UserError(f"{file}: expected a configuration, received {type(values).__name__}. {advice}")
     # The file is written without interpolations; resolving one could read the environment of whoever opens the run.
     if "${" in str(values):
         raise UserError(f"{file}: expected plain values, received an interpolation (${{...}}).")
     try:
-        return to_config(cfg)
+        config = to_config(cfg)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+        raise UserError(f"{file}: {error} {advice}") from error
+    absent = object()
+    missing = [field.key for field in config_keys() if OmegaConf.select(cfg, field.key, default=absent) is absent]
+    if missing:
+        raise UserError(
+            f"{file}: expected every key of the configuration, received none for {missing[0]} and {len(missing) - 1} "
+            f"others: the file was cut, or is of another version. {advice}"
+        )
+    return config
 
 
 def options(group: str, config_dir: str | None = None) -> list[str]:

@@ -58,11 +58,7 @@ def _takes_text(key: str) -> bool:
 
 
 def parse_override(text: str) -> Override:
-    """Parse one override.
-
-    Raises:
-        UserError: It is not of the form KEY=VALUE.
-    """
+    """Parse one override, or raise `UserError`: it is not of the form KEY=VALUE."""
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:

@@ -183,10 +183,10 @@ def _tracking(config: Config) -> Iterator[str]:
             f"received {len(tracking.run_name)}: {tracking.run_name[:20]}..."
         )
     model = tracking.register
-    if model is not None and (not model.strip() or re.search(r"[/:]", model) or len(model) > _LONGEST_NAME):
+    if model is not None and (not model.strip() or re.search("[/:'\"]", model) or len(model) > _LONGEST_NAME):
         yield (
             f"tracking.register: expected the name of a registered model, 1 to {_LONGEST_NAME} characters without "
-            f"/ and :, received {model[:40]!r}."
+            f"quotes, / and :, received {model[:40]!r}."
         )
     if tracking.uri is not None and (problem := store_problem(tracking.uri)) is not None:
         yield f"tracking.uri: {problem}"

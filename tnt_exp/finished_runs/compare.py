@@ -1,10 +1,9 @@
 """Compare two runs to the bit."""
 
-import csv
 from pathlib import Path
 
 from tnt_exp.atomic_files import read_json
-from tnt_exp.run_folder import TIME_COLUMNS
+from tnt_exp.run_folder import TIME_COLUMNS, read_metrics
 
 
 def first_difference(run: Path, other: Path) -> str | None:
@@ -29,10 +28,8 @@ def first_difference(run: Path, other: Path) -> str | None:
 
 
 def _curve(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as stream:
-        return [
-            {name: value for name, value in row.items() if name not in TIME_COLUMNS} for row in csv.DictReader(stream)
-        ]
+    rows = read_metrics(folder).rows
+    return [{name: value for name, value in row.items() if name not in TIME_COLUMNS} for row in rows]
 
 
 def _metrics(folder: Path) -> dict[str, float]:

@@ -63,8 +63,8 @@ def find_run_folder(reference: str, uri: str | None = None) -> Path:
         from tnt_exp.tracking.queries import tagged_run_folder
 
         folder = tagged_run_folder(reference, uri)
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"{reference}: expected a run folder or an MLflow run id, found no config.yaml in {folder}.")
+    if not folder.is_dir():
+        raise UserError(f"{reference}: expected a run folder or an MLflow run id, found no folder {folder}.")
     return folder.resolve()
 
 
@@ -105,9 +105,7 @@ def load_model(run: str | os.PathLike[str], uri: str | None = None) -> "Classifi
         UserError: There is no such run, or its model cannot be read.
     """
     finished = find_run(run, uri)
-    os.environ.setdefault(
-        "KERAS_BACKEND", finished.config.trainer.backend.value
-    )  # has no effect once Keras is imported
+    os.environ.setdefault("KERAS_BACKEND", finished.config.trainer.backend.value)  # no effect once Keras is imported
     from tnt_exp import model
 
     return model.load(finished.model_file)

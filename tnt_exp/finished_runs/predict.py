@@ -139,7 +139,4 @@ def _likeliest(
     probabilities = odds / odds.sum(axis=1, keepdims=True)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     names = classifier.class_names
-    return [
-        tuple((names[index], float(row[index])) for index in order)
-        for row, order in zip(probabilities, best, strict=True)
-    ]
+    return [tuple((names[i], float(row[i])) for i in order) for row, order in zip(probabilities, best, strict=True)]

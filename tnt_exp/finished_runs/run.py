@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 from tnt_exp import data
-from tnt_exp.atomic_files import JsonObject
+from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.config import Config, validation
 from tnt_exp.config.compose import compose, load_config
 from tnt_exp.config.overrides import parse_override
 from tnt_exp.errors import UserError
+from tnt_exp.run_folder import is_whole_model
 
 _SECTIONS = ("dataset", "trainer")  # what may change once a model is trained
 
@@ -23,6 +24,8 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         UserError: An unknown key, a wrong value, or a section that cannot change once the model is trained.
     """
+    if not overrides:
+        return config
     keys = [parse_override(text).key_or_group for text in overrides]
     for text, key in zip(overrides, keys, strict=True):
         if key.partition(".")[0] not in _SECTIONS:
@@ -54,20 +57,17 @@ class FinishedRun:
 
     @classmethod
     def open(cls, path: Path) -> "FinishedRun":
-        """Read a run folder.
-
-        Raises:
-            UserError: It is not a run folder, or has no model.
-        """
+        """Read a run folder, or raise `UserError`: it is none, or has no result or no model, or they are damaged."""
         path = path.resolve()
-        for name in ("config.yaml", "result.json", "model.keras"):
+        again = f"tnt-exp resume {path} writes it again from the last checkpoint."
+        config = load_config(path / "config.yaml")
+        for name in ("result.json", "model.keras"):
             if not (path / name).is_file():
-                raise UserError(f"{path}: expected the folder of a finished run, received one without {name}.")
-        try:
-            result = json.loads((path / "result.json").read_text())
-        except ValueError as error:
-            raise UserError(f"{path / 'result.json'}: expected JSON, received a damaged file ({error}).") from error
-        return cls(path, load_config(path / "config.yaml"), result)
+                raise UserError(f"{path}: expected the folder of a finished run, received one without {name}; {again}")
+        result = read_json(path / "result.json")
+        if not is_whole_model(path / "model.keras"):
+            raise UserError(f"{path / 'model.keras'}: expected a model, received a damaged file; {again}")
+        return cls(path, config, result)
 
     @property
     def model_file(self) -> Path:

@@ -54,9 +54,7 @@ def locate_data(finished: FinishedRun, config: Config) -> Config:
     found = next((folder / given for folder in folders if (folder / given).exists()), None)
     if found is None:
         tried = ", ".join(str(folder / given) for folder in dict.fromkeys([Path.cwd(), *folders]))
-        raise UserError(
-            f"dataset.path={given}: expected the images of the run, found none at {tried}; say where they are."
-        )
+        raise UserError(f"dataset.path={given}: expected the images of the run, found none at {tried}; correct it.")
     return replace(config, dataset=replace(config.dataset, path=str(found)))
 
 
@@ -77,6 +75,8 @@ def own_test_images(finished: FinishedRun, config: Config) -> TestImages:
             "the images are not those of training (their digest differs): images that the run was trained on may be "
             "among those measured",
         )
+    elif digest is None:
+        notes = ("dataset.json and provenance/starts.json do not say whether the images are those of training",)
     return TestImages(dataset.name, dataset.test, dataset.class_names, dataset.digest, notes)
 
 
@@ -101,9 +101,7 @@ def other_test_images(finished: FinishedRun, config: Config) -> TestImages:
     if split.files is not None and seen:
         fresh = np.array([record.sha256 not in seen for record in split.files])
         if not fresh.any():
-            raise UserError(
-                f"dataset.path={config.dataset.path}: expected images that the run was not trained on, found none."
-            )
+            raise UserError(f"dataset.path={config.dataset.path}: expected images not used in training, found none.")
         if not fresh.all():
             notes.append(f"{int((~fresh).sum())} of {len(fresh)} images are left out: the run was trained on them")
             positions = np.flatnonzero(fresh)
@@ -118,7 +116,7 @@ def evaluation_label(finished: FinishedRun, config: Config) -> str:
     path = config.dataset.path
     name = (Path(path).stem or "images") if path else config.dataset.name.value
     label = re.sub(r"[^\w .-]", "_", name)
-    before = read_json(finished.path / f"evaluation_{label}" / "evaluation.json") or {}
+    before = read_json(finished.path / f"evaluation_{label}" / "evaluation.json", skip=True) or {}
     if before.get("path", path) != path:
         label += f"_{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
     return label
@@ -136,9 +134,7 @@ def _recorded_test_images(finished: FinishedRun, config: DatasetConfig, recorded
     hashes = {name: sha256 for name, sha256, _ in files}
     same = np.array([record.sha256 == hashes[record.path] for record in split.files or ()], bool)
     if not same.any():
-        raise UserError(
-            f"dataset.path={config.path}: expected the test images of the run, found none of its {len(files)}."
-        )
+        raise UserError(f"dataset.path={config.path}: expected the run's test images, found none of its {len(files)}.")
     notes = []
     if same.sum() < len(files):
         notes.append(f"{len(files) - int(same.sum())} of the run's {len(files)} test images have changed or are gone")
@@ -148,9 +144,7 @@ def _recorded_test_images(finished: FinishedRun, config: DatasetConfig, recorded
     known = {name for part in recorded["files"].values() for name, _, _ in part}
     added = _count_added(config, known)
     if added:
-        notes.append(
-            f"the folder has changed: {added} images were added since training; measured are the run's own test images"
-        )
+        notes.append(f"the folder has changed: {added} images were added since training; the run's own are measured")
     names = tuple(recorded["class_names"])
     return TestImages(config.name.value, split, names, recorded["digest"], tuple(notes))
 

@@ -55,7 +55,7 @@ class RankedPoint:
 
 
 def rank_points(rows: Sequence[TrialRow], *, maximize: bool) -> list[RankedPoint]:
-    """Return the points, best first; those without an objective last, in the order of their numbers."""
+    """Return the points, best first; below them those of which some runs have no objective, and those without one."""
     groups: dict[tuple[tuple[str, str], ...], list[TrialRow]] = {}
     for row in rows:
         groups.setdefault(tuple((key, value) for key, value in row.params.items() if key != SEED), []).append(row)
@@ -70,10 +70,11 @@ def rank_points(rows: Sequence[TrialRow], *, maximize: bool) -> list[RankedPoint
         std = statistics.stdev(values) if len(values) > 1 else None
         found.append(RankedPoint(None, dict(params), mean, std, members))
 
-    def order(point: RankedPoint) -> tuple[bool, float]:
+    def order(point: RankedPoint) -> tuple[int, float]:
         if point.mean is None:
-            return True, float(point.rows[0].job)
-        return False, -point.mean if maximize else point.mean
+            return 2, float(point.rows[0].job)
+        whole = all(row.state == "finished" and row.objective is not None for row in point.rows)
+        return 0 if whole else 1, -point.mean if maximize else point.mean
 
     found.sort(key=order)
     return [replace(item, rank=rank) if item.mean is not None else item for rank, item in enumerate(found, 1)]

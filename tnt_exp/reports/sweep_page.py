@@ -3,36 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from tnt_exp.reports.leaderboard import RankedPoint, TrialRow, leaderboard_columns, main_effects, rank_points
 
-_CSS = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;margin:0;background:#f6f7f9}
-main{max-width:1160px;margin:0 auto;padding:24px}
-h1{font-size:24px;margin:0 0 4px}h2{font-size:18px;margin:32px 0 8px}
-.sub{color:#666;margin:0 0 16px}
-.tiles{display:flex;flex-wrap:wrap;gap:12px}
-.tile{background:#fff;border:1px solid #e2e4e8;border-radius:8px;padding:10px 16px;min-width:120px}
-.tile b{display:block;font-size:20px}.tile span{color:#666;font-size:13px}
-.card{background:#fff;border:1px solid #e2e4e8;border-radius:8px;padding:12px;overflow:auto;max-height:640px}
-.row{display:flex;flex-wrap:wrap;gap:12px}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%}
-th{position:sticky;top:-12px;background:#fff;text-align:left;border-bottom:2px solid #ccc;cursor:pointer}
-th,td{padding:4px 10px;white-space:nowrap}
-td{border-bottom:1px solid #eee}tr:first-child td{font-weight:600}
-code,pre{font:12px/1.4 ui-monospace,monospace}pre{white-space:pre-wrap;margin:4px 0;color:#444}
-svg{max-width:none;height:auto}
-.failed{color:#b3261e}
-"""
-
-_SORT = """
-document.querySelectorAll('th').forEach(th=>th.addEventListener('click',()=>{
- const body=th.closest('table').tBodies[0],i=th.cellIndex,up=th.dataset.up!=='1';th.dataset.up=up?'1':'0';
- const value=row=>{const cell=row.cells[i].dataset.v??row.cells[i].textContent;
-  const n=parseFloat(cell);return isNaN(n)?cell:n};
- [...body.rows].sort((a,b)=>{const x=value(a),y=value(b);
-  return (x>y?1:x<y?-1:0)*(up?1:-1)}).forEach(row=>body.append(row))}))
-"""
+_CSS, _SORT = (Path(__file__).with_suffix(suffix).read_text() for suffix in (".css", ".js"))
 
 
 @dataclass(frozen=True)
@@ -95,9 +70,7 @@ def render_figures(sweep: SweepResults) -> dict[str, str]:
 def _tiles(sweep: SweepResults, ranking: Sequence[RankedPoint]) -> str:
     states = [row.state for row in sweep.rows]
     tiles = [(str(len(states)), "trials")]
-    tiles += [
-        (str(states.count(state)), state) for state in ("finished", "failed", "pruned", "waiting") if state in states
-    ]
+    tiles += [(str(states.count(name)), name) for name in ("finished", "failed", "pruned", "waiting") if name in states]
     if ranking and ranking[0].mean is not None:
         best = ranking[0]
         spread = f" ± {best.std:.4f}" if best.std is not None else ""
@@ -115,9 +88,7 @@ def _tiles(sweep: SweepResults, ranking: Sequence[RankedPoint]) -> str:
 def _leaderboard(ranking: Sequence[RankedPoint], objective: str) -> str:
     table = leaderboard_columns(ranking, objective)
     head = "".join(f"<th>{escape(name)}</th>" for name in table)
-    body = "".join(
-        "<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in zip(*table.values(), strict=True)
-    )
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in zip(*table.values(), strict=True))
     return (
         f'<div class="card"><table id="leaderboard"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )

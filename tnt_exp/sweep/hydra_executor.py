@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
+from tnt_exp.config.overrides import quote
 from tnt_exp.sweep.outcome import FailureReason, Outcome, read_outcome, write_outcome
 from tnt_exp.sweep.scheduler import Scheduler
 from tnt_exp.sweep.worker import JobProcess
@@ -22,8 +23,8 @@ def run_with_launcher(launcher: Launcher, scheduler: Scheduler) -> None:
     """
     while batch := list(iter(scheduler.next_trial, None)):
         # A trial needs its folder only: what a launcher would compose anew is not what was frozen.
-        here = str(scheduler.study.folder).replace("'", "\\'")
-        overrides = [[f"hydra.sweep.dir='{here}'", f"hydra.sweep.subdir={trial.job}"] for trial in batch]
+        here = quote(str(scheduler.study.folder))
+        overrides = [[f"hydra.sweep.dir={here}", f"hydra.sweep.subdir={trial.job}"] for trial in batch]
         for trial in batch:
             print(f"job {trial.job} | launched | {trial.label}", flush=True)
             (scheduler.study.folder_of(trial) / "result.json").unlink(missing_ok=True)

@@ -42,9 +42,7 @@ def device_slots(config: LauncherConfig) -> list[DeviceSlot]:
     """
     there = visible_gpus()
     if config.gpus is not None and config.gpus > len(there):
-        raise UserError(
-            f"launcher.gpus: expected at most {len(there)}, the GPUs of this machine, received {config.gpus}."
-        )
+        raise UserError(f"launcher.gpus: expected at most {len(there)} on this machine, received {config.gpus}.")
     devices = there[: config.gpus]
     count = config.slots or max(1, len(devices))
     threads = config.threads or max(1, cpu_count() // count)

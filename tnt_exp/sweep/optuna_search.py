@@ -14,7 +14,6 @@ from collections import deque
 from pathlib import Path
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
@@ -60,13 +59,9 @@ class OptunaSearch:
         self._compose, self._parallel = compose, parallel
         self._keys = [key for key in space.swept if not (key == _SEED and space.swept[key].is_discrete_sweep())]
         self._seeds = space.values(_SEED) if _SEED in space.swept and _SEED not in self._keys else [None]
-        self._distributions: dict[str, BaseDistribution] = {
-            key: make_distribution(key, space.swept[key]) for key in self._keys
-        }
+        self._distributions = {key: make_distribution(key, space.swept[key]) for key in self._keys}
         if not self._keys:
-            raise UserError(
-                f"sweep={settings.method.name}: expected at least one key with more than one value, received none."
-            )
+            raise UserError(f"sweep={settings.method.name}: expected a key with several values, received none.")
         self._trials: list[JsonObject] = sweep_study.data.setdefault("trials", [])
         self._ready: deque[Trial] = deque()
         self._asked: set[int] = set()
@@ -167,7 +162,7 @@ class OptunaSearch:
             and (value := objective_value(self._sweep_study.result(sweep_trial), self._settings.objective)) is not None
             and math.isfinite(value)
         ]
-        if values:
+        if len(values) == len(sweep_trials):  # a mean over some of the seeds cannot be compared
             return OptunaState.COMPLETE, sum(values) / len(values)
         if TrialState.pruned in states:
             last = max(self._curve(sweep_trials[0]).items(), default=None)

@@ -68,7 +68,7 @@ def write_outcome(folder: Path, outcome: Outcome, seconds: float) -> None:
     if outcome.cause is None:
         return
     file = folder / "result.json"
-    result = read_json(file) or {"metrics": {}, "total_seconds": round(seconds, 3)}
+    result = read_json(file, skip=True) or {"metrics": {}, "total_seconds": round(seconds, 3)}
     atomic_write_json(file, {**result, "status": outcome.status, "cause": outcome.cause.value, "error": outcome.error})
 
 

@@ -29,15 +29,12 @@ def objective_name(study: SweepStudy) -> str:
     name = study.data["objective"]
     if name:
         return str(name)
-    return next(
-        (_default_objective(result) for trial in study.trials if (result := study.result(trial))), "val/accuracy"
-    )
+    return next((_default_objective(result) for each in study.trials if (result := study.result(each))), "val/accuracy")
 
 
 def _default_objective(result: JsonObject) -> str:
-    return (
-        "test/accuracy" if "val/accuracy" not in result.get("metrics", {}) and result.get("metrics") else "val/accuracy"
-    )
+    metrics = result.get("metrics", {})
+    return "test/accuracy" if metrics and "val/accuracy" not in metrics else "val/accuracy"
 
 
 def rows(study: SweepStudy) -> list[TrialRow]:

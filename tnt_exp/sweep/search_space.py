@@ -52,9 +52,7 @@ def _translated(text: str, config_dir: str | None, *, foreign_launcher: bool) ->
     if not name and section == "sweep":
         offered = [option for option in options("sweep", config_dir) if option != "base_sweep"]
         if value not in offered:
-            raise UserError(
-                f"sweep={value}: expected one of {', '.join(offered)}; received {value}.{did_you_mean(value, offered)}"
-            )
+            raise UserError(f"sweep={value}: expected one of {', '.join(offered)}.{did_you_mean(value, offered)}")
         return f"sweep@hydra.sweeper={value}"
     if not name:
         return f"hydra/launcher={value}"

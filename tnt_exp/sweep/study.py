@@ -14,16 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-import yaml
 from omegaconf import DictConfig
 
-from tnt_exp.atomic_files import JsonObject, acquire_lock, atomic_write_json, is_unlocked, read_json
+from tnt_exp.atomic_files import JsonObject, acquire_lock, atomic_write_json, is_unlocked, read_json, warn_once
 from tnt_exp.config import Config
 from tnt_exp.config.compose import load_config
 from tnt_exp.config.sweep import Rerun, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import estimate_resources
-from tnt_exp.run_folder import plain
+from tnt_exp.run_folder import RunFolder
 from tnt_exp.sweep.trial import Trial, TrialSpec, TrialState, config_hash, trial_key, trial_state
 
 STUDY_FILE = "sweep.json"
@@ -85,11 +84,7 @@ class SweepStudy:
 
     @classmethod
     def open(cls, folder: Path) -> "SweepStudy":
-        """Read the study of an existing sweep.
-
-        Raises:
-            UserError: The folder holds no sweep.
-        """
+        """Read the study of an existing sweep, or raise `UserError`: the folder holds none, or its file is damaged."""
         data = read_json(folder / STUDY_FILE)
         if data is None:
             raise UserError(f"{folder}: expected the folder of a sweep (it holds {STUDY_FILE}), received another.")
@@ -106,7 +101,7 @@ class SweepStudy:
         return bool(self.data["direction"] == "maximize")
 
     def acquire_lock(self) -> None:
-        """Make this the only process that runs the sweep, until the process ends.
+        """Make this the only process that runs the sweep, until the process ends, and read what others have added.
 
         Raises:
             UserError: Another process runs it.
@@ -117,6 +112,9 @@ class SweepStudy:
                 f"{self.folder}: expected a sweep that no process runs, received one that is running. "
                 f"See it with: tnt-exp sweep status {self.folder}"
             )
+        if data := read_json(self.folder / STUDY_FILE):
+            latest = SweepStudy(self.folder, data)
+            self.data, self.trials = latest.data, latest.trials
 
     def is_running(self) -> bool:
         """Return True if a process runs this sweep now."""
@@ -128,10 +126,7 @@ class SweepStudy:
         cost = estimate_resources(config)
         work = cost.macs * config.trainer.epochs if cost else 0
         trial = Trial(job, list(spec.overrides), dict(spec.params), config_hash(config), search_trial, work)
-        folder = self.folder_of(trial)
-        folder.mkdir(exist_ok=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
-        (folder / "overrides.yaml").write_text(yaml.safe_dump(trial.overrides))
+        RunFolder(self.folder_of(trial)).write_config(config, trial.overrides)
         self.trials.append(trial)
         return trial
 
@@ -154,8 +149,8 @@ class SweepStudy:
         return load_config(self.folder_of(trial) / "config.yaml")
 
     def result(self, trial: Trial) -> JsonObject | None:
-        """Return the trial's `result.json`, or None if there is none."""
-        found: JsonObject | None = read_json(self.folder_of(trial) / "result.json")
+        """Return the trial's `result.json`, or None if there is none; a damaged one is reported and counts as none."""
+        found: JsonObject | None = read_json(self.folder_of(trial) / "result.json", skip=True)
         return found
 
     def state(self, trial: Trial) -> TrialState:
@@ -168,18 +163,18 @@ class SweepStudy:
 
 
 def list_studies(root: Path) -> list[SweepStudy]:
-    """Return the sweeps in a folder, newest first."""
-    found = [SweepStudy.open(file.parent) for file in root.glob(f"*/{STUDY_FILE}")]
+    """Return the sweeps in a folder, newest first; a damaged one is reported and skipped."""
+    found = []
+    for file in root.glob(f"*/{STUDY_FILE}"):
+        try:
+            found.append(SweepStudy.open(file.parent))
+        except (OSError, UserError) as error:
+            warn_once(f"skipped: {error}")
     return sorted(found, key=lambda study: float(study.data["created"]), reverse=True)
 
 
 # Overrides that belong to one start of a sweep, not to the sweep.
-_PER_START_KEYS = (
-    "hydra.mode=",
-    "hydra.sweep.dir=",
-    "hydra.sweeper.rerun=",
-    "hydra.sweeper.dry_run=",
-)
+_PER_START_KEYS = ("hydra.mode=", "hydra.sweep.dir=", "hydra.sweeper.rerun=", "hydra.sweeper.dry_run=")
 
 
 def sweep_dir(config: DictConfig) -> Path:

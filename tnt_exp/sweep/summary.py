@@ -53,9 +53,7 @@ def _costs(trials: Sequence[tuple[TrialSpec, Config]], first: int) -> str:
     rows = []
     for number, (spec, config) in enumerate(trials[:_MAX_ROWS], first):
         cost = estimate_resources(config)
-        known = (
-            [f"{cost.parameters:,}", f"{cost.macs / 1e6:,.4g} M", format_bytes(cost.bytes)] if cost else ["?", "?", "?"]
-        )
+        known = [f"{cost.parameters:,}", f"{cost.macs / 1e6:,.4g} M", format_bytes(cost.bytes)] if cost else ["?"] * 3
         rows.append([str(number), *(spec.params.get(key, "") for key in keys), *known])
     right = range(len(keys) + 4)
     text = format_table(["job", *keys, "parameters", "MACs", "memory (estimate)"], rows, list(right))
@@ -108,9 +106,7 @@ def end_summary(study: SweepStudy, scheduler: Scheduler) -> str:
     for trial, outcome in scheduler.failures:
         if outcome.cause:
             log = study.folder_of(trial) / LOG
-            lines.append(
-                f"failed     job {trial.job} ({trial.label}): {outcome.cause.value}: {outcome.error} | log {log}"
-            )
+            lines.append(f"failed     job {trial.job} ({trial.label}): {outcome.cause.value}: {outcome.error} | {log}")
     if scheduler.count(TrialState.failed):
         lines.append(f"again      tnt-exp sweep resume {study.folder} sweep.rerun=failed")
     elif scheduler.count(TrialState.waiting):

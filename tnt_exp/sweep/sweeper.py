@@ -66,7 +66,7 @@ class Sweeper(HydraSweeper):
     def _grid(self, space: SearchSpace) -> Summary:
         settings = self._settings
         specs = space.grid()
-        study = find_grid_to_resume(self._config, {spec.key for spec in specs}, settings.rerun)
+        study = self._locked(find_grid_to_resume(self._config, {spec.key for spec in specs}, settings.rerun))
         known = study.override_keys() if study else set()
         hashes = [trial.hash for trial in study.trials] if study else []
         planned = plan_trials([spec for spec in specs if spec.key not in known], self._compose, hashes)
@@ -76,7 +76,6 @@ class Sweeper(HydraSweeper):
         if settings.dry_run:
             return Summary(0, None)
         study = study or self._new_study(None)
-        study.acquire_lock()
         for spec, config in planned.trials:
             study.add_trial(spec, config)
         study.mark_complete(complete=False)
@@ -91,12 +90,11 @@ class Sweeper(HydraSweeper):
         local = launcher if isinstance(launcher, LocalLauncher) else None
         parallel = settings.parallel or (len(local.slots) if local else 1)
         fingerprint = search_fingerprint(space, settings, parallel)
-        study = find_search_to_resume(self._config, fingerprint, settings)
+        study = self._locked(find_search_to_resume(self._config, fingerprint, settings))
         print(summary.search_summary(space, settings, parallel, study))
         if settings.dry_run:
             return Summary(0, None)
         study = study or self._new_study(fingerprint)
-        study.acquire_lock()
         search = OptunaSearch(study, space, settings, self._compose, parallel)
         study.mark_complete(complete=False)
         if settings.pruning and not local:
@@ -111,8 +109,14 @@ class Sweeper(HydraSweeper):
         )
         return launcher
 
+    def _locked(self, study: SweepStudy | None) -> SweepStudy | None:
+        """Lock the sweep that is resumed before anything is decided on what it holds, unless it is only shown."""
+        if study is not None and not self._settings.dry_run:
+            study.acquire_lock()
+        return study
+
     def _new_study(self, search: JsonObject | None) -> SweepStudy:
-        return SweepStudy.new(
+        study = SweepStudy.new(
             sweep_dir(self._config),
             command=self._command,
             config_dir=_config_dir(self._config),
@@ -120,6 +124,8 @@ class Sweeper(HydraSweeper):
             objective=self._settings.objective,
             direction=self._settings.direction.name,
         )
+        study.acquire_lock()
+        return study
 
     def _pending_trials(self, study: SweepStudy) -> list[Trial]:
         wanted = {TrialState.waiting} | ({TrialState.failed} if self._settings.rerun is Rerun.failed else set())

@@ -112,7 +112,7 @@ class JobProcess:
         self._signal(signal.SIGKILL)  # children that it left behind
         if self._process.stdin:
             self._process.stdin.close()
-        result = read_json(self.folder / "result.json")
+        result = read_json(self.folder / "result.json", skip=True)
         outcome = from_exit_code(code, result, self._stop_outcome, oom_kill_count() > self._kernel_kills)
         write_outcome(self.folder, outcome, self.seconds)
         return outcome

@@ -59,18 +59,29 @@ def find_problems(uri: str) -> Iterator[Finding]:
             yield Finding(issue, "log it again from the folder", mirror.sync)
 
 
+def store_file_problem(uri: str) -> str | None:
+    """Return what SQLite finds wrong with the file of a store, or None."""
+    file = sqlite_file(uri)
+    if file is None or not file.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(file)) as database:
+            answer = str(database.execute("PRAGMA quick_check").fetchone()[0])
+    except sqlite3.Error as error:
+        answer = str(error)
+    return None if answer == "ok" else f"{file} is damaged: {answer.splitlines()[0]}"
+
+
 def _unseen(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Finding]:
     """A run that is marked RUNNING although its process is dead."""
     name, folder = _name(run), _folder(run, base)
     host = run.data.tags.get("host", platform.node())
     if not folder.is_dir() and host != platform.node():
-        yield Finding(
-            f"{name} is RUNNING on {host}, whose folders are not on this machine", f"run tnt-exp doctor on {host}", None
-        )
+        yield Finding(f"{name} is RUNNING on {host}, which is another machine", "run tnt-exp doctor there", None)
         return
     if not is_unlocked(folder / ".lock"):
         return  # alive
-    status = (read_json(folder / "result.json") or {}).get("status", "KILLED")
+    status = (read_json(folder / "result.json", skip=True) or {}).get("status", "KILLED")
 
     def fix() -> None:
         held = acquire_lock(folder / ".lock") if folder.is_dir() else None
@@ -120,9 +131,7 @@ def _misplaced(client: mlflow.MlflowClient, uri: str, run: Run) -> Iterator[Find
     issue = f"{_name(run)} is in the experiment Default, not in {meant}"
     found, file = client.get_experiment_by_name(meant), sqlite_file(uri)
     if found is None or file is None:
-        yield Finding(
-            issue, "MLflow cannot move a run of a server; sqlite's are moved once the experiment exists", None
-        )
+        yield Finding(issue, "MLflow cannot move a run of a server; SQLite's are, once the experiment exists", None)
         return
 
     def fix() -> None:

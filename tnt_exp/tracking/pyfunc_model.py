@@ -30,7 +30,12 @@ class SavedModelPredictor:
         """Classify images; return a table with one row per image."""
         import tensorflow as tf
 
-        images = tf.constant(np.asarray(model_input, np.uint8))
+        images = np.asarray(model_input, np.uint8)
+        if images.size and images.max() <= 1:  # MLflow has cut floats to whole numbers before they arrive here
+            raise mlflow.exceptions.MlflowException.invalid_parameter_value(
+                "images: expected numbers from 0 to 255, received none above 1. Multiply floats from 0 to 1 by 255."
+            )
+        images = tf.constant(images)
         probabilities = self._serve(images=images)["probabilities"].numpy().astype(float)
         return pd.DataFrame(
             {

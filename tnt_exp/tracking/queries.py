@@ -105,7 +105,7 @@ def _fetch(client: mlflow.MlflowClient, uri: str, run: Run, fetched: Path) -> Pa
 
 def run_store(folder: Path) -> str | None:
     """Return the store of the run in a folder, as `mlflow.json` names it; None if the store is gone."""
-    reference = read_json(folder / "mlflow.json") or {"uri": f"{SQLITE_PREFIX}/nowhere"}
+    reference = read_json(folder / "mlflow.json", skip=True) or {"uri": f"{SQLITE_PREFIX}/nowhere"}
     return relocated_uri(reference["uri"], folder)
 
 

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, read_json
-from tnt_exp.run_folder import ARTIFACTS, SYSTEM_METRICS, flatten, parse_number, read_metrics
+from tnt_exp.config.compose import load_config
+from tnt_exp.run_folder import ARTIFACTS, SYSTEM_METRICS, flat, parse_number, read_metrics
 
 FOLDER = "mlflow"  # in the folder of a run or sweep
 REFERENCE = "mlflow.json"
@@ -57,7 +56,7 @@ def read_record(folder: Path, reference: JsonObject, result: JsonObject | None =
     """
     parent, config_file, written = read_json(folder / PARENT) or {}, folder / "config.yaml", folder / "result.json"
     result = result or read_json(written) or {"status": parent.get("status", "RUNNING")}
-    config = flatten(yaml.safe_load(config_file.read_text())) if config_file.exists() else {}
+    config = flat(load_config(config_file)) if config_file.exists() else {}
     ended, end_time, model = result["status"] != "RUNNING", parent.get("end_time"), None
     names = [f"{FILES}/{file.name}" for file in sorted((folder / FILES).glob("*"))]
     if ended and config:

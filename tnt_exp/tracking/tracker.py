@@ -173,7 +173,7 @@ def start_run(
     return tracker
 
 
-def finalize_run(run_folder: RunFolder, config: Config, overrides: Sequence[str]) -> None:
+def finalize_run(run_folder: RunFolder, config: Config, overrides: Sequence[str] | None) -> None:
     """Send what MLflow lacks of a run that has finished; keys of `tracking` may have changed since."""
     folder, before = run_folder.path, run_folder.read_config()
     mirror, reference = Mirror(folder, packages=True), read_reference(folder)

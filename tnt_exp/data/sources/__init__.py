@@ -12,13 +12,7 @@ from tnt_exp.data.sources.source import DatasetSource
 __all__ = ["DatasetSource", "get_source"]
 
 # Data sets whose file has another name.
-_MODULES = {
-    "digits": "bundled",
-    "cifar10": "cifar",
-    "cifar100": "cifar",
-    "mnist": "mnist",
-    "fashion_mnist": "mnist",
-}
+_MODULES = {"digits": "bundled", "cifar10": "cifar", "cifar100": "cifar", "mnist": "mnist", "fashion_mnist": "mnist"}
 
 
 def get_source(name: Source) -> DatasetSource:

@@ -104,9 +104,7 @@ class CifarSource(DatasetSource):
         with wrap_read_errors(path):
             is_archive = tarfile.is_tarfile(path)
         if not is_archive:
-            raise UserError(
-                f"dataset.path={path}: expected a folder or a tar archive (.tar, .tar.gz, ...), received another file"
-            )
+            raise UserError(f"dataset.path={path}: expected a folder or a tar archive, received another file")
 
     def read(self, config: DatasetConfig) -> RawDataset:
         """Read either version, binary or Python."""
@@ -134,11 +132,7 @@ class CifarSource(DatasetSource):
         return RawDataset(train=train, test=test, class_names=names.get(layout.names, self._class_names))
 
     def _find_layout(self, path: Path, found: Collection[str]) -> CifarLayout:
-        """Return the version of which `found` has every file of images.
-
-        Raises:
-            UserError: There is none.
-        """
+        """Return the version of which `found` has every file of images, or raise `UserError`."""
         best = max(self._layouts, key=lambda layout: len(set(layout.images) & set(found)))
         missing = [name for name in best.images if name not in found]
         if missing:

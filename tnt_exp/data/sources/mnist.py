@@ -90,11 +90,7 @@ _Pair = tuple[np.ndarray, np.ndarray]
 
 
 def _find_idx_files(path: Path) -> tuple[Path, ...]:
-    """Return the four files of a folder, in the order of `_IDX_FILES`.
-
-    Raises:
-        UserError: One is missing.
-    """
+    """Return the four files of a folder, in the order of `_IDX_FILES`, or raise `UserError` if one is missing."""
     found = find_files(path, [*_IDX_FILES, *(f"{name}.gz" for name in _IDX_FILES)])
     files = [found.get(name) or found.get(f"{name}.gz") for name in _IDX_FILES]
     missing = [name for name, file in zip(_IDX_FILES, files, strict=True) if file is None]

@@ -105,9 +105,7 @@ def image_label_pair(arrays: dict[str, np.ndarray], x: str, y: str, path: Path) 
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise UserError(
-            f"{path}: {y}: expected whole numbers (images,), received {arrays[y].dtype} {arrays[y].shape}; convert it"
-        )
+        raise UserError(f"{path}: {y}: expected whole numbers (images,), received {arrays[y].dtype} {arrays[y].shape}")
     return np.ascontiguousarray(images), labels
 
 
@@ -130,9 +128,7 @@ def _class_names(arrays: dict[str, np.ndarray], labels: np.ndarray, path: Path) 
         texts = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
     doubled = sorted({name for name in texts if texts.count(name) > 1})
     if doubled:
-        raise UserError(
-            f"{path}: class_names: expected each name once, received {', '.join(doubled)} twice; rename one"
-        )
+        raise UserError(f"{path}: class_names: expected each name once, received {', '.join(doubled)} twice; rename")
     return texts
 
 
