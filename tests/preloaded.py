@@ -142,7 +142,7 @@ def _run_command(request: Any, files: list[int]) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = sys.__stderr__ = open(2, "w", closefd=False)  # type: ignore[misc]  # noqa: SIM115
         sys.argv = ["tnt-exp", *request["arguments"]]
         from tnt_exp.cli import main
 

@@ -187,6 +187,8 @@ def test_stopped_run_is_killed_everywhere(tmp_path: Path, number: signal.Signals
     result = json.loads(only(tmp_path, "multirun/runs/*/result.json").read_text())
     assert result["status"] == "KILLED"
     assert [run.info.status for run in runs(tmp_path)] == ["KILLED"]
+    folder = only(tmp_path, "multirun/runs/*")
+    assert f"to continue: tnt-exp resume {folder}" in (folder / "train.log").read_text()
 
 
 def test_run_continued_after_kill_and_stop_ends_with_the_same_bits(tmp_path: Path) -> None:

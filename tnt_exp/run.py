@@ -1,6 +1,7 @@
 """One run, from a validated configuration to a complete run folder, whatever happens on the way."""
 
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from tnt_exp.run_folder import RunFolder, flat, is_whole_model, read_metrics
 from tnt_exp.signals import Signals, Stopped
 from tnt_exp.tracking.record import is_tracked
 from tnt_exp.training.checkpoint import CheckpointStore, NonFiniteError
+from tnt_exp.training.device import native_messages_in
 
 log = logging.getLogger("tnt_exp")
 
@@ -85,7 +87,8 @@ def _run(
     result: JsonObject = {"status": "FAILED", "metrics": {}}
     log.info("run folder %s", run_folder.path)
     experiment = Experiment(config, run_folder, result, signals, dict(tags))
-    code = _attempt(experiment, result)
+    with native_messages_in(run_folder.log):
+        code = _attempt(experiment, result)
     if code == 2 and not experiment.tracker:  # refused before anything was done: leave what was there
         if is_new:
             run_folder.remove()
@@ -115,7 +118,7 @@ def _attempt(experiment: Experiment, result: JsonObject) -> int:
         return 2
     except Stopped as stop:
         result |= {"status": "KILLED", "error": str(stop)}
-        log.warning("%s; the same command continues from here if the run has a name (run.name=...)", stop)
+        log.warning("%s; to continue: tnt-exp resume %s", stop, shlex.quote(str(experiment.folder.path)))
         return stop.exit_code
     except NonFiniteError as error:
         result["error"] = str(error)

@@ -10,6 +10,7 @@ import yaml
 
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs import apply_overrides, find_run
+from tnt_exp.finished_runs.find import find_run_folder
 
 
 def store(working_folder: Path) -> str:
@@ -23,6 +24,15 @@ def test_a_folder(working_folder: Path, run_folder: Path, monkeypatch: pytest.Mo
     assert found.class_names == tuple("0123456789")
     assert found.image_shape == (8, 8, 1)
     assert found.config.model.name == "tiny"
+
+
+def test_a_name(working_folder: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(working_folder)
+    assert find_run(run_folder.name).path == run_folder
+    assert find_run_folder(run_folder.name) == run_folder
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"the name of a run"):
+        find_run(run_folder.name)
 
 
 def test_what_mlflow_knows(

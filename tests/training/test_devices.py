@@ -156,3 +156,30 @@ import matplotlib, pandas, sklearn
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["keras", "tensorflow"]
+
+
+def test_messages_of_native_libraries_go_to_the_log_and_pythons_are_shown(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from tnt_exp.training.device import native_messages_in
+with native_messages_in(Path("train.log")):
+    os.write(2, b"E0000 oneDNN says something\\n")
+    print("a warning of Python", file=sys.stderr)
+    os.system("echo a child says something >&2")
+os.write(2, b"afterwards\\n")
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stderr == "a warning of Python\nafterwards\n"
+    assert (tmp_path / "train.log").read_text() == "E0000 oneDNN says something\na child says something\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment | {"TF_CPP_MIN_LOG_LEVEL": "0"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "oneDNN" in done.stderr

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
-RUN_HELP = "a run folder, an MLflow run id, runs:/ID, models:/NAME@ALIAS or best:SWEEP_FOLDER"
+RUN_HELP = "a run folder, the name of a run, an MLflow run id, runs:/ID, models:/NAME@ALIAS or best:SWEEP_FOLDER"
 
 
 def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> FinishedRun:
     """Return the run that a reference names.
 
     Args:
-        reference: A run folder (relative to the working folder or absolute), an MLflow run id, `runs:/ID`,
+        reference: A run folder (relative or absolute), a `run.name`, an MLflow run id, `runs:/ID`,
             `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or `best:SWEEP_FOLDER` (the best trial of a sweep). A run that
             MLflow knows and whose folder is not on this machine is downloaded to `multirun/fetched/ID`.
         uri: Tracking store; None: SQLite in the working folder.
@@ -36,7 +36,7 @@ def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> Finis
     text = os.fspath(reference)
     if text.startswith("best:"):
         return FinishedRun.open(_best(Path(text.removeprefix("best:")).expanduser()))
-    path = Path(text).expanduser()
+    path = _folder(text)
     if path.is_dir():
         if (path / STUDY_FILE).is_file():
             raise UserError(f"{text}: expected one run, received a sweep. Its best run is best:{text}")
@@ -52,13 +52,13 @@ def find_run_folder(reference: str, uri: str | None = None) -> Path:
     """Return the folder of a run, finished or not.
 
     Args:
-        reference: The folder, or the MLflow id of a run on this machine.
+        reference: The folder, the `run.name`, or the MLflow id of a run on this machine.
         uri: Tracking store for an id; None: SQLite in the working folder.
 
     Raises:
         UserError: There is no such run on this machine.
     """
-    folder = Path(reference).expanduser()
+    folder = _folder(reference)
     if _RUN_ID.fullmatch(reference) and not folder.exists():
         from tnt_exp.tracking.queries import tagged_run_folder
 
@@ -66,6 +66,12 @@ def find_run_folder(reference: str, uri: str | None = None) -> Path:
     if not folder.is_dir():
         raise UserError(f"{reference}: expected a run folder or an MLflow run id, found no folder {folder}.")
     return folder.resolve()
+
+
+def _folder(text: str) -> Path:
+    """Return the folder that a text names: as a path, or as the name of a run in this working folder."""
+    path, named = Path(text).expanduser(), Path("multirun/runs", text)
+    return named if not path.exists() and "/" not in text and named.is_dir() else path
 
 
 def _best(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """Select the backend and the device before Keras is imported."""
 
 import contextlib
+import faulthandler
 import importlib.util
 import logging
 import os
@@ -183,6 +184,34 @@ def _quiet() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+@contextlib.contextmanager
+def native_messages_in(log_file: Path) -> Iterator[None]:
+    """Append what native libraries write to standard error to a file; what Python writes there is still shown.
+
+    Unless TF_CPP_MIN_LOG_LEVEL=0 asks for it, or somebody else has replaced `sys.stderr`.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0" or sys.stderr is not sys.__stderr__ or sys.stderr is None:
+        yield
+        return
+    shown = sys.stderr
+    shown.flush()
+    kept = os.dup(2)
+    with log_file.open("a") as file, open(kept, "w", buffering=1, errors=shown.errors, closefd=False) as terminal:
+        os.dup2(file.fileno(), 2)
+        sys.stderr = terminal
+        if faulthandler.is_enabled():
+            faulthandler.enable(terminal)
+        try:
+            yield
+        finally:
+            terminal.flush()
+            os.dup2(kept, 2)
+            sys.stderr = shown
+            if faulthandler.is_enabled():
+                faulthandler.enable(shown)
+    os.close(kept)
 
 
 def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int]:
