@@ -101,7 +101,9 @@ def other_test_images(finished: FinishedRun, config: Config) -> TestImages:
     if split.files is not None and seen:
         fresh = np.array([record.sha256 not in seen for record in split.files])
         if not fresh.any():
-            raise UserError(f"dataset.path={config.dataset.path}: expected images not used in training, found none.")
+            raise UserError(
+                f"dataset.path={config.dataset.path}: expected images that the run was not trained on, found none."
+            )
         if not fresh.all():
             notes.append(f"{int((~fresh).sum())} of {len(fresh)} images are left out: the run was trained on them")
             positions = np.flatnonzero(fresh)
