@@ -31,7 +31,7 @@ class FakeFolder:
             (self.path / "dataset.json").write_text(json.dumps({**split, "images": {"train": 9, "test": 3}}))
 
     def configure(self, **sections: Any) -> None:
-        (self.path / "config.yaml").write_text(yaml.safe_dump(sections))
+        (self.path / "config.yaml").write_text(yaml.safe_dump({**sections, "seed": 0}, sort_keys=False))
 
     def begin(self, uri: str, experiment: str = "fake", name: str | None = None, **tags: str) -> str:
         """Resume or create the MLflow run; return its id. As `Tracker.open` without its thread."""

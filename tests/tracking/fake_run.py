@@ -16,7 +16,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     path, uri, first, last, pause = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:5]), float(sys.argv[5])
     folder = RunFolder(path)
-    (path / "config.yaml").write_text("model:\n  depth: 3\n")
+    (path / "config.yaml").write_text("model:\n  depth: 3\nseed: 0\n")
     result = {}
     tracker = Tracker.open(path, uri, "talk", path.name, {}, result)
     slowest = 0.0

@@ -90,5 +90,5 @@ def assert_complete(uri: str, run: Run, last: int) -> None:
     """Every point of a fake run, once."""
     assert points(uri, run, "train/loss") == [(step, 1 / step) for step in range(1, last + 1)]
     assert points(uri, run, "val/loss") == [(step, 2 / step) for step in range(1, last + 1)]
-    assert run.data.params == {"model.depth": "3"}
+    assert run.data.params == {"model.depth": "3", "seed": "0"}
     assert run.info.status == "FINISHED"

@@ -193,7 +193,8 @@ def test_a_value_too_long_for_mlflow_is_a_file_there(tmp_path: Path, uri: str) -
     run.finish("FAILED", error=long)
     assert run.sync() is None
     (found,) = runs(uri)
-    assert found.data.params == {"dataset.path": "too long: artifact params/dataset.path.txt", "model.depth": "3"}
+    too_long = "too long: artifact params/dataset.path.txt"
+    assert found.data.params == {"dataset.path": too_long, "model.depth": "3", "seed": "0"}
     client = mlflow.MlflowClient(uri)
     for name in ("params/dataset.path.txt", "tags/error.txt"):
         assert Path(client.download_artifacts(found.info.run_id, name)).read_text() == long
@@ -208,7 +209,7 @@ def test_what_the_store_refuses_is_reported_and_holds_up_nothing(
     run.finish()
     assert run.sync() is None
     (found,) = runs(uri)
-    assert found.data.params == {"model.depth": "3"}
+    assert found.data.params == {"model.depth": "3", "seed": "0"}
     assert points(uri, found, "train/loss") == [(1, 1.0), (2, 0.5)]
     assert found.info.status == "FINISHED"
     assert "MLflow refuses <Param" in caplog.text

@@ -195,7 +195,7 @@ def test_doctor_logs_a_run_again_that_the_store_does_not_have(
     run = FakeFolder(tmp_path / "multirun/runs/run")
     run.begin(uri)
     run.record(1, 2)
-    run.finish()
+    run.finish("KILLED")
     assert run.sync() is None
     shutil.copyfile(empty, file)
     monkeypatch.chdir(tmp_path)

@@ -133,6 +133,10 @@ def to_config(cfg: DictConfig) -> Config:
     return config
 
 
+# Keys that the first edition did not have: its runs did what the defaults say.
+_ADDED_KEYS = ("trainer.tf32",)
+
+
 def load_config(file: Path) -> Config:
     """Return the configuration in a run folder's `config.yaml`; no key is completed by its default.
 
@@ -161,7 +165,8 @@ def load_config(file: Path) -> Config:
     except UserError as error:
         raise UserError(f"{file}: {error} {advice}") from error
     absent = object()
-    missing = [field.key for field in config_keys() if OmegaConf.select(cfg, field.key, default=absent) is absent]
+    required = [field.key for field in config_keys() if field.key not in _ADDED_KEYS]
+    missing = [key for key in required if OmegaConf.select(cfg, key, default=absent) is absent]
     if missing:
         raise UserError(
             f"{file}: expected every key of the configuration, received none for {missing[0]} and {len(missing) - 1} "

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, read_json
-from tnt_exp.config.compose import load_config
-from tnt_exp.run_folder import ARTIFACTS, SYSTEM_METRICS, flat, parse_number, read_metrics
+from tnt_exp.run_folder import ARTIFACTS, SYSTEM_METRICS, flatten, parse_number, read_metrics
 
 FOLDER = "mlflow"  # in the folder of a run or sweep
 REFERENCE = "mlflow.json"
@@ -56,7 +58,7 @@ def read_record(folder: Path, reference: JsonObject, result: JsonObject | None =
     """
     parent, config_file, written = read_json(folder / PARENT) or {}, folder / "config.yaml", folder / "result.json"
     result = result or read_json(written) or {"status": parent.get("status", "RUNNING")}
-    config = flat(load_config(config_file)) if config_file.exists() else {}
+    config = _read_config(config_file) if config_file.exists() else {}
     ended, end_time, model = result["status"] != "RUNNING", parent.get("end_time"), None
     names = [f"{FILES}/{file.name}" for file in sorted((folder / FILES).glob("*"))]
     if ended and config:
@@ -77,6 +79,15 @@ def read_record(folder: Path, reference: JsonObject, result: JsonObject | None =
         "model": model,
         "status": [result["status"], end_time],
     }
+
+
+def _read_config(file: Path) -> JsonObject:
+    """Return the values of a `config.yaml` with dotted keys; raise `ValueError` if it was cut: `seed` is the end."""
+    with suppress(yaml.YAMLError, UnicodeDecodeError):
+        values = yaml.safe_load(file.read_text())
+        if isinstance(values, dict) and "seed" in values:
+            return flatten(values)
+    raise ValueError(f"{file}: expected the configuration of a run, received a damaged file.")
 
 
 def _points(folder: Path, begin: int, result: JsonObject, parent: JsonObject) -> Iterator[Point]:

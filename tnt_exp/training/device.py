@@ -171,19 +171,9 @@ def _without_optional_packages(backend: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hide what TensorFlow's libraries write to standard error while they load."""
-    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if level == "0":  # the user wants to read it
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with native_messages_in(Path(os.devnull)):
         yield
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 @contextlib.contextmanager
