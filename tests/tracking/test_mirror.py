@@ -193,6 +193,7 @@ def test_doctor_logs_a_run_again_that_the_store_does_not_have(
     file, empty = Path(uri.removeprefix("sqlite:///")), tmp_path / "empty.db"
     shutil.copyfile(file, empty)
     run = FakeFolder(tmp_path / "multirun/runs/run")
+    run.folder.write_config(compose([]), [])  # the doctor reads all of it
     run.begin(uri)
     run.record(1, 2)
     run.finish("KILLED")
