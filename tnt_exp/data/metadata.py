@@ -77,7 +77,7 @@ def required_path(config: DatasetConfig) -> Path:
         UserError: It is not given, or nothing readable is there.
     """
     if not config.path:
-        raise UserError(f"dataset.path: expected a file or folder for dataset={config.name.value}, found none; give it")
+        raise UserError(f"dataset.path: expected a file or folder for dataset={config.name.value}, received none")
     path = Path(config.path).expanduser()
     if not path.exists():
         raise UserError(f"dataset.path={path}: expected a file or folder, received a path where nothing is; correct it")

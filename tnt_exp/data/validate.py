@@ -17,7 +17,7 @@ def validate(config: DatasetConfig) -> None:
     if config.channels not in (1, 3):
         raise UserError(f"dataset.channels: expected 1 (grey) or 3 (RGB), received {config.channels}")
     if config.path == "":
-        raise UserError(f"dataset.path: expected a file or folder for dataset={config.name.value}, found none; give it")
+        raise UserError(f"dataset.path: expected a file or folder for dataset={config.name.value}, received none")
     source, default = get_source(config.name), DatasetConfig()
     for key in _KEYS_OF_SOME_SOURCES:
         value = getattr(config, key)
