@@ -77,7 +77,9 @@ def required_path(config: DatasetConfig) -> Path:
         UserError: It is not given, or nothing readable is there.
     """
     if not config.path:
-        raise UserError(f"dataset.path: expected a file or folder for dataset={config.name.value}, received none")
+        raise UserError(
+            f"dataset.path: expected a file or folder for dataset={config.name.value}, received none; give it"
+        )
     path = Path(config.path).expanduser()
     if not path.exists():
         raise UserError(f"dataset.path={path}: expected a file or folder, received a path where nothing is; correct it")

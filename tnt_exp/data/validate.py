@@ -1,7 +1,7 @@
 """What can be found wrong with the dataset section in milliseconds."""
 
 from tnt_exp.config.dataset import DatasetConfig
-from tnt_exp.data.metadata import DatasetInfo
+from tnt_exp.data.metadata import DatasetInfo, required_path
 from tnt_exp.data.sources import get_source
 from tnt_exp.errors import UserError
 
@@ -17,7 +17,7 @@ def validate(config: DatasetConfig) -> None:
     if config.channels not in (1, 3):
         raise UserError(f"dataset.channels: expected 1 (grey) or 3 (RGB), received {config.channels}")
     if config.path == "":
-        raise UserError(f"dataset.path: expected a file or folder for dataset={config.name.value}, received none")
+        required_path(config)  # raises, also for a source that takes no path
     source, default = get_source(config.name), DatasetConfig()
     for key in _KEYS_OF_SOME_SOURCES:
         value = getattr(config, key)

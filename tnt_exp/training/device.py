@@ -159,8 +159,8 @@ def _without_optional_packages(backend: str) -> Iterator[None]:
     names = [name for name in _OPTIONAL_PACKAGES if name != backend and name not in sys.modules]
     if "keras" in sys.modules or "tnt_exp.cli" not in sys.modules:
         names = []
-    for name in names:
-        sys.modules[name] = None  # type: ignore[assignment]  # an import of a module that is None fails as if it were not installed
+    for name in names:  # an import of a module that is None fails as if it were not installed
+        sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:

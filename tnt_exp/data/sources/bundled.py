@@ -35,11 +35,7 @@ class DigitsSource(DatasetSource):
         rows = np.loadtxt(_digits_file(), delimiter=",", dtype=np.uint16)
         levels, labels = rows[:, :-1].reshape(-1, 8, 8, 1), rows[:, -1]
         images = ((levels * 255 + 8) // 16).astype(np.uint8)  # rounds to the nearest
-        return RawDataset(
-            train=Split(images, labels.astype(np.int32)),
-            test=None,
-            class_names=tuple(str(digit) for digit in range(10)),
-        )
+        return RawDataset(Split(images, labels.astype(np.int32)), None, class_names=tuple("0123456789"))
 
 
 def _digits_file() -> Path:

@@ -46,7 +46,9 @@ class ImageFolderSource(DatasetSource):
     def validate(self, config: DatasetConfig) -> None:
         """See `DatasetSource`."""
         if config.image_size is None:
-            raise UserError("dataset.image_size: expected a side in pixels for dataset=image_folder, received none")
+            raise UserError(
+                "dataset.image_size: expected a side in pixels for dataset=image_folder, received none; give it"
+            )
         path = required_path(config)
         if not path.is_dir():
             raise UserError(f"dataset.path={path}: expected a folder of class folders, received a file; unpack it")
