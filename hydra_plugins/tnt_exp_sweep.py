@@ -1,6 +1,6 @@
 """Hydra takes plugins from the namespace `hydra_plugins` only: ours, under their names there."""
 
-from tnt_exp.sweep import local_executor, sweeper
+from tnt_exp.sweeps import local_executor, sweeper
 
 
 class Sweeper(sweeper.Sweeper):

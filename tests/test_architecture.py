@@ -39,7 +39,7 @@ PARTS = [
     "reports",
     "experiment",
     "run",
-    "sweep",
+    "sweeps",
     "finished_runs",
     "cli",
 ]
@@ -180,7 +180,7 @@ def test_names_are_terms_of_the_field() -> None:
     known |= _words(name for module in (os, pathlib, pickle, shutil, subprocess, threading) for name in dir(module))
     page = (ROOT / "docs/architecture.md").read_text()
     known |= _words(re.findall(r"^\|(.*)\|$", page.split("## Glossary")[1].split("\n## ")[0], re.MULTILINE))
-    for part in ("sweep", "tracking", "training", "data"):
+    for part in ("sweeps", "tracking", "training", "data"):
         names = {name: _words([name]) - known for name in _public_names(PACKAGE / part)}
         assert {name: unknown for name, unknown in names.items() if unknown} == {}
 

@@ -39,9 +39,9 @@ from tnt_exp.experiment import Experiment
 from tnt_exp.finished_runs import find
 from tnt_exp.reports import attention, run_figures
 from tnt_exp.run_folder import RunFolder
-from tnt_exp.sweep.optuna_search import OptunaSearch
-from tnt_exp.sweep.study import SweepStudy
-from tnt_exp.sweep.trial import trial_state
+from tnt_exp.sweeps.optuna_search import OptunaSearch
+from tnt_exp.sweeps.study import SweepStudy
+from tnt_exp.sweeps.trial import trial_state
 from tnt_exp.tracking import doctor, queries, tracker
 from tnt_exp.training.checkpoint import CheckpointStore
 

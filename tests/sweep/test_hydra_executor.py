@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tnt_exp.sweep.study import SweepStudy
-from tnt_exp.sweep.trial import TrialState
+from tnt_exp.sweeps.study import SweepStudy
+from tnt_exp.sweeps.trial import TrialState
 
 SMALL = ["model=tiny", "dataset.train_limit=256", "schedule.warmup_epochs=0", "tracking=off"]
 
@@ -90,7 +90,7 @@ def test_slurm_is_told_what_the_command_says(tmp_path: Path) -> None:
     from omegaconf import OmegaConf
 
     from tnt_exp.config.compose import CONFIG_NAME, conf_dir, register
-    from tnt_exp.sweep.search_space import to_hydra_overrides
+    from tnt_exp.sweeps.search_space import to_hydra_overrides
 
     register()
     said = ["launcher=submitit_slurm", "launcher.partition=gpu", "launcher.gpus_per_node=1", "launcher.timeout_min=90"]

@@ -176,7 +176,7 @@ def test_a_running_sweep_is_not_started_twice(folder: Any) -> None:
 
 def test_each_job_gets_its_share_of_threads_and_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     from tnt_exp.config.sweep import LauncherConfig
-    from tnt_exp.sweep import local_executor
+    from tnt_exp.sweeps import local_executor
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.setattr(local_executor, "cpu_count", lambda: 8)

@@ -15,8 +15,8 @@ from mlflow.entities import Run, ViewType
 
 from tnt_exp.atomic_files import is_unlocked
 from tnt_exp.reports.leaderboard import rank_points
-from tnt_exp.sweep import results
-from tnt_exp.sweep.study import SweepStudy
+from tnt_exp.sweeps import results
+from tnt_exp.sweeps.study import SweepStudy
 from tnt_exp.tracking.client import init_sqlite_store
 from tnt_exp.tracking.mirror import Mirror
 

@@ -16,11 +16,11 @@ from tnt_exp.config import Config
 from tnt_exp.config.compose import conf_dir, register
 from tnt_exp.config.sweep import Direction, Method, SweepConfig
 from tnt_exp.errors import UserError
-from tnt_exp.sweep.optuna_search import OptunaSearch, search_fingerprint
-from tnt_exp.sweep.plan import TrialComposer
-from tnt_exp.sweep.search_space import SearchSpace
-from tnt_exp.sweep.study import SweepStudy
-from tnt_exp.sweep.trial import Trial
+from tnt_exp.sweeps.optuna_search import OptunaSearch, search_fingerprint
+from tnt_exp.sweeps.plan import TrialComposer
+from tnt_exp.sweeps.search_space import SearchSpace
+from tnt_exp.sweeps.study import SweepStudy
+from tnt_exp.sweeps.trial import Trial
 
 KEYS = [
     "model=tiny",

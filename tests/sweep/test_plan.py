@@ -19,10 +19,10 @@ from tnt_exp.atomic_files import acquire_lock, atomic_write_json, read_json
 from tnt_exp.cli import main
 from tnt_exp.config.compose import compose, conf_dir, options, register
 from tnt_exp.errors import UserError
-from tnt_exp.sweep.outcome import FailureReason, Outcome, from_exit_code, read_outcome, write_outcome
-from tnt_exp.sweep.plan import TrialComposer, plan_trials
-from tnt_exp.sweep.search_space import SearchSpace, to_hydra_overrides
-from tnt_exp.sweep.trial import TrialSpec, TrialState, objective_value, trial_state
+from tnt_exp.sweeps.outcome import FailureReason, Outcome, from_exit_code, read_outcome, write_outcome
+from tnt_exp.sweeps.plan import TrialComposer, plan_trials
+from tnt_exp.sweeps.search_space import SearchSpace, to_hydra_overrides
+from tnt_exp.sweeps.trial import TrialSpec, TrialState, objective_value, trial_state
 
 
 def space_of(*overrides: str, declared: Mapping[str, str] = {}) -> SearchSpace:
@@ -208,7 +208,7 @@ def test_a_lock_has_one_owner(tmp_path: Path) -> None:
 
 def test_a_job_that_keeps_pythons_lock_dies_with_its_supervisor(tmp_path: Path) -> None:
     # PyDLL keeps the lock while it calls: no thread of the job can run.
-    job = "from tnt_exp.sweep import worker; import ctypes, sys; worker.exit_with_parent(); print('held', flush=True)"
+    job = "from tnt_exp.sweeps import worker; import ctypes, sys; worker.exit_with_parent(); print('held', flush=True)"
     job += "; ctypes.PyDLL(None).sleep(60)"
     supervisor = (
         "import subprocess, sys, time\n"

@@ -12,8 +12,8 @@ from hydra._internal.utils import create_config_search_path
 from tnt_exp.config.compose import conf_dir, register
 from tnt_exp.model import cost
 from tnt_exp.preflight import preflight
-from tnt_exp.sweep.plan import TrialComposer
-from tnt_exp.sweep.search_space import SearchSpace
+from tnt_exp.sweeps.plan import TrialComposer
+from tnt_exp.sweeps.search_space import SearchSpace
 
 
 def test_every_mix_of_ingredients_is_a_run_of_equal_arithmetic() -> None:

@@ -11,7 +11,7 @@ from tnt_exp.config.compose import load_config
 from tnt_exp.errors import UserError, first_line
 from tnt_exp.run import damaged_files
 from tnt_exp.run_folder import RunFolder
-from tnt_exp.sweep.study import STUDY_FILE, SweepStudy
+from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy
 
 if TYPE_CHECKING:
     from tnt_exp.tracking.doctor import Finding

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tnt_exp.reports.sweep_page import render_page
-from tnt_exp.sweep import results
-from tnt_exp.sweep.study import SweepStudy
+from tnt_exp.sweeps import results
+from tnt_exp.sweeps.study import SweepStudy
 
 
 def main(arguments: Sequence[str]) -> int:

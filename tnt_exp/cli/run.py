@@ -11,9 +11,9 @@ from pathlib import Path
 import yaml
 
 from tnt_exp.config.compose import conf_dir, load_config
-from tnt_exp.sweep import worker
-from tnt_exp.sweep.results import rerun_command
-from tnt_exp.sweep.study import STUDY_FILE, SweepStudy
+from tnt_exp.sweeps import worker
+from tnt_exp.sweeps.results import rerun_command
+from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tnt_exp.config.overrides import quote
-from tnt_exp.sweep import summary
-from tnt_exp.sweep.study import SweepStudy
+from tnt_exp.sweeps import summary
+from tnt_exp.sweeps.study import SweepStudy
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _resume(study: SweepStudy, overrides: Sequence[str]) -> int:
     from tnt_exp.cli.train import sweep
-    from tnt_exp.sweep.search_space import to_hydra_overrides
+    from tnt_exp.sweeps.search_space import to_hydra_overrides
 
     config_dir = study.data["config_dir"]
     os.chdir(study.data["cwd"])

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     sweeping = flags.multirun or dry_run
     overrides = literal_overrides(flags.overrides, sweep=sweeping)
     if sweeping and not _is_only_shown(flags):
-        from tnt_exp.sweep.search_space import to_hydra_overrides
+        from tnt_exp.sweeps.search_space import to_hydra_overrides
 
         overrides = to_hydra_overrides(overrides, flags.config_dir)
         return sweep([*overrides, *(["hydra.sweeper.dry_run=true"] if dry_run else [])], flags.config_dir)
@@ -176,14 +176,14 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     """Run a sweep and return the exit code.
 
     Args:
-        overrides: As Hydra reads them (see `tnt_exp.sweep.search_space`).
+        overrides: As Hydra reads them (see `tnt_exp.sweeps.search_space`).
         config_dir: The folder of the user's own config groups.
 
     Raises:
         UserError: A trial cannot run.
     """
     from tnt_exp.signals import Signals, Stopped
-    from tnt_exp.sweep.hydra_executor import run_job
+    from tnt_exp.sweeps.hydra_executor import run_job
 
     register()
     try:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from tnt_exp.config.trainer import TrainerConfig
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.run import FinishedRun
-from tnt_exp.sweep.study import STUDY_FILE, SweepStudy
-from tnt_exp.sweep.trial import TrialState, objective_value
+from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy
+from tnt_exp.sweeps.trial import TrialState, objective_value
 
 if TYPE_CHECKING:
     from tnt_exp.model import Classifier

@@ -15,10 +15,10 @@ from omegaconf import DictConfig, ListConfig
 from tnt_exp.config.sweep import LauncherConfig
 from tnt_exp.errors import UserError
 from tnt_exp.hardware import cpu_count
-from tnt_exp.sweep.outcome import FailureReason, Outcome
-from tnt_exp.sweep.scheduler import Scheduler
-from tnt_exp.sweep.trial import Trial
-from tnt_exp.sweep.worker import JobProcess, ResourceLimits
+from tnt_exp.sweeps.outcome import FailureReason, Outcome
+from tnt_exp.sweeps.scheduler import Scheduler
+from tnt_exp.sweeps.trial import Trial
+from tnt_exp.sweeps.worker import JobProcess, ResourceLimits
 
 _POLL_INTERVAL = 0.05  # seconds
 

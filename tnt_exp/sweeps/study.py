@@ -23,7 +23,7 @@ from tnt_exp.config.sweep import Rerun, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import estimate_resources
 from tnt_exp.run_folder import RunFolder
-from tnt_exp.sweep.trial import Trial, TrialSpec, TrialState, config_hash, trial_key, trial_state
+from tnt_exp.sweeps.trial import Trial, TrialSpec, TrialState, config_hash, trial_key, trial_state
 
 STUDY_FILE = "sweep.json"
 

@@ -15,16 +15,16 @@ from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.sweep import Method, OnInvalid, Rerun, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
-from tnt_exp.sweep import hydra_executor, summary
-from tnt_exp.sweep.live_table import LiveTable
-from tnt_exp.sweep.local_executor import LocalLauncher, ProcessMonitor
-from tnt_exp.sweep.mlflow_observer import MlflowObserver
-from tnt_exp.sweep.plan import TrialComposer, plan_trials
-from tnt_exp.sweep.results import objective_name
-from tnt_exp.sweep.scheduler import GridSource, Scheduler, TrialSource
-from tnt_exp.sweep.search_space import SearchSpace
-from tnt_exp.sweep.study import SweepStudy, find_grid_to_resume, find_search_to_resume, sweep_dir, sweep_overrides
-from tnt_exp.sweep.trial import Trial, TrialState
+from tnt_exp.sweeps import hydra_executor, summary
+from tnt_exp.sweeps.live_table import LiveTable
+from tnt_exp.sweeps.local_executor import LocalLauncher, ProcessMonitor
+from tnt_exp.sweeps.mlflow_observer import MlflowObserver
+from tnt_exp.sweeps.plan import TrialComposer, plan_trials
+from tnt_exp.sweeps.results import objective_name
+from tnt_exp.sweeps.scheduler import GridSource, Scheduler, TrialSource
+from tnt_exp.sweeps.search_space import SearchSpace
+from tnt_exp.sweeps.study import SweepStudy, find_grid_to_resume, find_search_to_resume, sweep_dir, sweep_overrides
+from tnt_exp.sweeps.trial import Trial, TrialState
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Sweeper(HydraSweeper):
         return self._run(study, GridSource(self._pending_trials(study), len(study.trials)), [])
 
     def _search(self, space: SearchSpace) -> Summary:
-        from tnt_exp.sweep.optuna_search import OptunaSearch, PruningMonitor, search_fingerprint
+        from tnt_exp.sweeps.optuna_search import OptunaSearch, PruningMonitor, search_fingerprint
 
         settings = self._settings
         preflight(self._compose(list(space.fixed.values())))

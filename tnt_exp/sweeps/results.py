@@ -7,10 +7,10 @@ from tnt_exp import run_folder
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.reports.leaderboard import RankedPoint, TrialRow, rank_points
 from tnt_exp.reports.sweep_page import SweepResults
-from tnt_exp.sweep.outcome import read_outcome
-from tnt_exp.sweep.study import SweepStudy
-from tnt_exp.sweep.trial import Trial, TrialState, objective_value, trial_state
-from tnt_exp.sweep.worker import LOG
+from tnt_exp.sweeps.outcome import read_outcome
+from tnt_exp.sweeps.study import SweepStudy
+from tnt_exp.sweeps.trial import Trial, TrialState, objective_value, trial_state
+from tnt_exp.sweeps.worker import LOG
 
 CURVES = 8  # of the best runs
 

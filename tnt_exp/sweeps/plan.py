@@ -13,7 +13,7 @@ from tnt_exp.config.compose import check_override_key, compose_cfg, to_config, t
 from tnt_exp.config.overrides import parse_override
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
-from tnt_exp.sweep.trial import TrialSpec, config_hash
+from tnt_exp.sweeps.trial import TrialSpec, config_hash
 
 
 class TrialComposer:

@@ -6,14 +6,14 @@ from tnt_exp.config import Config
 from tnt_exp.config.sweep import SweepConfig
 from tnt_exp.formatting import format_bytes, format_duration, format_table
 from tnt_exp.preflight import estimate_resources
-from tnt_exp.sweep.outcome import read_outcome
-from tnt_exp.sweep.plan import Plan
-from tnt_exp.sweep.results import rerun_command
-from tnt_exp.sweep.scheduler import Scheduler
-from tnt_exp.sweep.search_space import SearchSpace
-from tnt_exp.sweep.study import SweepStudy
-from tnt_exp.sweep.trial import TrialSpec, TrialState, objective_value
-from tnt_exp.sweep.worker import LOG
+from tnt_exp.sweeps.outcome import read_outcome
+from tnt_exp.sweeps.plan import Plan
+from tnt_exp.sweeps.results import rerun_command
+from tnt_exp.sweeps.scheduler import Scheduler
+from tnt_exp.sweeps.search_space import SearchSpace
+from tnt_exp.sweeps.study import SweepStudy
+from tnt_exp.sweeps.trial import TrialSpec, TrialState, objective_value
+from tnt_exp.sweeps.worker import LOG
 
 _MAX_ROWS = 40  # rows
 

@@ -18,7 +18,7 @@ from tnt_exp.config.keys import did_you_mean
 from tnt_exp.config.overrides import parse_override
 from tnt_exp.config.sweep import LauncherConfig, SweepConfig
 from tnt_exp.errors import UserError
-from tnt_exp.sweep.trial import TrialSpec
+from tnt_exp.sweeps.trial import TrialSpec
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from tnt_exp.atomic_files import read_json
-from tnt_exp.sweep.outcome import FailureReason, Outcome, from_exit_code, oom_kill_count, write_outcome
+from tnt_exp.sweeps.outcome import FailureReason, Outcome, from_exit_code, oom_kill_count, write_outcome
 
 LOG = "output.log"
 

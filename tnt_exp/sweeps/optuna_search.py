@@ -23,13 +23,13 @@ from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.sweep import Method, Rerun, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
-from tnt_exp.sweep.outcome import FailureReason, Outcome
-from tnt_exp.sweep.plan import TrialComposer
-from tnt_exp.sweep.results import objective_name
-from tnt_exp.sweep.search_space import SearchSpace, format_override_value, make_distribution
-from tnt_exp.sweep.study import SweepStudy
-from tnt_exp.sweep.trial import Trial, TrialSpec, TrialState, config_hash, objective_value
-from tnt_exp.sweep.worker import JobProcess
+from tnt_exp.sweeps.outcome import FailureReason, Outcome
+from tnt_exp.sweeps.plan import TrialComposer
+from tnt_exp.sweeps.results import objective_name
+from tnt_exp.sweeps.search_space import SearchSpace, format_override_value, make_distribution
+from tnt_exp.sweeps.study import SweepStudy
+from tnt_exp.sweeps.trial import Trial, TrialSpec, TrialState, config_hash, objective_value
+from tnt_exp.sweeps.worker import JobProcess
 
 OPTUNA_STUDY = "optuna.log"
 
@@ -38,7 +38,7 @@ _CHECK_INTERVAL = 1.0  # seconds between two looks at running trials, for prunin
 
 
 class OptunaSearch:
-    """Supplies the trials of a search (see `tnt_exp.sweep.scheduler.TrialSource`).
+    """Supplies the trials of a search (see `tnt_exp.sweeps.scheduler.TrialSource`).
 
     Args:
         sweep_study: The sweep; `trials` in its data are the trials of this search.

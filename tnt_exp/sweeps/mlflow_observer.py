@@ -14,10 +14,10 @@ from tnt_exp.reports.leaderboard import (
     write_points,
 )
 from tnt_exp.reports.sweep_page import SweepResults, render_page
-from tnt_exp.sweep import results
-from tnt_exp.sweep.outcome import Outcome
-from tnt_exp.sweep.study import SweepStudy
-from tnt_exp.sweep.trial import Trial
+from tnt_exp.sweeps import results
+from tnt_exp.sweeps.outcome import Outcome
+from tnt_exp.sweeps.study import SweepStudy
+from tnt_exp.sweeps.trial import Trial
 
 if TYPE_CHECKING:
     from tnt_exp.tracking.sweep_tracker import SweepTracker

@@ -9,9 +9,9 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from tnt_exp.config.overrides import quote
-from tnt_exp.sweep.outcome import FailureReason, Outcome, read_outcome, write_outcome
-from tnt_exp.sweep.scheduler import Scheduler
-from tnt_exp.sweep.worker import JobProcess
+from tnt_exp.sweeps.outcome import FailureReason, Outcome, read_outcome, write_outcome
+from tnt_exp.sweeps.scheduler import Scheduler
+from tnt_exp.sweeps.worker import JobProcess
 
 log = logging.getLogger("tnt_exp")
 
