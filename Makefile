@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep ui pictures test torture command-lines bench gpu check format docs everything lock clean
+.PHONY: help train sweep ui pictures test torture lives disk-full command-lines bench gpu check format docs everything lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -41,6 +41,12 @@ test: $(VENV)/.test-installed  ## Run the tests; says what it leaves out (ARGS=f
 torture: $(VENV)/.test-installed $(VENV)/.jax-installed  ## Kill runs 100 times, continue them, compare them to the bit (long)
 	@$(BIN)/python tests/torture.py --backend tensorflow $(ARGS)
 	@$(BIN)/python tests/torture.py --backend jax $(ARGS)
+
+lives: $(VENV)/.test-installed  ## Walk 210 lives of runs at random; folder, MLflow and terminal must agree (long)
+	@$(BIN)/python tests/lives.py $(ARGS)
+
+disk-full: $(VENV)/.test-installed  ## Fill the disk at 40 random moments; needs root (long)
+	@$(BIN)/python tests/disk_full.py $(ARGS)
 
 command-lines: $(VENV)/.test-installed  ## Type 1,000 generated command lines, and check each answer (a quarter of an hour)
 	@$(BIN)/python tests/command_lines.py $(ARGS)

@@ -194,15 +194,15 @@ def test_stopped_run_is_killed_everywhere(tmp_path: Path, number: signal.Signals
 def test_run_continued_after_kill_and_stop_ends_with_the_same_bits(tmp_path: Path) -> None:
     arguments = [
         *("model=tiny", "augmentation=keras_example", "model.mlp_dropout=0.1", "model.attention_dropout=0.1"),
-        *("trainer.epochs=15", "trainer.checkpoint.steps=7", "tracking.system_metrics=false", "run.name=run"),
+        *("trainer.epochs=8", "trainer.checkpoint.steps=7", "tracking.system_metrics=false", "run.name=run"),
     ]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
     train(whole, *arguments)
-    assert train_until(cut, 3, signal.SIGKILL, *arguments) == -signal.SIGKILL
+    assert train_until(cut, 2, signal.SIGKILL, *arguments) == -signal.SIGKILL
     assert [run.info.status for run in runs(cut)] == ["RUNNING"]
-    assert train_until(cut, 8, signal.SIGTERM, *arguments) == 143
+    assert train_until(cut, 4, signal.SIGTERM, *arguments) == 143
     train(cut, *arguments)
 
     folders = [folder / "multirun/runs/run" for folder in (whole, cut)]
@@ -212,7 +212,7 @@ def test_run_continued_after_kill_and_stop_ends_with_the_same_bits(tmp_path: Pat
     curves = [list(csv.DictReader((folder / "metrics.csv").read_text().splitlines())) for folder in folders]
     for row in curves[0] + curves[1]:
         del row["seconds"], row["time"], row["train/images_per_second"], row["train/waiting"]
-    assert len(curves[0]) == 15
+    assert len(curves[0]) == 8
     assert curves[0] == curves[1]
     results = [json.loads((folder / "result.json").read_text())["metrics"] for folder in folders]
     assert results[0]["test/loss"] == results[1]["test/loss"]
@@ -220,7 +220,7 @@ def test_run_continued_after_kill_and_stop_ends_with_the_same_bits(tmp_path: Pat
     assert run.info.status == "FINISHED"
     client = mlflow.MlflowClient(f"sqlite:///{cut / 'mlflow.db'}")
     history = client.get_metric_history(run.info.run_id, "val/loss")
-    assert [point.step for point in history] == list(range(1, 16))
+    assert [point.step for point in history] == list(range(1, 9))
 
     assert "finished before" in train(cut, *arguments).stdout
     assert "model.depth=3 (there: 2)" in train(cut, *arguments, "model.depth=3", code=2).stderr

@@ -3,12 +3,12 @@
 make torture                                         25 SIGKILL and 25 SIGTERM on TensorFlow, as many on JAX
 python tests/torture.py --backend jax --kills 5      5 of each on JAX
 
-A chain is one run that is killed in turn in each of `MOMENTS`, at a random moment of each, and continued by the same
-command until it is done; then its weights, optimizer, random state, curve and final metrics are compared with those of
-a run that was not killed. A kill is counted when the process died of it (SIGKILL) or ended with 143 (SIGTERM), and is
-good when its chain ends bit-equal: what a kill does wrong stays in the state that the next process goes on from.
-After each chain the MLflow store holds one run, FINISHED, with each point of the curve once; after some kills
-`tnt-exp doctor --fix` is run, and nothing may be RUNNING then.
+A chain is one run, of one of `VARIANTS`, that is killed in turn in each of `MOMENTS`, at a random moment of each, and
+continued by the same command until it is done; then its weights, optimizer, random state, curve and final metrics are
+compared with those of a run that was not killed. A kill is counted when the process died of it (SIGKILL) or ended with
+143 (SIGTERM), and is good when its chain ends bit-equal: what a kill does wrong stays in the state that the next
+process goes on from. After each chain the MLflow store holds one run, FINISHED, with each point of the curve once;
+after some kills `tnt-exp doctor --fix` is run, and nothing may be RUNNING then.
 """
 
 import argparse
@@ -34,9 +34,17 @@ _LATER = 0.03  # seconds, at most, from the call to the signal
 _EPOCHS = 8
 RUN = [
     *("model=tiny", "augmentation=keras_example", "model.mlp_dropout=0.1", "model.attention_dropout=0.1"),
-    *("dataset.train_limit=400", f"trainer.epochs={_EPOCHS}", "trainer.checkpoint.steps=3", "optimizer.ema=0.9"),
+    *("dataset.train_limit=400", f"trainer.epochs={_EPOCHS}", "trainer.checkpoint.steps=3", "schedule=constant"),
     *("tracking.system_metrics=false", "tracking.log_model=false", "run.name=run"),
 ]
+# What chains differ in, by name: overrides, and others that the first start of a chain has besides.
+VARIANTS: dict[str, tuple[list[str], list[str]]] = {
+    "EMA": (["optimizer.ema=0.9"], []),
+    "Muon": (["optimizer=muon", "optimizer.ema=0.9"], []),
+    "accumulation": (["optimizer.accumulation=4", "optimizer.ema=0.9"], []),
+    "early stopping": (["optimizer.learning_rate=0.02", "trainer.patience=1"], []),
+    "changed epochs": ([], [f"trainer.epochs={_EPOCHS - 3}"]),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -44,16 +52,21 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Kill runs, continue them, compare them.")
     parser.add_argument("--backend", choices=["tensorflow", "jax"], default="tensorflow")
     parser.add_argument("--kills", type=int, default=25, help="of each signal (default 25)")
+    parser.add_argument("--signals", nargs="+", choices=["SIGKILL", "SIGTERM"], default=["SIGKILL", "SIGTERM"])
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args(arguments)
-    os.environ |= {"KERAS_BACKEND": options.backend, "MLFLOW_DISABLE_TELEMETRY": "true", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    # What takes seconds is imported once; each start of the command is a fork of here, where nothing was computed.
-    for name in ("tnt_exp.evaluation", "tnt_exp.experiment", "tnt_exp.tracking.doctor", "tnt_exp.reports.run_figures"):
-        importlib.import_module(name)
+    preload(options.backend)
     with tempfile.TemporaryDirectory() as folder:
-        report = torture(Path(folder), options.backend, options.kills, options.seed)
+        report = torture(Path(folder), options.backend, options.kills, options.signals, options.seed)
     print("\n".join(report.lines()), flush=True)
     return int(bool(report.wrong))
+
+
+def preload(backend: str) -> None:
+    """Import what takes seconds once; each start of a command is a fork of here, where nothing was computed."""
+    os.environ |= {"KERAS_BACKEND": backend, "MLFLOW_DISABLE_TELEMETRY": "true", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    for name in ("tnt_exp.evaluation", "tnt_exp.experiment", "tnt_exp.tracking.doctor", "tnt_exp.reports.run_figures"):
+        importlib.import_module(name)
 
 
 class Report:
@@ -71,37 +84,46 @@ class Report:
         self.good: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.chains = self.doctors = 0
+        self.variants: Counter[str] = Counter()
 
     def lines(self) -> list[str]:
         """For a person."""
-        lines = [f"{self.backend}: {self.chains} chains, {self.doctors} times the doctor"]
-        for name in ("SIGKILL", "SIGTERM"):
+        variants = ", ".join(f"{name} {count}" for name, count in self.variants.items())
+        lines = [f"{self.backend}: {self.chains} chains ({variants}), {self.doctors} times the doctor"]
+        for name in dict.fromkeys(name for name, _ in self.kills):
             moments = ", ".join(f"{moment} {self.kills[name, moment]}" for moment in MOMENTS)
             total = sum(count for (killed, _), count in self.kills.items() if killed == name)
             lines.append(f"  {name}: {self.good[name]} of {total} bit-equal ({moments})")
         return [*lines, *(f"  WRONG: {line}" for line in self.wrong)]
 
 
-def torture(folder: Path, backend: str, kills: int, seed: int) -> Report:
+def torture(folder: Path, backend: str, kills: int, signals: list[str], seed: int) -> Report:
     """Kill chains of runs until each signal has its kills."""
     from tnt_exp.finished_runs.compare import first_difference
 
     report, dice = Report(backend), random.Random(f"{seed} {backend}")
-    command = [*RUN, f"trainer.backend={backend}", f"trainer.deterministic={str(backend == 'tensorflow').lower()}"]
-    whole = folder / "whole"
-    whole.mkdir()
-    _expect(_start(whole, command), 0, whole)
-    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
+    basis = [*RUN, f"trainer.backend={backend}", f"trainer.deterministic={str(backend == 'tensorflow').lower()}"]
+    for number in (signal.Signals[name] for name in signals):
+        code = 143 if number is signal.SIGTERM else -number
         done = 0
         while done < kills:
+            variant = list(VARIANTS)[report.chains % len(VARIANTS)]
             report.chains += 1
+            report.variants[variant] += 1
+            command, first = [*basis, *VARIANTS[variant][0]], VARIANTS[variant][1]
+            whole = folder / variant.replace(" ", "-")
+            if not whole.exists():
+                whole.mkdir()
+                _expect(_start(whole, command), 0, whole)
             chain = folder / f"{number.name}-{report.chains}"
             chain.mkdir()
             moments = dice.sample(MOMENTS, len(MOMENTS))
             inside = 0
             for moment in moments[: kills - done]:
                 when = (moment, dice.randint(1, _CALLS[moment]), dice.uniform(0, _LATER), number.name)
-                ended = _start(chain, command, when)
+                shorter = [text for text in command if not (first and text.startswith("trainer.epochs="))]
+                ended = _start(chain, [*shorter, *first] if first else command, when)
+                first = []
                 if ended == 0:  # it was done before the moment came
                     continue
                 _expect(ended, code, chain)
@@ -115,10 +137,10 @@ def torture(folder: Path, backend: str, kills: int, seed: int) -> Report:
                     if _statuses(chain).get("RUNNING"):
                         report.wrong.append(f"{chain.name}: RUNNING after the doctor, killed in {moment}")
             _expect(_start(chain, command), 0, chain)
-            wrong = _not_as_it_should_be(chain)
+            wrong = _not_as_it_should_be(chain, whole)
             found = first_difference(chain / "multirun/runs/run", whole / "multirun/runs/run")
             if found:
-                wrong.append(f"{chain.name} ({', '.join(moments)}): {found}")
+                wrong.append(f"{chain.name} ({variant}; {', '.join(moments)}): {found}")
             if not wrong:
                 report.good[number.name] += inside
             report.wrong += wrong
@@ -175,21 +197,18 @@ def _statuses(folder: Path) -> dict[str, int]:
     )
 
 
-def _not_as_it_should_be(folder: Path) -> list[str]:
+def _not_as_it_should_be(folder: Path, whole: Path) -> list[str]:
     """What MLflow was not told, or told wrongly."""
     wrong = []
     if (statuses := _statuses(folder)) != {"FINISHED": 1}:
         wrong.append(f"{folder.name}: {statuses}")
-    steps = [
-        step
-        for (step,) in _query(
-            folder,
-            "SELECT step FROM metrics JOIN runs USING (run_uuid) WHERE key = 'val/loss' AND lifecycle_stage = 'active' "
-            "ORDER BY step",
-        )
-    ]
-    if steps != list(range(1, _EPOCHS + 1)):
-        wrong.append(f"{folder.name}: val/loss at {steps}")
+    curve = (
+        "SELECT step, value FROM metrics JOIN runs USING (run_uuid) WHERE key = 'val/loss' "
+        "AND lifecycle_stage = 'active' ORDER BY step"
+    )
+    found, expected = _query(folder, curve), _query(whole, curve)
+    if found != expected or not expected:
+        wrong.append(f"{folder.name}: val/loss is {found}, not {expected}")
     return wrong
 
 

@@ -163,10 +163,13 @@ class Experiment:
             remat=config.trainer.remat,
         )
         if config.model.weights is not None:
-            from tnt_exp.model.pretrained import load_pytorch
+            from tnt_exp.model.pretrained import load_weights
+            from tnt_exp.model.weights_file import find_weights
 
             log.info("weights   %s", config.model.weights)
-            for remark in load_pytorch(classifier.network, config.model.weights):
+            file = find_weights(config.model.weights)
+            source = model.load(file).network if file.suffix == ".keras" else file
+            for remark in load_weights(classifier.network, source):
                 log.info("          %s", remark)
         model.freeze(classifier.network, config.trainer.freeze.value)
         classifier.jit_compile = device.xla  # for evaluation; training has a step of its own

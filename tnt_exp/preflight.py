@@ -1,12 +1,11 @@
 """What is checked and computed about a configuration before anything slow is imported."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from tnt_exp import data
 from tnt_exp.config import Config, validation
-from tnt_exp.errors import UserError
 from tnt_exp.model import cost
+from tnt_exp.model.weights_file import find_weights
 from tnt_exp.training import device
 
 
@@ -20,8 +19,8 @@ def preflight(config: Config) -> None:
     validation.validate(config, channels=info.channels, train_images=info.train)
     data.validate(config.dataset)
     device.check_backend(config.trainer)
-    if config.model.weights is not None and not Path(config.model.weights).is_file():
-        raise UserError(f"model.weights: expected a .safetensors or .pth file, found none at {config.model.weights}.")
+    if config.model.weights is not None:
+        find_weights(config.model.weights)
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,16 @@ from tnt_exp.training.device import native_messages_in
 log = logging.getLogger("tnt_exp")
 
 # Keys that may change when a run is resumed: none that its weights depend on, except how long it trains.
-_MAY_CHANGE_ON_RESUME = (
+MAY_CHANGE_ON_RESUME = (
     "trainer.epochs",
     "trainer.patience",
     "trainer.resume",
     "trainer.profile",
-    "trainer.checkpoint.",
+    "trainer.checkpoint",
     "trainer.on_nan",
-    "trainer.rollback",
-    "tracking.",
+    "trainer.rollback_factor",
+    "trainer.rollbacks",
+    "tracking",
 )
 
 
@@ -146,7 +147,7 @@ def _finished(folder: RunFolder, config: Config) -> bool:
     differing = [
         f"{key}={new.get(key)} (there: {old.get(key)})"
         for key in {**old, **new}
-        if old.get(key) != new.get(key) and not key.startswith(_MAY_CHANGE_ON_RESUME)
+        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE_ON_RESUME)
     ]
     if differing:
         raise UserError(

@@ -37,7 +37,7 @@ def exported(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
             "tnt_exp",
             "export",
             str(run_folder),
-            "format=keras,savedmodel,litert",
+            "format=keras,safetensors,savedmodel,litert",
             f"output={folder}",
         ],
         capture_output=True,
@@ -51,13 +51,13 @@ def exported(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_table_says_what_was_measured(exported: tuple[Path, str]) -> None:
     folder, output = exported
     lines = output.splitlines()
-    assert [line.split()[0] for line in lines] == ["format", "keras", "savedmodel", "litert"]
+    assert [line.split()[0] for line in lines] == ["format", "keras", "safetensors", "savedmodel", "litert"]
     for line in lines[1:]:
         assert float(line.split()[3]) <= 1e-4
-    assert sorted(entry.name for entry in folder.iterdir()) == ["keras", "litert", "savedmodel"]
+    assert sorted(entry.name for entry in folder.iterdir()) == ["keras", "litert", "safetensors", "savedmodel"]
 
 
-@pytest.mark.parametrize("name", ["keras", "savedmodel", "litert"])
+@pytest.mark.parametrize("name", ["keras", "safetensors", "savedmodel", "litert"])
 def test_metadata_has_labels_and_preprocessing(exported: tuple[Path, str], name: str, result: dict) -> None:
     about = json.loads((exported[0] / name / "metadata.json").read_text())
     assert about["labels"] == LABELS

@@ -140,3 +140,27 @@ def test_config_of_a_run_is_not_changed(run_folder: Path) -> None:
     before = yaml.safe_load((run_folder / "config.yaml").read_text())
     apply_overrides(find_run(run_folder).config, ["dataset=cifar10"])
     assert yaml.safe_load((run_folder / "config.yaml").read_text()) == before
+
+
+def test_a_shipped_model_is_a_run_by_its_name(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "weights/small"
+    folder.mkdir(parents=True)
+    for name in ("config.yaml", "result.json"):
+        shutil.copyfile(run_folder / name, folder / name)
+    from tnt_exp.model import load, weights_file
+    from tnt_exp.model.classifier import save_weights
+
+    save_weights(load(run_folder / "model.keras"), folder / "model.safetensors")
+    for module in ("model.weights_file", "finished_runs.run"):
+        monkeypatch.setattr(f"tnt_exp.{module}.SHIPPED", tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    found = find_run("small")
+    assert found.class_names == tuple("0123456789")
+    assert found.image_shape == (8, 8, 1)
+    assert found.output == tmp_path / "multirun/small"
+    assert weights_file.find_weights("small") == folder / "model.safetensors"
+    (tmp_path / "small").mkdir()  # what the user has comes first
+    with pytest.raises(UserError, match=r"small/model\.keras"):
+        weights_file.find_weights("small")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tnt_exp.errors import UserError
 from tnt_exp.model import TNT
 from tnt_exp.model.preprocess import interpolation_matrix
-from tnt_exp.model.pretrained import HUAWEI, load_pytorch, save_timm, weight_mappings
+from tnt_exp.model.pretrained import HUAWEI, load_weights, save_timm, weight_mappings
 
 _spec = importlib.util.spec_from_file_location("record_timm", Path(__file__).with_name("record_timm.py"))
 record = importlib.util.module_from_spec(_spec)
@@ -48,7 +48,7 @@ def file(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_recorded_from_timm(small, file, kind):
     network = small(**KINDS[kind])
-    assert load_pytorch(network, file(_tensors(kind))) == []
+    assert load_weights(network, file(_tensors(kind))) == []
     expected = np.array(REFERENCE["networks"][kind]["logits"])
     received = ops.convert_to_numpy(network(ops.convert_to_tensor(record.images())))
     assert np.abs(received - expected).max() <= 1e-4 * np.abs(expected).max()
@@ -57,13 +57,13 @@ def test_logits_are_those_recorded_from_timm(small, file, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_there_and_back_is_bit_equal(small, file, tmp_path, kind):
     network, other = small(**KINDS[kind]), small(**KINDS[kind], seed=1)
-    load_pytorch(network, file(_tensors(kind)))
+    load_weights(network, file(_tensors(kind)))
     save_timm(network, tmp_path / "back.safetensors")
     back = load_file(tmp_path / "back.safetensors")
     assert back.keys() == _tensors(kind).keys()
     for name, tensor in _tensors(kind).items():
         np.testing.assert_array_equal(back[name], tensor, err_msg=name)
-    load_pytorch(other, tmp_path / "back.safetensors")
+    load_weights(other, tmp_path / "back.safetensors")
     for one, same in zip(_values(network), _values(other), strict=True):
         np.testing.assert_array_equal(one, same)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -87,10 +87,10 @@ def _huawei(tensors):
 
 def test_names_of_huawei_noah(small, file):
     network, other = small(), small(seed=1)
-    load_pytorch(network, file(_tensors()))
+    load_weights(network, file(_tensors()))
     tensors = _huawei(_tensors())
     assert "blocks.0.outer_norm2.weight" in tensors
-    load_pytorch(other, file(tensors))
+    load_weights(other, file(tensors))
     for one, same in zip(_values(network), _values(other), strict=True):
         np.testing.assert_array_equal(one, same)
 
@@ -102,15 +102,15 @@ def test_blocks_without_inner_transformer(small, file):
         for name, value in _tensors().items()
         if not name.startswith("blocks.0.") or any(part in name for part in ("_out", "norm_mlp.", ".mlp."))
     }
-    load_pytorch(small(inner_blocks=(2,)), file(_huawei(tensors)))
+    load_weights(small(inner_blocks=(2,)), file(_huawei(tensors)))
     with pytest.raises(UserError, match=r"blocks\.0\.norm_in\.weight: expected 6, missing"):
-        load_pytorch(small(), file(tensors))
+        load_weights(small(), file(tensors))
 
 
 def test_other_classes_get_a_new_head(small, file):
     network = small(num_classes=7)
     before = np.asarray(ops.convert_to_numpy(network.head.kernel))
-    notes = load_pytorch(network, file(_tensors()))
+    notes = load_weights(network, file(_tensors()))
     assert notes == ["head: the file has 5 classes, so the head keeps its initial weights"]
     np.testing.assert_array_equal(ops.convert_to_numpy(network.head.kernel), before)
     gamma = np.asarray(ops.convert_to_numpy(network.norm.gamma))
@@ -130,7 +130,7 @@ def test_positions_are_resampled_as_timm_does(case):
 def test_other_image_sizes_resample_positions(small, file, image_size):
     network = small(image_size=image_size)
     grid = image_size // 8
-    notes = load_pytorch(network, file(_tensors()))
+    notes = load_weights(network, file(_tensors()))
     assert notes == [f"patch positions: resampled from 3x3 to {grid}x{grid} patches"]
     received = np.asarray(ops.convert_to_numpy(network.patch_embedding.positions))
     matrix = interpolation_matrix(3, grid, "bicubic")
@@ -146,7 +146,7 @@ def test_half_precision_is_widened(small, file, kind):
 
     half = np.dtype(getattr(ml_dtypes, kind, kind))
     network = small()
-    load_pytorch(network, file({name: value.astype(half) for name, value in _tensors().items()}))
+    load_weights(network, file({name: value.astype(half) for name, value in _tensors().items()}))
     expected = _tensors()["norm.weight"].astype(half).astype("float32")
     np.testing.assert_array_equal(ops.convert_to_numpy(network.norm.gamma), expected)
 
@@ -160,7 +160,7 @@ def test_every_misfit_is_named_and_nothing_is_loaded(small, file):
     network = small()
     before = _values(network)
     with pytest.raises(UserError) as caught:
-        load_pytorch(network, file(tensors))
+        load_weights(network, file(tensors))
     assert str(caught.value).splitlines()[1:] == [
         "blocks.0.proj.weight: expected float32 or float16 or bfloat16, received float64.",
         "blocks.1.mlp.fc9.bias: received 3, not expected.",
@@ -205,7 +205,7 @@ def test_corrupted_files_are_refused_whole(victim, file, corruptions, huawei):
     if not touched:
         return
     with pytest.raises(UserError) as caught:
-        load_pytorch(victim.network, file(tensors))
+        load_weights(victim.network, file(tensors))
     for name in touched:
         renamed = ".".join(HUAWEI.get(part, part) for part in name.split("."))
         assert f"\n{renamed}: " in str(caught.value)
@@ -214,7 +214,7 @@ def test_corrupted_files_are_refused_whole(victim, file, corruptions, huawei):
 
 def _refusal(network, path):
     try:
-        load_pytorch(network, path)
+        load_weights(network, path)
     except UserError as error:
         return str(error)
     return None
@@ -278,7 +278,7 @@ def test_damaged_bytes_are_refused_or_harmless(victim, file, data):
 def test_networks_that_were_never_published(small, file, tmp_path, options, key):
     network = small(**options)
     with pytest.raises(UserError, match=f"\n{key}: expected"):
-        load_pytorch(network, file(_tensors()))
+        load_weights(network, file(_tensors()))
     with pytest.raises(UserError, match=f"\n{key}: expected"):
         save_timm(network, tmp_path / "out.safetensors")
 
@@ -293,10 +293,10 @@ def test_networks_that_timm_has_not(small, tmp_path, options, key):
 
 def test_missing_file_and_other_kinds(small, tmp_path):
     with pytest.raises(UserError, match="found none"):
-        load_pytorch(small(), tmp_path / "none.safetensors")
+        load_weights(small(), tmp_path / "none.safetensors")
     (tmp_path / "weights.h5").write_bytes(b"x")
     with pytest.raises(UserError, match="another kind of file"):
-        load_pytorch(small(), tmp_path / "weights.h5")
+        load_weights(small(), tmp_path / "weights.h5")
     with pytest.raises(UserError, match=r"ends in \.safetensors"):
         save_timm(small(), tmp_path / "out.pth")
     with pytest.raises(UserError, match="can be written to"):
@@ -326,11 +326,11 @@ class TestPyTorchFiles:
     @pytest.mark.parametrize("name", ["weights.pth", "weights.pt", "weights.bin", "weights.pth.tar"])
     def test_plain_wrapped_and_distributed(self, small, file, pth, state, name):
         expected = small()
-        load_pytorch(expected, file(_tensors()))
+        load_weights(expected, file(_tensors()))
         distributed = {f"module.{key}": value for key, value in state.items()}
         for content in (state, {"state_dict": state, "epoch": 3}, {"model": distributed}):
             network = small(seed=1)
-            assert load_pytorch(network, pth(content, name)) == []
+            assert load_weights(network, pth(content, name)) == []
             for one, same in zip(_values(expected), _values(network), strict=True):
                 np.testing.assert_array_equal(one, same)
 
@@ -338,20 +338,20 @@ class TestPyTorchFiles:
         import torch
 
         network = small()
-        load_pytorch(network, pth({key: value.to(torch.bfloat16) for key, value in state.items()}))
+        load_weights(network, pth({key: value.to(torch.bfloat16) for key, value in state.items()}))
         expected = state["norm.weight"].to(torch.bfloat16).to(torch.float32).numpy()
         np.testing.assert_array_equal(ops.convert_to_numpy(network.norm.gamma), expected)
 
     def test_code_is_not_run(self, small, pth, state, tmp_path):
         with pytest.raises(UserError, match="would run code"):
-            load_pytorch(small(), pth({**state, "x": _Touch(tmp_path / "ran")}))
+            load_weights(small(), pth({**state, "x": _Touch(tmp_path / "ran")}))
         assert not (tmp_path / "ran").exists()
 
     def test_other_contents(self, small, pth):
         with pytest.raises(UserError, match="expected named tensors"):
-            load_pytorch(small(), pth([1, 2]))
+            load_weights(small(), pth([1, 2]))
         with pytest.raises(UserError, match="expected named tensors"):
-            load_pytorch(small(), pth({"epoch": 3}))
+            load_weights(small(), pth({"epoch": 3}))
 
     @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
@@ -360,7 +360,7 @@ class TestPyTorchFiles:
         content = path.read_bytes()
         path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
         with pytest.raises(UserError):
-            load_pytorch(victim.network, path)
+            load_weights(victim.network, path)
         assert victim.untouched()
 
     def test_timm_reads_what_was_written(self, timm, small, tmp_path):
@@ -402,5 +402,5 @@ def test_pickles_are_not_opened(small, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(pickle.dumps(_Touch(tmp_path / "ran")))
     with pytest.raises(UserError, match="damaged"):
-        load_pytorch(small(), path)
+        load_weights(small(), path)
     assert not (tmp_path / "ran").exists()

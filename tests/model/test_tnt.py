@@ -75,7 +75,7 @@ def test_defaults_are_those_of_the_configuration():
 def test_each_key_of_the_configuration_reaches_the_model():
     keys = {field.name for field in dataclasses.fields(ModelConfig)}
     reached = network_options(ModelConfig()).keys() | {"mean", "std", "interpolation", "crop_fraction"}
-    assert keys == reached | {"name", "weights"}  # a tag, and what `load_pytorch` reads
+    assert keys == reached | {"name", "weights"}  # a tag, and what `load_weights` reads
 
 
 @pytest.mark.parametrize("name", STRUCTURE)

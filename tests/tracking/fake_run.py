@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 
 from tnt_exp.run_folder import RunFolder
+from tnt_exp.tracking import tracker as module
 from tnt_exp.tracking.tracker import Tracker
+
+module._FINISH_GRACE["FINISHED"] = 6.0  # seconds instead of 30: tests wait for it
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -27,6 +27,7 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
 _SETTINGS = [
     *(
         "model=tiny",
+        "model.depth=1",
         "model.mlp_dropout=0.1",
         "model.drop_path=0.1",
         "dataset.train_limit=200",
@@ -82,7 +83,7 @@ from tnt_exp.augmentation import Augmentation
 from tnt_exp.config.compose import compose
 from tnt_exp.training import optimizer
 from tnt_exp.training.train_step import StepComputation, compile_train_step
-config = compose(["model=tiny", "model.mlp_dropout=0.5", "augmentation=none"])
+config = compose(["model=tiny", "model.depth=1", "model.mlp_dropout=0.5", "augmentation=none"])
 classifier = model.build(config.model, 10, 1)
 look = Augmentation(config.augmentation, image_size=8, mean=[0.5], std=[0.5], num_classes=10, seed=0)
 weights = classifier.trainable_variables

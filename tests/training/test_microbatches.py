@@ -90,7 +90,7 @@ from tnt_exp.training.device import prepare_device
 prepare_device(TrainerConfig())
 import tensorflow as tf
 x = tf.random.normal((2304, 128))
-for _ in range(150):
+for _ in range(60):
     kernel = tf.function(tf.nn.softmax, autograph=False, jit_compile=True)
     tf.function(lambda: [kernel(x + k) for k in range(8)], autograph=False)()
 """

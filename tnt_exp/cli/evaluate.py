@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     report["path"] = config.dataset.path
     report["notes"] = list(chosen.notes)
     report["test_time_flip"] = flip
-    folder = finished.path / "_".join(["evaluation", label]).rstrip("_")
+    folder = finished.output / "_".join(["evaluation", label]).rstrip("_")
     written = _write(folder, finished, split, evaluation, report)
     logged = written and bool(finished.mlflow_run_id) and _log_to_mlflow(finished, options.uri, report, folder)
     if options.json:

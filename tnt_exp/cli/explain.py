@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
     classifier = load_for_evaluation(finished, finished.config.trainer)
     name, probability, pixels, maps = _attention(classifier, image)
-    file = options.output or finished.path / "explained" / f"{options.image.stem}.png"
+    file = options.output or finished.output / "explained" / f"{options.image.stem}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     attention_maps(pixels, maps, f"{options.image.name}: {name} ({probability:.3f})", file)
     print(f"{probability:.4f}  {name}  {options.image}\nwritten to {file}")

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     others = [text for text in options.settings if not text.startswith(("format=", "output="))]
     config = apply_overrides(finished.config, others)
     data.validate(config.dataset)
-    output = Path(settings.get("output") or finished.path / "export").expanduser().resolve()
+    output = Path(settings.get("output") or finished.output / "export").expanduser().resolve()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     images = data.load_dataset(config.dataset).test.images[:_IMAGES]
 

@@ -15,12 +15,15 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="tnt-exp resume", description="Continue a run from its newest checkpoint, with its own configuration."
     )
-    parser.add_argument("run", help="a run folder, or an MLflow run id")
+    parser.add_argument("run", help="a run folder, the name of a run, or an MLflow run id")
+    parser.add_argument(
+        "overrides", nargs="*", help="keys that may change: trainer.epochs=80, trainer.patience, tracking"
+    )
     parser.add_argument("--uri", help="tracking store to ask for an id (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
     folder = find_run_folder(options.run, options.uri)
     chdir_to_start_dir(folder)
-    return run_folder_config(folder)
+    return run_folder_config(folder, overrides=options.overrides)
 
 
 def chdir_to_start_dir(folder: Path) -> None:

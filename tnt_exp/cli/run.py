@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from tnt_exp.config.compose import conf_dir, load_config
+from tnt_exp.finished_runs import apply_overrides
 from tnt_exp.sweeps import worker
 from tnt_exp.sweeps.results import rerun_command
 from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy
@@ -29,19 +30,21 @@ def main(arguments: Sequence[str]) -> int:
     return run_folder_config(options.folder.resolve(), wait=math.inf if options.supervised else 0.0)
 
 
-def run_folder_config(folder: Path, wait: float = 0.0) -> int:
+def run_folder_config(folder: Path, wait: float = 0.0, overrides: Sequence[str] = ()) -> int:
     """Run the `config.yaml` of a run folder, in that folder, and return the exit code.
 
     Args:
         folder: The run folder, absolute.
         wait: Seconds to wait for another process that uses it.
+        overrides: Of keys that may change on resume.
 
     Raises:
-        UserError: It is not a run folder, or another process uses it.
+        UserError: It is not a run folder, or another process uses it, or a key may not change.
     """
-    config = load_config(folder / "config.yaml")
+    from tnt_exp.run import MAY_CHANGE_ON_RESUME, run_experiment
+
+    config = apply_overrides(load_config(folder / "config.yaml"), overrides, MAY_CHANGE_ON_RESUME)
     configure_logging(folder)
-    from tnt_exp.run import run_experiment
 
     return run_experiment(config, folder=str(folder), tags=_tags(folder), wait=wait)
 

@@ -134,7 +134,7 @@ def to_config(cfg: DictConfig) -> Config:
 
 
 # Keys that the first edition did not have: its runs did what the defaults say.
-_ADDED_KEYS = ("trainer.tf32",)
+_ADDED_KEYS = ("trainer.tf32", "trainer.steps_per_epoch")
 
 
 def load_config(file: Path) -> Config:

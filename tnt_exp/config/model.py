@@ -90,5 +90,5 @@ class ModelConfig:
     interpolation: Interpolation = config_field(Interpolation.bilinear, "how evaluation images are resized")
     crop_fraction: float = config_field(1.0, "evaluation keeps this central fraction of the side", gt=0, le=1)
     weights: str | None = config_field(
-        None, "weights to start from: .safetensors or .pth, names of timm or huawei-noah"
+        None, "weights to start from: cifar100 (shipped), a run folder, or .safetensors, .keras, .pth"
     )

@@ -72,7 +72,10 @@ class CheckpointConfig:
 class TrainerConfig:
     """The training loop."""
 
-    epochs: int = config_field(40, "passes over the training images", ge=1)
+    epochs: int = config_field(40, "passes over the training images, or parts of steps_per_epoch", ge=1)
+    steps_per_epoch: int | None = config_field(
+        None, "steps of an epoch, however many images there are; null: one pass over them", ge=1
+    )
     batch_size: int = config_field(64, "images per step", ge=1)
     label_smoothing: float = config_field(0.1, "fraction of the label that is spread over all classes", ge=0, lt=1)
     test_time_flip: bool = config_field(

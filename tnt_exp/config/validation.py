@@ -125,7 +125,8 @@ def _training(config: Config, train_images: int | None) -> Iterator[str]:
             f"trainer.batch_size: expected at most the {train_images} training images of "
             f"dataset={config.dataset.name.value}, received {trainer.batch_size}."
         )
-    steps = None if train_images is None else trainer.epochs * (train_images // trainer.batch_size)
+    epoch_steps = trainer.steps_per_epoch or (train_images and train_images // trainer.batch_size)
+    steps = trainer.epochs * epoch_steps if epoch_steps else None
     if steps and accumulation > steps:
         yield f"optimizer.accumulation: expected at most the run's {steps} steps, received {accumulation}."
     own_validation = config.dataset.name in (Source.image_folder, Source.npz)  # perhaps: `Experiment.train` knows

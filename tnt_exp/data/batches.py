@@ -20,7 +20,7 @@ def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
 
 
 class Batches:
-    """Shuffled batches of a split; the last incomplete batch of an epoch is left out.
+    """Shuffled batches of a split; the last incomplete batch of each pass over the images is left out.
 
     Args:
         split: The images; at least `batch_size` of them.
@@ -28,18 +28,19 @@ class Batches:
         seed: With the epoch, it determines the order.
         repeats: How often each image is in a batch, in a row; divides `batch_size`. An epoch has the same number of
             steps, and so shows one image in `repeats` (arXiv 1901.09335; timm's RASampler).
+        steps_per_epoch: Batches of an epoch, which then takes up the images where the epoch before it ended, in passes
+            of an order each; None: an epoch is one pass.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, repeats: int = 1) -> None:
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, repeats: int = 1, steps_per_epoch: int | None = None
+    ) -> None:
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
         self.repeats = repeats
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The number of complete batches in the split."""
-        return len(self.split) // self.batch_size
+        self._steps_per_pass = len(split) // batch_size  # complete batches
+        self.steps_per_epoch = steps_per_epoch or self._steps_per_pass
 
     @property
     def max_chunk_steps(self) -> int:
@@ -48,9 +49,12 @@ class Batches:
 
     def chunk_positions(self, epoch: int, start_step: int, steps: int) -> list[np.ndarray]:
         """Return the positions of the images of each chunk, each image once however often it is repeated."""
-        positions = epoch_order(self.seed, epoch, len(self.split))
+        distinct, whole = self.batch_size // self.repeats, self._steps_per_pass  # images of a batch, batches of a pass
+        passes, skipped = divmod(epoch * self.steps_per_epoch, whole)
+        count = -(-(skipped + self.steps_per_epoch) // whole)
+        orders = [epoch_order(self.seed, passes + index, len(self.split)) for index in range(count)]
+        positions = np.concatenate([order[: whole * distinct] for order in orders])[skipped * distinct :]
         steps_done = [*range(start_step, self.steps_per_epoch, steps), self.steps_per_epoch]
-        distinct = self.batch_size // self.repeats  # images of a batch
         return [positions[a * distinct : b * distinct] for a, b in pairwise(steps_done)]
 
     def chunks(self, epoch: int, start_step: int, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

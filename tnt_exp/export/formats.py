@@ -21,6 +21,7 @@ FORMATS = {
     format_.name: format_
     for format_ in (
         Format("keras", "model.keras"),
+        Format("safetensors", "model.safetensors"),
         Format("savedmodel", ""),
         Format("litert", "model.tflite"),
         Format("onnx", "model.onnx", ("torch", "onnx", "onnxscript", "onnxruntime"), "'tnt-exp[onnx]'"),

@@ -22,7 +22,7 @@ def keras(folder: Path) -> Model:
     """Load with Keras and the layers of this package."""
     from tnt_exp import model
 
-    classifier = model.load(folder / "model.keras")
+    classifier = model.load(next(folder.glob("model.*")))
     return lambda images: np.asarray(classifier.predict_on_batch(images))
 
 
@@ -94,6 +94,7 @@ def timm(folder: Path) -> Model:
 
 RUNTIMES: dict[str, Callable[[Path], Model]] = {
     "keras": keras,
+    "safetensors": keras,
     "savedmodel": savedmodel,
     "litert": litert,
     "onnx": onnx,

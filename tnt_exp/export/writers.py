@@ -22,6 +22,7 @@ from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.errors import UserError
 from tnt_exp.export import runtime
 from tnt_exp.model import TNT, Classifier
+from tnt_exp.model.classifier import save_weights
 from tnt_exp.model.pretrained import save_timm
 
 TOLERANCE = 1e-4  # largest difference of a logit
@@ -78,6 +79,11 @@ def export_metadata(
 def keras(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     """Write `model.keras`, for `tnt_exp.model.load`; labels and preprocessing are part of it."""
     classifier.save(folder / "model.keras")
+
+
+def safetensors(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
+    """Write `model.safetensors`, for `model.weights=FILE` and `tnt_exp.model.load`."""
+    save_weights(classifier, folder / "model.safetensors")
 
 
 def savedmodel(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
@@ -177,7 +183,14 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["nothing"])[-1]
 
 
-WRITERS: dict[str, Write] = {"keras": keras, "savedmodel": savedmodel, "litert": litert, "onnx": onnx, "timm": timm}
+WRITERS: dict[str, Write] = {
+    "keras": keras,
+    "safetensors": safetensors,
+    "savedmodel": savedmodel,
+    "litert": litert,
+    "onnx": onnx,
+    "timm": timm,
+}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tnt_exp.config.trainer import TrainerConfig
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.run import FinishedRun
+from tnt_exp.model.weights_file import shipped_model
 from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy
 from tnt_exp.sweeps.trial import TrialState, objective_value
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
-RUN_HELP = "a run folder, the name of a run, an MLflow run id, runs:/ID, models:/NAME@ALIAS or best:SWEEP_FOLDER"
+RUN_HELP = (
+    "a run folder, the name of a run, an MLflow run id, runs:/ID, models:/NAME@ALIAS, best:SWEEP_FOLDER, or cifar100, "
+    "the model that ships with the package"
+)
 
 
 def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> FinishedRun:
@@ -41,6 +45,8 @@ def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> Finis
         if (path / STUDY_FILE).is_file():
             raise UserError(f"{text}: expected one run, received a sweep. Its best run is best:{text}")
         return FinishedRun.open(path)
+    if shipped := shipped_model(text):
+        return FinishedRun.open(shipped)
     if text.startswith(("runs:/", "models:/")) or _RUN_ID.fullmatch(text):
         from tnt_exp.tracking.queries import resolve_run_folder
 

@@ -118,7 +118,7 @@ def evaluation_label(finished: FinishedRun, config: Config) -> str:
     path = config.dataset.path
     name = (Path(path).stem or "images") if path else config.dataset.name.value
     label = re.sub(r"[^\w .-]", "_", name)
-    before = read_json(finished.path / f"evaluation_{label}" / "evaluation.json", skip=True) or {}
+    before = read_json(finished.output / f"evaluation_{label}" / "evaluation.json", skip=True) or {}
     if before.get("path", path) != path:
         label += f"_{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
     return label

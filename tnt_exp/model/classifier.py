@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Self, Unpack
 
 import keras
+import numpy as np
 
 from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.config.model import ModelConfig
 from tnt_exp.errors import UserError
-from tnt_exp.model import microbatch
+from tnt_exp.model import microbatch, weights_file
 from tnt_exp.model.preprocess import Preprocess
+from tnt_exp.model.pretrained import load_weights, named_weights
 from tnt_exp.model.tnt import TNT
 from tnt_exp.model.tnt_config import Arguments, LayerOptions, network_options, section_values
 
+_NOT_OF_MODEL = ("name", "trainable", "dtype", "seed", "remat")  # arguments that change nothing in what is computed
 PREPROCESS_ARGUMENTS = ("image_size", "mean", "std", "interpolation", "crop_fraction")
 
 
@@ -120,11 +123,13 @@ def build(
 
 
 def load(path: str | os.PathLike[str]) -> Classifier:
-    """Load a model that was saved with `Classifier.save`.
+    """Load a model that was saved with `Classifier.save` (.keras) or `save_weights` (.safetensors).
 
     Raises:
         UserError: The file is missing, damaged, or holds another kind of model.
     """
+    if Path(path).suffix == ".safetensors":
+        return _load_weights_file(Path(path))
     if not Path(path).is_file():
         raise UserError(f"{path}: expected a saved model (.keras), found no file.")
     try:
@@ -134,3 +139,32 @@ def load(path: str | os.PathLike[str]) -> Classifier:
     if not isinstance(model, Classifier):
         raise UserError(f"{path}: expected a model saved by tnt-exp, received a {type(model).__name__}.")
     return model
+
+
+def save_weights(classifier: Classifier, path: str | os.PathLike[str]) -> None:
+    """Write a model as one .safetensors file, float32, for `load` and for `model.weights`.
+
+    Raises:
+        UserError: The name does not end in .safetensors, or the folder cannot be written to.
+    """
+    header: Arguments = {"class_names": classifier.class_names}
+    for name in ("preprocess", "network"):
+        arguments = getattr(classifier, name).get_config()
+        header[name] = {key: value for key, value in arguments.items() if key not in _NOT_OF_MODEL}
+    weights = named_weights(classifier.network).items()
+    tensors = {name: np.asarray(keras.ops.convert_to_numpy(weight), "float32") for name, weight in weights}
+    weights_file.write_model(Path(path), tensors, header)
+
+
+def _load_weights_file(path: Path) -> Classifier:
+    header = weights_file.read_header(path)
+    if header is None:
+        raise UserError(f"{path}: expected a model saved by tnt-exp, received weights alone (use model.weights).")
+    try:
+        network = TNT(**header["network"], name="tnt")
+        classifier = Classifier(Preprocess(**header["preprocess"], name="preprocess"), network, header["class_names"])
+        classifier.build((None, None, None, network.config.channels))
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: expected a model saved by tnt-exp, received a damaged header.") from error
+    load_weights(network, path)
+    return classifier

@@ -1,4 +1,6 @@
-"""Weights from PyTorch and back, under the names of timm (current and legacy) or of huawei-noah.
+"""Weights of a trained model set in a network: those of this package, and those of PyTorch, which are also written.
+
+The latter have the names of timm (current and legacy) or of huawei-noah.
 
 PyTorch keeps a dense kernel as (out, in) and a convolution's as (out, in, height, width).
 """
@@ -12,9 +14,10 @@ from pathlib import Path
 import keras
 import ml_dtypes
 import numpy as np
+from keras import ops
 
 from tnt_exp.errors import UserError
-from tnt_exp.model import state_dict_io
+from tnt_exp.model import state_dict_io, weights_file
 from tnt_exp.model.attention import Attention
 from tnt_exp.model.blocks import MLP, TNTBlock
 from tnt_exp.model.layers import Norm
@@ -148,42 +151,60 @@ def _attention(layer: Attention, name: str) -> Iterator[WeightMapping]:
     yield from _dense(layer.projection_kernel, layer.projection_bias, f"{name}.proj")
 
 
-def load_pytorch(network: TNT, path: str | os.PathLike[str]) -> list[str]:
-    """Set the weights of a network from a file: all of them, or none if something does not fit.
+def named_weights(network: TNT) -> dict[str, keras.Variable]:
+    """Return the weights of a network by their names in files of this package."""
+    pairs = ((weight.path.partition("/")[2], weight) for weight in network.weights)
+    return {name: weight for name, weight in pairs if "seed_generator" not in weight.path}
+
+
+def load_weights(network: TNT, source: Path | TNT) -> list[str]:
+    """Set the weights of a network from a file or another network: all of them, or none if something does not fit.
 
     A head for another number of classes keeps its initial weights. Patch positions of another image size are
     resampled as timm does it (bicubic with antialias).
 
     Args:
-        network: A TNT of a published kind: the paper's (`stem="patch"`, `fusion="norm_dense_norm"`) or timm's legacy
-            one (`stem="image"`, `fusion="pixel_norm_dense"`).
-        path: .safetensors, or a PyTorch file (needs PyTorch; no code in it is run).
+        network: A TNT; for weights from PyTorch one of a published kind, which is the paper's (`stem="patch"`,
+            `fusion="norm_dense_norm"`) or timm's legacy one (`stem="image"`, `fusion="pixel_norm_dense"`).
+        source: A trained network; a .safetensors file of this package; or .safetensors or a PyTorch file (which needs
+            PyTorch) with the names of timm or huawei-noah. No code in a file is run.
 
     Returns:
-        One note per weight that differs from the file.
+        One note per weight that differs from the source.
 
     Raises:
         UserError: The network is of another kind, or the file is damaged, or tensors are missing, unexpected, or of
             the wrong shape or type: one line per tensor.
     """
-    path = Path(path)
-    if problems := [*_unpublished_settings(network)]:
-        raise UserError(f"model.weights: {path} needs a published TNT.\n" + "\n".join(problems))
-    tensors, problems = _with_timm_names(state_dict_io.read_state_dict(path), network)
+    origin = "the network" if isinstance(source, TNT) else str(source)
+    problems: list[str] = []
+    if isinstance(source, TNT):
+        tensors = {name: np.asarray(ops.convert_to_numpy(weight)) for name, weight in named_weights(source).items()}
+        is_own = True
+    else:
+        is_own = source.suffix == ".safetensors" and source.is_file() and weights_file.read_header(source) is not None
+        if not is_own and (problems := [*_unpublished_settings(network)]):
+            raise UserError(f"model.weights: {origin} needs a published TNT.\n" + "\n".join(problems))
+        tensors = state_dict_io.read_state_dict(source)
+    if is_own:
+        pending = [_unchanged(weight, name) for name, weight in named_weights(network).items()]
+        head, positions = ("head/kernel", "head/bias"), "patch_embedding/positions"
+    else:
+        tensors, problems = _with_timm_names(tensors, network)
+        pending = [*weight_mappings(network)]
+        head, positions = ("head.weight", "head.bias"), "patch_pos"
     notes = []
-    pending = [*weight_mappings(network)]
-    if _is_head_of_other_classes(tensors, network):
-        classes = len(tensors["head.bias"])
+    if _is_head_of_other_classes(tensors.get(head[0]), tensors.get(head[1]), network):
+        classes = len(tensors[head[1]])
         notes.append(f"head: the file has {classes} classes, so the head keeps its initial weights")
-        head = {"head.weight", "head.bias"}
-        pending = [mapping for mapping in pending if not head & mapping.tensors.keys()]
+        pending = [mapping for mapping in pending if not mapping.tensors.keys() & set(head)]
         tensors = {name: tensor for name, tensor in tensors.items() if name not in head}
-    if resampled := _resample_positions(tensors.get("patch_pos"), network):
-        tensors["patch_pos"], note = resampled
+    if resampled := _resample_positions(tensors.get(positions), network):
+        tensors[positions], note = resampled
         notes.append(note)
     problems += _mismatches(pending, tensors)
     if problems:
-        raise UserError(f"model.weights: {path} does not fit the network.\n" + "\n".join(sorted(problems)))
+        raise UserError(f"model.weights: {origin} does not fit the network.\n" + "\n".join(sorted(problems)))
     for mapping in pending:
         mapping.variable.assign(mapping.from_torch(*(tensors[name].astype("float32") for name in mapping.tensors)))
     return notes
@@ -253,28 +274,29 @@ def _with_timm_names(tensors: dict[str, Array], network: TNT) -> tuple[dict[str,
     return renamed, problems
 
 
-def _is_head_of_other_classes(tensors: dict[str, Array], network: TNT) -> bool:
+def _is_head_of_other_classes(kernel: Array | None, bias: Array | None, network: TNT) -> bool:
     """Return whether the file has an intact head for another number of classes."""
-    weight, bias = tensors.get("head.weight"), tensors.get("head.bias")
     features, classes = network.head.kernel.shape
-    if weight is None or bias is None or weight.dtype not in _DTYPES or bias.dtype not in _DTYPES:
+    if kernel is None or bias is None or kernel.dtype not in _DTYPES or bias.dtype not in _DTYPES:
         return False
-    return bias.ndim == 1 and weight.shape == (len(bias), features) and 0 < len(bias) != classes
+    return bias.ndim == 1 and sorted(kernel.shape) == sorted((len(bias), features)) and 0 < len(bias) != classes
 
 
 def _resample_positions(tensor: Array | None, network: TNT) -> tuple[Array, str] | None:
     """Return patch positions resampled to the network's grid, with a note; None if they fit or cannot be resampled."""
     tokens, dim = network.patch_embedding.positions.shape
-    if tensor is None or tensor.dtype not in _DTYPES or tensor.ndim != 3 or tensor.shape[::2] != (1, dim):
+    if tensor is None or tensor.dtype not in _DTYPES or tensor.shape[-1:] != (dim,) or tensor.size % dim:
         return None
-    old, new = math.isqrt(max(tensor.shape[1] - 1, 0)), network.geometry.grid
-    if old < 1 or old**2 + 1 != tensor.shape[1] or tensor.shape[1] == tokens:
+    extra = int(network.config.has_class_token)
+    rows = tensor.reshape(-1, dim).astype("float64")
+    old, new = math.isqrt(max(len(rows) - extra, 0)), network.geometry.grid
+    if old < 1 or old**2 + extra != len(rows) or len(rows) == tokens:
         return None
     matrix = interpolation_matrix(old, new, "bicubic")
-    grid = tensor[0, 1:].astype("float64").reshape(old, old, dim)
-    grid = np.einsum("ih,jw,hwd->ijd", matrix, matrix, grid, optimize=True).reshape(1, new * new, dim)
-    whole = np.concatenate([tensor[:, :1].astype("float32"), grid.astype("float32")], axis=1)
-    return whole, f"patch positions: resampled from {old}x{old} to {new}x{new} patches"
+    grid = np.einsum("ih,jw,hwd->ijd", matrix, matrix, rows[extra:].reshape(old, old, dim), optimize=True)
+    whole = np.concatenate([rows[:extra], grid.reshape(new * new, dim)]).astype("float32")
+    note = f"patch positions: resampled from {old}x{old} to {new}x{new} patches"
+    return whole.reshape(*tensor.shape[:-2], tokens, dim), note
 
 
 def _mismatches(pending: list[WeightMapping], tensors: dict[str, Array]) -> list[str]:

@@ -48,6 +48,21 @@ def _read_safetensors(path: Path) -> dict[str, Array]:
     return tensors
 
 
+def read_safetensors_metadata(path: Path) -> dict[str, str]:
+    """Return the texts in the header of a .safetensors file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a .safetensors file, received a damaged one ({error}).") from error
+
+
 def _read_pytorch(path: Path) -> dict[str, Array]:
     try:
         import torch
@@ -84,8 +99,8 @@ def _array(tensor: "torch.Tensor") -> Array:
     return np.asarray(tensor.numpy())
 
 
-def write_state_dict(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Write a .safetensors file, atomically.
+def write_state_dict(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a .safetensors file with texts in its header, atomically.
 
     Raises:
         UserError: The name does not end in .safetensors, or the folder cannot be written to.
@@ -94,7 +109,7 @@ def write_state_dict(path: Path, tensors: Mapping[str, Array]) -> None:
 
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: expected a name that ends in .safetensors, received another.")
-    content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"format": "pt"})
+    content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata or {"format": "pt"})
     try:
         atomic_files.atomic_write(path, content)
     except OSError as error:

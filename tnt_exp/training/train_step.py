@@ -96,8 +96,10 @@ def compile_train_step(computation: StepComputation, *, xla: bool, devices: int 
 class DeviceBatches(Batches):
     """`Batches` whose images, which must fit, are copied to the device once; a chunk is gathered there, by position."""
 
-    def __init__(self, split: Split, batch_size: int, seed: int, repeats: int = 1) -> None:
-        super().__init__(split, batch_size, seed, repeats)
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, repeats: int = 1, steps_per_epoch: int | None = None
+    ) -> None:
+        super().__init__(split, batch_size, seed, repeats, steps_per_epoch)
         self._images = ops.convert_to_tensor(split.images)
 
     @staticmethod

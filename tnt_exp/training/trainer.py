@@ -85,7 +85,8 @@ class Trainer:
         trainer = config.trainer
         on_device = device.kind == "gpu" and device.count == 1 and DeviceBatches.fits(dataset.train)
         batches = DeviceBatches if on_device else Batches
-        self.batches = batches(dataset.train, trainer.batch_size, config.seed, config.augmentation.repeats)
+        repeats, steps = config.augmentation.repeats, trainer.steps_per_epoch
+        self.batches = batches(dataset.train, trainer.batch_size, config.seed, repeats, steps)
         self.augmentation = Augmentation(
             config.augmentation,
             image_size=config.model.image_size,
