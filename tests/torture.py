@@ -28,6 +28,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import preloaded
+
 MOMENTS = ("data loading", "mid-step", "checkpoint write", "evaluation", "tracking flush")
 _CALLS = {"data loading": 1, "mid-step": 12, "checkpoint write": 5, "evaluation": 3, "tracking flush": 3}
 _LATER = 0.03  # seconds, at most, from the call to the signal
@@ -65,6 +67,8 @@ def main(arguments: list[str]) -> int:
 def preload(backend: str) -> None:
     """Import what takes seconds once; each start of a command is a fork of here, where nothing was computed."""
     os.environ |= {"KERAS_BACKEND": backend, "MLFLOW_DISABLE_TELEMETRY": "true", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    if backend == "tensorflow":
+        preloaded._preload()
     for name in ("tnt_exp.evaluation", "tnt_exp.experiment", "tnt_exp.tracking.doctor", "tnt_exp.reports.run_figures"):
         importlib.import_module(name)
 
