@@ -15,10 +15,13 @@ import mlflow
 import preloaded
 import pytest
 from tracking.servers import Server, free_port, points, runs, sync
+from tracking.store_content import content, fill_store
 from tracking.test_passwords import files_with, train
 
 from tnt_exp.run_folder import ARTIFACTS
+from tnt_exp.tracking.client import init_sqlite_store
 from tnt_exp.tracking.mirror import Mirror
+from tnt_exp.tracking.store_copy import copy_runs
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(600)]
 
@@ -167,3 +170,29 @@ def test_the_password_of_a_database_is_nowhere(database: str, tmp_path: Path) ->
     stored = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
     assert "run_folder" in stored
     assert not any(secret in stored for secret in secrets)
+
+
+def test_runs_copied_here_and_back_are_equal_though_the_copy_was_killed(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MLflow puts the artifacts of a database without a server into the working folder
+    for name in ("source", "back"):
+        (tmp_path / name).mkdir()
+    source, back = (f"sqlite:///{tmp_path / name / 'mlflow.db'}" for name in ("source", "back"))
+    init_sqlite_store(source)
+    fill_store(source, tmp_path / "source")
+    wanted = {key: run for key, run in content(source).items() if not run["info"][0].startswith("open")}
+    command = [sys.executable, "-m", "tnt_exp", "sync", "--uri", source, "--to", database]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while not any(run.data.tags.get("copied_from") in wanted and run.data.params for run in runs(database)):
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    statuses = [run.info.status for run in runs(database) if run.data.tags.get("copied_from") in wanted]
+    assert statuses.count("FINISHED") < len(wanted)
+    tnt_exp(tmp_path, "sync", "--uri", source, "--to", database)
+    there = content(database)
+    assert {key: there[key] for key in wanted} == wanted
+    copy_runs(database, back, print)
+    here = content(back)
+    assert {key: here[key] for key in wanted} == wanted

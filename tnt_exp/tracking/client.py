@@ -173,11 +173,16 @@ def retry_while_locked(action: Callable[[], None]) -> None:
             time.sleep(0.2)
 
 
-def search_all_runs(client: mlflow.MlflowClient, experiment_ids: Sequence[str], condition: str = "") -> Iterator[Run]:
-    """Yield all runs that were not deleted, page by page; the condition is MLflow's filter string."""
+def search_all_runs(
+    client: mlflow.MlflowClient,
+    experiment_ids: Sequence[str],
+    condition: str = "",
+    view: str = ViewType.ACTIVE_ONLY,
+) -> Iterator[Run]:
+    """Yield all runs (those that were not deleted), page by page; the condition is MLflow's filter string."""
     token: str | None = None
     while True:
-        page = client.search_runs(list(experiment_ids), condition, ViewType.ACTIVE_ONLY, 1000, page_token=token)
+        page = client.search_runs(list(experiment_ids), condition, view, 1000, page_token=token)
         yield from page
         token = page.token
         if not token:

@@ -124,7 +124,7 @@ class Mirror(FolderRun):
         keys, last = {key for key, _ in wanted}, max((step for _, step in wanted), default=0)
         for (key, step), values in self._history.items() if record["params"] else ():
             if (key, step) in wanted:
-                if not all(_is_same(wanted[key, step], value) for value in values):
+                if not all(is_same_value(wanted[key, step], value) for value in values):
                     return False
             elif not running or (key in keys and step <= last):
                 return False
@@ -144,7 +144,9 @@ class Mirror(FolderRun):
         match name:
             case "points":
                 there = self._history
-                missing = [p for p in part if not any(_is_same(p.value, v) for v in there.get((p.key, p.step), []))]
+                missing = [
+                    p for p in part if not any(is_same_value(p.value, v) for v in there.get((p.key, p.step), []))
+                ]
                 for points in (missing[first : first + _BATCH] for first in range(0, len(missing), _BATCH)):
                     self._log(points)
                     there |= {(point.key, point.step): [point.value] for point in points}
@@ -241,7 +243,7 @@ def _digest(part: object) -> str:
     return hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16]
 
 
-def _is_same(value: float, other: float) -> bool:
+def is_same_value(value: float, other: float) -> bool:
     """Compare a value with what a store keeps of it: infinity as the largest number, and maybe without the last bit."""
     value, other = (min(max(each, -1.7976931348623157e308), 1.7976931348623157e308) for each in (value, other))
     return math.isclose(value, other, rel_tol=1e-12) or (math.isnan(value) and math.isnan(other))
