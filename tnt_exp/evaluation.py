@@ -21,11 +21,12 @@ class Evaluation:
     Attributes:
         loss: Mean cross-entropy, without label smoothing.
         accuracy, top5_accuracy: Fraction of the images whose class is the first, or among the first five.
-        class_accuracy: float64 (classes,): accuracy within each class, NaN if the split has no image of it.
+        class_accuracy: float64 (classes,): recall of each class, NaN if the split has no image of it.
         confusion: int64 (classes, classes): row = true class, column = predicted class.
         predicted: int64 (images,): the class with the highest score, of equal ones the first.
         confidence: float64 (images,): its probability.
         right: bool (images,): whether it is the true class.
+        class_counts: int64 (classes,): images of each class.
 
     An image whose scores are not all finite is wrong, with a confidence of 0, and in no column of `confusion`.
     """
@@ -38,12 +39,30 @@ class Evaluation:
     predicted: np.ndarray
     confidence: np.ndarray
     right: np.ndarray
+    class_counts: np.ndarray
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that have images, as in scikit-learn: macro recall."""
+        return float(np.nanmean(self.class_accuracy))
+
+    @property
+    def class_f1(self) -> np.ndarray:
+        """F1 of each class, float64 (classes,): NaN if it has no image and is never predicted, 0 if none is right."""
+        hits, answers = np.diag(self.confusion), self.confusion.sum(axis=0)
+        total, f1 = self.class_counts + answers, np.full(len(hits), np.nan)
+        np.divide(2 * hits, total, out=f1, where=total > 0)
+        return f1
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1 of the classes that have images or are predicted, as in scikit-learn."""
+        return float(np.nanmean(self.class_f1))
 
     def metrics(self, prefix: str) -> Iterator[tuple[str, float]]:
         """Yield (name, value) pairs; the names begin with `prefix`."""
-        yield f"{prefix}/loss", self.loss
-        yield f"{prefix}/accuracy", self.accuracy
-        yield f"{prefix}/top5_accuracy", self.top5_accuracy
+        for name in ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1"):
+            yield f"{prefix}/{name}", getattr(self, name)
 
     def accuracy_by_name(self, class_names: Sequence[str]) -> dict[str, float | None]:
         """Return the accuracy within each class by its name, None if the split has no image of it."""
@@ -109,4 +128,5 @@ def evaluate(classifier: "Classifier", split: Split, batch_size: int, *, flip: b
         predicted=np.concatenate(predicted),
         confidence=np.concatenate(confidence),
         right=rank < 1,
+        class_counts=counts,
     )

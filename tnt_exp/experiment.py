@@ -15,7 +15,7 @@ from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config import Config, validation
 from tnt_exp.config.augmentation import AugmentationConfig
 from tnt_exp.errors import UserError, describe_system_error
-from tnt_exp.run_folder import RunFolder
+from tnt_exp.run_folder import RunFolder, write_confusion_matrix
 from tnt_exp.signals import Signals
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Experiment:
         validation.validate(config, channels=dataset.channels, train_images=len(dataset.train))
         if config.trainer.patience is not None and dataset.validation is None:
             raise UserError(f"{validation.NO_VALIDATION}, received {config.trainer.patience}.")
+        dataset.class_weights(config.trainer.class_weights)  # raises an error for an unknown name
         self._require_the_same_data(dataset)
 
         # ---- MLflow run
@@ -233,14 +234,17 @@ class Experiment:
         self.result["epoch"] = best.epoch
         self.result["metrics"] = {**best.metrics, **dict(test.metrics("test"))}
         self.result["class_accuracy"] = test.accuracy_by_name(dataset.class_names)
+        write_confusion_matrix(self.folder.path, test.confusion, dataset.class_names)
         title, file = f"{dataset.name} test: accuracy {test.accuracy:.4f}", plots / "confusion_matrix.png"
         with _picture():
             run_figures.draw_curves(rows, best.epoch, plots / "curves.png", self._training_differs())
         with _picture():
             run_figures.draw_confusion_matrix(test.confusion, dataset.class_names, title, file)
         log.info(
-            "test      accuracy %.4f, top-5 %.4f, loss %.4f (weights of epoch %d)",
+            "test      accuracy %.4f, balanced %.4f, macro F1 %.4f, top-5 %.4f, loss %.4f (weights of epoch %d)",
             test.accuracy,
+            test.balanced_accuracy,
+            test.macro_f1,
             test.top5_accuracy,
             test.loss,
             best.epoch,
@@ -250,7 +254,8 @@ class Experiment:
         """Return in words what makes loss and accuracy of training other than those of validation."""
         config, plain = self.config, AugmentationConfig(name=self.config.augmentation.name)
         reasons = ["augmented"] if config.augmentation != plain else []
-        return reasons + (["smoothed labels"] if config.trainer.label_smoothing else [])
+        reasons += ["smoothed labels"] if config.trainer.label_smoothing else []
+        return reasons + (["weighted classes"] if config.trainer.class_weights != "none" else [])
 
     def _save(self, classifier: "Classifier", dataset: data.Dataset) -> None:
         from tnt_exp.training.device import load_tensorflow

@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from tnt_exp.atomic_files import (
@@ -33,6 +34,7 @@ from tnt_exp.errors import UserError
 if TYPE_CHECKING:
     from tnt_exp.model.classifier import Classifier
 
+CONFUSION_MATRIX = "confusion_matrix.csv"
 # Files and folders of a run that are logged to MLflow, too.
 ARTIFACTS = [
     "config.yaml",
@@ -40,6 +42,7 @@ ARTIFACTS = [
     "dataset.json",
     "result.json",
     "metrics.csv",
+    CONFUSION_MATRIX,
     "train.log",
     "plots",
     "provenance",
@@ -109,7 +112,7 @@ class RunFolder:
         """Write `metrics.csv` anew, as a resumed run knows it."""
         text = io.StringIO(newline="")
         if rows:
-            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+            writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         atomic_write(self.path / "metrics.csv", text.getvalue())
@@ -193,12 +196,15 @@ def flat(config: Config) -> JsonObject:
     return flatten(plain(config))
 
 
+_DICTIONARIES = ("trainer.class_weights",)  # values that are dictionaries themselves
+
+
 def flatten(values: JsonObject) -> JsonObject:
     """Return nested values with dotted keys."""
 
     def walk(section: JsonObject, prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in section.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and prefix + key not in _DICTIONARIES:
                 yield from walk(value, f"{prefix}{key}.")
             else:
                 yield prefix + key, value
@@ -236,6 +242,24 @@ def read_metrics(folder: Path) -> MetricsFile:
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         warn_once(f"{file}: expected a table of numbers, received a damaged file ({error}): skipped.")
         return MetricsFile(0, [])
+
+
+def write_confusion_matrix(folder: Path, confusion: np.ndarray, class_names: Sequence[str]) -> None:
+    """Write `confusion_matrix.csv`: counts of images, one row per true class, one column per predicted class."""
+    text = io.StringIO(newline="")
+    rows = [[name, *counts] for name, counts in zip(class_names, confusion.tolist(), strict=True)]
+    csv.writer(text, lineterminator="\n").writerows([["true class", *class_names], *rows])
+    atomic_write(folder / CONFUSION_MATRIX, text.getvalue())
+
+
+def read_confusion_matrix(folder: Path) -> tuple[list[str], np.ndarray] | None:
+    """Return class names and counts of `confusion_matrix.csv`, int64 (classes, classes); None if there is none."""
+    file = folder / CONFUSION_MATRIX
+    if not file.exists():
+        return None
+    with name_file_in_errors(file), file.open(newline="") as stream:
+        header, *rows = csv.reader(stream)
+    return header[1:], np.array([row[1:] for row in rows], np.int64)
 
 
 def parse_number(text: str | None) -> float | None:

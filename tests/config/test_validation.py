@@ -42,6 +42,12 @@ from tnt_exp.errors import UserError
         (["trainer.backend=jax", "trainer.xla=never"], ["trainer.xla", "jax"]),
         (["trainer.backend=torch", "trainer.xla=always"], ["trainer.xla", "torch"]),
         (["trainer.deterministic=true", "trainer.xla=always"], ["trainer.deterministic"]),
+        (["trainer.class_weights=some"], ["trainer.class_weights", "balanced", "received some"]),
+        (["trainer.class_weights=null"], ["trainer.class_weights", "received None"]),
+        (["trainer.class_weights={a:-1}"], ["trainer.class_weights", "at least 0"]),
+        (["trainer.class_weights={a:inf}"], ["trainer.class_weights", "at least 0"]),
+        (["trainer.class_weights={a:much}"], ["trainer.class_weights", "numbers"]),
+        (["trainer.class_weights={}"], ["trainer.class_weights", "received {}"]),
     ],
 )
 def test_broken_rule_is_named(overrides: list[str], words: list[str]) -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tnt_exp.data.splits import RandomStream, class_shares, random_order, stratified_split
+from tnt_exp.data.splits import RandomStream, class_shares, fold_split, random_order, stratified_split
 
 labels_and_size = st.lists(st.integers(0, 7), min_size=1, max_size=200).flatmap(
     lambda labels: st.tuples(st.just(np.array(labels, np.int32)), st.integers(0, len(labels)))
@@ -57,3 +57,21 @@ def test_an_order_is_the_same_for_ever() -> None:
     # Written down once: another NumPy or another machine must give these, or no run can be repeated.
     assert random_order(10, RandomStream.epoch, 0, 0).tolist() == [0, 8, 9, 3, 7, 5, 1, 2, 6, 4]
     assert random_order(10, RandomStream.validation, 7).tolist() == [9, 3, 0, 2, 5, 4, 7, 8, 6, 1]
+
+
+@given(st.lists(st.integers(0, 7), min_size=5, max_size=200), st.integers(2, 5), st.integers(0, 2**40))
+def test_folds_hold_each_image_once_and_classes_in_proportion(given: list[int], folds: int, seed: int) -> None:
+    labels = np.array(given, np.int32)
+    parts = [fold_split(labels, folds, fold, seed) for fold in range(folds)]
+    assert sorted(np.concatenate([chosen for chosen, _ in parts])) == list(range(len(labels)))
+    for chosen, rest in parts:
+        assert sorted([*chosen, *rest]) == list(range(len(labels)))
+    counts = np.array([np.bincount(labels[chosen], minlength=8) for chosen, _ in parts])
+    assert np.ptp(counts, axis=0).max() <= 1  # of each class
+    assert np.ptp(counts.sum(axis=1)) <= 1  # and of all images
+
+
+def test_folds_are_the_same_for_ever_and_differ_by_seed() -> None:
+    labels = np.arange(20) % 2
+    assert fold_split(labels, 4, 1, 0)[0].tolist() == fold_split(labels, 4, 1, 0)[0].tolist()
+    assert len({fold_split(labels, 4, 1, seed)[0].tobytes() for seed in range(3)}) == 3

@@ -25,9 +25,9 @@ def test_figures_are_those_of_training_to_the_bit(
     working_folder: Path, run_folder: Path, result: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(run_folder)]) == 0
-    assert capsys.readouterr().out.count("as training reported") == 3
+    assert capsys.readouterr().out.count("as training reported") == 5
     report = evaluation(run_folder)
-    for name in ("loss", "accuracy", "top5_accuracy"):
+    for name in ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1"):
         assert report["metrics"][f"eval/{name}"] == result["metrics"][f"test/{name}"], name
     assert {row["class"]: row["accuracy"] for row in report["classes"]} == result["class_accuracy"]
     assert sum(row["images"] for row in report["classes"]) == report["images"] == 359
@@ -106,7 +106,7 @@ def test_load_gives_a_keras_model(run_folder: Path) -> None:
 
 def made(confidence: list[float], right: list[bool]) -> Evaluation:
     nothing = np.zeros(len(right), np.int64)
-    return Evaluation(0, 0, 0, nothing, nothing, nothing, np.array(confidence), np.array(right))
+    return Evaluation(0, 0, 0, nothing, nothing, nothing, np.array(confidence), np.array(right), nothing)
 
 
 def test_calibration_error_by_hand() -> None:

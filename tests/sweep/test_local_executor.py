@@ -1,5 +1,6 @@
 """Sweeps on this machine: failures, resume, stops. Real processes, a fake training."""
 
+import json
 import os
 import random
 import signal
@@ -189,3 +190,32 @@ def test_each_job_gets_its_share_of_threads_and_a_gpu_of_its_own(monkeypatch: py
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert local_executor.device_slots(LauncherConfig())[0].environment == {}
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_fifty_points_of_a_table_go_on_after_sigkill_no_point_twice(folder: Any) -> None:
+    rows = [f"{16 + 2 * number},{number % 3}" for number in range(50)]
+    (folder.path / "points.csv").write_text("model.embed_dim,seed\n" + "\n".join(rows) + "\n")
+    arguments = ["sweep.points=points.csv", "launcher.slots=2"]
+    process = folder.start(*arguments)
+    while len(folder.results()) < 2 if folder.sweeps else True:
+        time.sleep(0.05)
+        assert process.poll() is None, process.communicate()[0]
+    process.kill()
+    process.communicate()
+    begun = folder.begins()
+    assert 2 <= len(begun) < 10
+    # The others ended elsewhere, but for three: fifty processes would take minutes.
+    rest = [job for job in range(50) if job not in begun]
+    for job in rest[3:]:
+        result = {"status": "FINISHED", "metrics": {"val/accuracy": 0.5}}
+        (folder.sweep / str(job) / "result.json").write_text(json.dumps(result))
+    folder.run(*arguments)
+    points = folder.study()["points"]
+    assert [(point["params"]["model.embed_dim"], point["params"]["seed"]) for point in points] == [
+        tuple(row.split(",")) for row in rows
+    ]
+    assert {result["status"] for result in folder.results().values()} == {"FINISHED"}
+    assert len(folder.results()) == 50
+    again = {job for job, number in folder.begins().items() if number > 1}
+    assert again <= begun.keys()  # what ran when the sweep was killed
+    assert {job for job in folder.begins() if job not in begun} == set(rest[:3])

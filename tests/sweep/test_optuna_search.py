@@ -112,13 +112,46 @@ def test_an_interrupted_search_asks_for_the_same_trials(tmp_path: Path, method: 
     assert len({json.dumps(trial) for trial in params(whole)}) == 24
 
 
-def test_the_study_on_disk_is_optunas_own(tmp_path: Path) -> None:
-    study = search(tmp_path / "sweep", SweepConfig(method=Method.random, trials=12))
+def load(study: SweepStudy) -> optuna.Study:
+    """The study as Optuna and its dashboard read it."""
     backend = optuna.storages.journal.JournalFileBackend(str(study.folder / "optuna.log"))
-    study = optuna.load_study(study_name=study.id, storage=optuna.storages.JournalStorage(backend))
-    states = [trial.state.name for trial in study.trials]
-    assert states.count("COMPLETE") == 11
-    assert states[7] == "FAIL"
+    (name,) = optuna.get_all_study_names(optuna.storages.JournalStorage(backend))
+    return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend))
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_the_study_on_disk_has_the_trials_values_and_states_of_the_sweep(tmp_path: Path, parallel: int) -> None:
+    settings = SweepConfig(method=Method.random, trials=12, seed=3)
+    study = search(tmp_path / "sweep", settings, parallel, None, "model.num_heads=2,64")
+    (study.folder / "optuna.log.lock").touch()  # a process was killed while it wrote
+
+    def check() -> None:
+        found = load(study)
+        assert len(found.trials) == 12
+        for trial, recorded in zip(found.trials, study.data["trials"], strict=True):
+            assert trial.params == recorded["values"]
+            results = [study.result(study.trials[job]) for job in recorded["jobs"]]
+            if results and results[0] and results[0]["status"] == "FINISHED":
+                assert (trial.state.name, trial.value) == ("COMPLETE", results[0]["metrics"]["val/accuracy"])
+            else:
+                assert (trial.state.name, trial.value) == ("FAIL", None)
+        assert found.best_value == max(trial.value for trial in found.trials if trial.value is not None)
+        assert 0 < [trial.state.name for trial in found.trials].count("FAIL") < 12
+
+    check()
+    for left in study.folder.glob("optuna.log*"):
+        left.unlink()
+    search(tmp_path / "sweep", settings, parallel, None, "model.num_heads=2,64")  # nothing is left to run
+    check()
+
+
+def test_each_trial_runs_with_every_fold_and_seed(tmp_path: Path) -> None:
+    settings = SweepConfig(method=Method.bayes, trials=2)
+    study = search(tmp_path / "sweep", settings, 1, None, "dataset.folds=2", "dataset.fold=0,1", "seed=0,1")
+    found = [(trial.trial, trial.params["seed"], trial.params["dataset.fold"]) for trial in study.trials]
+    repeats = [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
+    assert found == [(number, *repeat) for number in (0, 1) for repeat in repeats]
+    assert set(load(study).trials[0].params) == {key.partition("=")[0] for key in KEYS[1:]}
 
 
 def test_each_trial_runs_with_every_seed_and_counts_by_the_mean(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -19,9 +20,12 @@ from tnt_exp.atomic_files import acquire_lock, atomic_write_json, read_json
 from tnt_exp.cli import main
 from tnt_exp.config.compose import compose, conf_dir, options, register
 from tnt_exp.errors import UserError
+from tnt_exp.run_folder import RunFolder, read_confusion_matrix, write_confusion_matrix
 from tnt_exp.sweeps.outcome import FailureReason, Outcome, from_exit_code, read_outcome, write_outcome
 from tnt_exp.sweeps.plan import TrialComposer, plan_trials
-from tnt_exp.sweeps.search_space import SearchSpace, to_hydra_overrides
+from tnt_exp.sweeps.results import folds_summary
+from tnt_exp.sweeps.search_space import SearchSpace, read_points, to_hydra_overrides
+from tnt_exp.sweeps.study import SweepStudy
 from tnt_exp.sweeps.trial import TrialSpec, TrialState, objective_value, trial_state
 
 
@@ -229,3 +233,151 @@ def test_a_job_that_keeps_pythons_lock_dies_with_its_supervisor(tmp_path: Path) 
     while psutil.pid_exists(job_id) and psutil.Process(job_id).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def planned(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str, keys: int) -> list[list[str]]:
+    """The swept values of each trial that a dry run shows."""
+    assert main(["train", "-m", "model=tiny", *arguments, "--dry-run"]) == 0, capsys.readouterr().err
+    lines = capsys.readouterr().out.splitlines()
+    return [line.split()[1 : keys + 1] for line in lines[1:] if line.split()[0].isdigit() and "trials" not in line]
+
+
+def test_zip_pairs_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs = ["sweep=zip", "model.embed_dim=32,64,96", "model.inner_dim=8,16,24"]
+    assert planned(tmp_path, capsys, *pairs, keys=2) == [["32", "8"], ["64", "16"], ["96", "24"]]
+    assert main(["train", "-m", "model=tiny", *pairs, "seed=0,1"]) == 2
+    message = (
+        "sweep=zip: expected lists of equal length, received 3 for model.embed_dim, 3 for model.inner_dim, 2 for seed."
+    )
+    assert capsys.readouterr().err == f"tnt-exp: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_depend_on_another_are_interpolations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example of docs/sweeps.md."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["model.embed_dim=32,64", "model.inner_dim=${model.embed_dim}"]
+    assert planned(tmp_path, capsys, *arguments, keys=1) == [["32"], ["64"]]
+    trials, _ = zip(*plan_trials(space_of("model=tiny", *arguments).grid(), TrialComposer()).trials, strict=True)
+    assert [TrialComposer()(trial.overrides).model.inner_dim for trial in trials] == [32, 64]
+
+
+def test_a_subset_of_a_grid_is_random_and_a_larger_one_contains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = ["model.depth=1,2,3,4,5", "seed=0,1,2,3"]
+    whole = planned(tmp_path, capsys, *grid, keys=2)
+    some, more, other = (
+        planned(tmp_path, capsys, *grid, f"sweep.subset={size}", f"sweep.seed={seed}", keys=2)
+        for size, seed in ((6, 0), (9, 0), (6, 1))
+    )
+    assert (len(whole), len(some), len(more)) == (20, 6, 9)
+    assert [trial for trial in whole if trial in some] == some  # distinct, in the order of the grid
+    assert all(trial in more for trial in some)
+    assert other != some
+    assert len(planned(tmp_path, capsys, *grid, "sweep.subset=100", keys=2)) == 20
+
+
+def table(folder: Path, text: str) -> Path:
+    file = folder / "points.csv"
+    file.write_text(text)
+    return file
+
+
+def test_points_are_the_rows_of_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = table(tmp_path, "\ufeffmodel.embed_dim, optimizer ,tracking.experiment\r\n32,sgd,\r\n\r\n64,,a (b)\r\n")
+    points = [
+        {"model.embed_dim": "32", "optimizer": "sgd"},
+        {"model.embed_dim": "64", "tracking.experiment": "'a (b)'"},
+    ]
+    assert read_points(file, None, ()) == points
+    specs = space_of("model=tiny", "seed=0,1").grid(points)
+    assert [spec.params["seed"] for spec in specs] == ["0", "1", "0", "1"]
+    first, *_, last = (TrialComposer()(spec.overrides) for spec in specs)
+    assert (first.model.embed_dim, first.optimizer.name.value, first.seed) == (32, "sgd", 0)
+    assert (last.model.embed_dim, last.optimizer.name.value, last.tracking.experiment) == (64, "adamw", "a (b)")
+    file = table(tmp_path, "model.embed_dim,model.depth\n32,1\n64,2\n")
+    assert planned(tmp_path, capsys, "sweep.points=points.csv", keys=2) == [["32", "1"], ["64", "2"]]
+    assert main(["train", "-m", "sweep=bayes", "sweep.points=points.csv", "seed=0,1"]) == 2
+    assert "sweep.points: expected with sweep=grid or zip, received with bayes." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        (None, [], ["sweep.points=points.csv", "No such file"]),
+        ("", [], ["a row of keys and a row per trial", "received 0 rows"]),
+        ("model.depth\n", [], ["received 1 rows"]),
+        ("model.depht\n3\n", [], ["line 2", "Did you mean model.depth"]),
+        ("model.depth,model.depth\n3,4\n", [], ["model.depth once", "two columns"]),
+        ("model.depth\n3\n", ["model.depth=4"], ["model.depth once", "the command, too"]),
+        ("model.depth,seed\n3\n", [], ["line 2", "expected 2 cells", "received 1"]),
+        ('model.depth\n"3,4"\n', [], ["line 2", "one value"]),
+        ("sweep.trials\n3\n", [], ["line 2", "a key of a run"]),
+        ("optimizer\nadan\n", [], ["line 2", "optimizer=adan", "expected one of"]),
+        ("model.depth\nx'\n", [], ["line 2", "a quote"]),
+        ('model.depth\n"3\n', [], ["expected a CSV file", "unexpected end of data"]),
+        ("model.depth\nmany\n4\n", [], ["model.depth", "a whole number", "'many'"]),
+        ("model.embed_dim\n33\n64\n", [], ["model.embed_dim", "multiple", "33"]),
+    ],
+)
+def test_a_bad_table_is_one_line_before_anything_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str | None,
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        table(tmp_path, text)
+    assert main(["train", "-m", "model=tiny", *arguments, "sweep.points=points.csv"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    for word in words:
+        assert word in error
+    assert not (tmp_path / "multirun").exists()
+
+
+def test_a_sweep_over_folds_ends_with_mean_deviation_and_one_confusion_matrix(tmp_path: Path) -> None:
+    study = SweepStudy.new(
+        tmp_path / "sweep", command=[], config_dir=None, search=None, objective="test/accuracy", direction="maximize"
+    )
+    space = space_of("model=tiny", "model.depth=1,2", "dataset.folds=3", "dataset.fold=range(3)")
+    draw, matrices = np.random.default_rng(0), {}
+    for spec, config in plan_trials(space.grid(), TrialComposer()).trials:
+        trial = study.add_trial(spec, config)
+        depth, folder = config.model.depth, study.folder_of(trial)
+        matrices[depth, config.dataset.fold] = matrix = draw.integers(0, 9, (2, 2)) + 90 * depth * np.eye(2, dtype=int)
+        write_confusion_matrix(folder, matrix, ["cat", "a,b"])
+        accuracy = np.trace(matrix) / matrix.sum()
+        result = {"status": "FINISHED", "metrics": {"test/accuracy": accuracy, "test/macro_f1": accuracy / 2}}
+        RunFolder(folder).write_result(result)
+    study.save()
+    best = [matrices[2, fold] for fold in range(3)]
+    values = np.array([np.trace(matrix) / matrix.sum() for matrix in best])
+    text = folds_summary(SweepStudy.open(study.folder))
+    mean, std = values.mean(), values.std(ddof=1)
+    assert f"3 of 3 runs: test/accuracy {mean:.4f} ± {std:.4f}, test/macro_f1 {mean / 2:.4f} ± {std / 2:.4f}" in text
+    assert str(study.folder / "confusion_matrix.csv") in text
+    assert (study.folder / "confusion_matrix.png").stat().st_size > 1000
+    found = read_confusion_matrix(study.folder)
+    assert found is not None
+    assert found[0] == ["cat", "a,b"]
+    np.testing.assert_array_equal(found[1], np.sum(best, axis=0))
+    from tnt_exp.sweeps import results
+
+    first, second = results.ranked(results.rows(study), study)
+    assert (first.params["model.depth"], len(first.rows)) == ("2", 3)
+    assert first.mean == pytest.approx(mean, rel=1e-15)
+    assert first.std == pytest.approx(std, rel=1e-12)
+    assert second.mean is not None
+    assert folds_summary(SweepStudy(tmp_path, {**study.data, "points": []})) == ""

@@ -354,3 +354,19 @@ def test_tracking_keys_have_an_effect_on_a_run_that_finished_before(
     assert mlflow.MlflowClient(uri).get_experiment(found.info.experiment_id).name == "elsewhere"
     assert points(uri, found, "train/loss") == curve(5)
     assert found.info.status == "FINISHED"
+
+
+def test_recall_of_each_class_is_a_metric_under_a_name_that_mlflow_takes(uri: str, run: FakeFolder) -> None:
+    run.begin(uri)
+    run.record(1, 2)
+    recall = {"T-shirt/top": 0.5, "cat": 1.0, "never seen": None, "..": 0.25, "Größe": 0.75}
+    run.finish(epoch=2, class_accuracy=recall)
+    assert run.sync() is None
+    assert run.mirror.refused == 0
+    found = {key: value for key, value in the_run(uri, run).data.metrics.items() if "recall" in key}
+    assert found == {
+        "test/recall/T-shirt_top": 0.5,
+        "test/recall/cat": 1.0,
+        "test/recall/_": 0.25,
+        "test/recall/Größe": 0.75,
+    }

@@ -29,3 +29,20 @@ def test_an_epoch_repeated_with_equal_values_keeps_its_times(tmp_path: Path, los
         assert (row["train/images_per_second"], row["seconds"]) == (20.0, 4.0)
         assert row["time"] > 1e9
     assert [float(value) for value in read_metrics(tmp_path).rows[0].values()] == list(row.values())
+
+
+def test_a_run_of_an_older_version_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
+    from tnt_exp.training.trainer import EpochResult, Trainer
+
+    folder = RunFolder(tmp_path)
+    first = {"epoch": 1, "step": 7, "val/accuracy": 0.5, "seconds": 3.0, "time": 1000.5}
+    folder.append_metrics(first)
+    trainer = Trainer.__new__(Trainer)
+    trainer.folder, trainer.state, trainer._recorded = folder, SimpleNamespace(rows=[first]), {}  # type: ignore[assignment]
+    for epoch in (2, 3):
+        metrics = {"val/accuracy": 0.6, "val/macro_f1": 0.25 * epoch}
+        trainer._record(EpochResult(epoch, 7 * epoch, metrics, 4.0), metrics)
+    rows = read_metrics(tmp_path).rows
+    assert [row["val/accuracy"] for row in rows] == ["0.5", "0.6", "0.6"]
+    assert [row["val/macro_f1"] for row in rows] == ["", "0.5", "0.75"]
+    assert read_metrics(tmp_path).epoch == 3

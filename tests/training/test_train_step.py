@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tnt_exp.data import Split
+from tnt_exp.data import Dataset, Split
+from tnt_exp.errors import UserError
 from tnt_exp.evaluation import evaluate
 from tnt_exp.training.train_step import SUMS, StepComputation
 
@@ -182,3 +183,40 @@ def test_of_two_classes_one_that_is_not_a_number_is_not_among_the_first_five() -
     found, sums = counts(np.array([[NAN, 1], [0, 1]], np.float32), np.zeros(2, np.int32))
     assert (found.accuracy, found.top5_accuracy) == (0, 0.5)
     assert (sums["correct"], sums["top5_correct"]) == (0, 1)
+
+
+def unbalanced(labels: list[int]) -> Dataset:
+    split = Split(np.zeros((len(labels), 1, 1, 1), np.uint8), np.array(labels, np.int32))
+    return Dataset("some", split, None, split, ("cat", "dog", "7", "none seen"), "digest", 0)
+
+
+def test_weights_of_classes_are_those_of_scikit_learn_or_the_given_ones() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = [0] * 20 + [1] * 4 + [2]
+    dataset = unbalanced(labels)
+    wanted = compute_class_weight("balanced", classes=np.arange(3), y=np.array(labels))
+    np.testing.assert_allclose(dataset.class_weights("balanced"), [*wanted, 0], rtol=1e-6)
+    np.testing.assert_array_equal(dataset.class_weights({"dog": 3.5, "7": 2}), np.float32([1, 3.5, 2, 1]))
+    assert dataset.class_weights("none") is None
+    with pytest.raises(
+        UserError, match=r"class_weights: expected names of classes \(cat, dog, 7, none seen\), rec.* cow"
+    ):
+        dataset.class_weights({"dog": 1.0, "cow": 2.0})
+
+
+@pytest.mark.parametrize("setting", ["none", "balanced", {"dog": 3.5, "7": 0.0}])
+def test_weighted_loss_is_the_reference(setting: Any) -> None:
+    """Mean over images of sum over classes of weight * target * -log(probability), as in PyTorch's cross-entropy."""
+    labels = np.array([0] * 20 + [1] * 4 + [2], np.int32)
+    weights = unbalanced(labels.tolist()).class_weights(setting)
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(25, 4)).astype(np.float32)
+    targets = 0.9 * np.eye(4)[labels] + 0.1 / 4  # smoothed
+    step = StepComputation(lambda images, **_: ops.convert_to_tensor(logits), None, None, weights)  # type: ignore[arg-type]
+    loss, sums = step.loss(None, None, ops.convert_to_tensor(targets.astype(np.float32)), ops.convert_to_tensor(labels))
+    log_probabilities = logits - np.log(np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True))
+    factors = np.ones(4) if weights is None else weights.astype(np.float64)
+    reference = -(factors * targets * log_probabilities).sum(axis=1).mean()
+    assert float(ops.convert_to_numpy(loss)) == pytest.approx(reference, rel=1e-5)
+    assert ops.convert_to_numpy(sums)[0] == pytest.approx(25 * reference, rel=1e-5)

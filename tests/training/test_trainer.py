@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tnt_exp.config.compose import compose
-from tnt_exp.config.trainer import Select
+from tnt_exp.config.trainer import Monitor, Select
 from tnt_exp.data import Dataset, Split
 from tnt_exp.run_folder import RunFolder
 from tnt_exp.signals import Signals
@@ -113,3 +113,14 @@ def test_batches_that_accumulation_leaves_over_are_reported(tmp_path: Path, capl
     caplog.clear()
     trainer(tmp_path / "none", "trainer.epochs=2", "optimizer.accumulation=8").fit()
     assert "update" not in caplog.text
+
+
+def test_the_best_epoch_is_chosen_by_the_monitored_metric() -> None:
+    epochs = [(0.9, 0.5, 0.4), (0.8, 0.7, 0.5), (0.8, 0.6, 0.6)]
+    for monitor, wanted in ((Monitor.accuracy, 1), (Monitor.balanced_accuracy, 2), (Monitor.macro_f1, 3)):
+        best = BestWeights(Select.best, None, monitor)
+        for epoch, values in enumerate(epochs, start=1):
+            names = ("accuracy", "balanced_accuracy", "macro_f1")
+            metrics = {f"val/{name}": value for name, value in zip(names, values, strict=True)} | {"val/loss": 1.0}
+            best.update(epoch, metrics, SimpleNamespace(variables=[]))  # type: ignore[arg-type]
+        assert best.epoch == wanted

@@ -26,7 +26,11 @@ VERBS = {
     "predict": ("tnt_exp.cli.predict", "classify images with a finished run's model: files, folders, globs, a list"),
     "explain": ("tnt_exp.cli.explain", "draw the attention of a finished run's model on an image"),
     "export": ("tnt_exp.cli.export", "write a finished run's model for other runtimes, verified by each"),
-    "sync": ("tnt_exp.cli.sync", "send MLflow what it missed while it could not be reached"),
+    "sync": (
+        "tnt_exp.cli.sync",
+        "send MLflow what it missed while it could not be reached (--to: copy runs to another store)",
+    ),
+    "schema": ("tnt_exp.cli.schema", "print the JSON Schema of YAML files, for completion and checks in editors"),
     "ui": ("tnt_exp.cli.ui", "open the MLflow UI on this folder's runs"),
 }
 

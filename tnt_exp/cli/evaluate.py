@@ -100,13 +100,16 @@ def _relabel(class_names: Sequence[str], chosen: test_images.TestImages) -> "Spl
 def _report(
     finished: FinishedRun, chosen: test_images.TestImages, split: "Split", evaluation: "Evaluation", prefix: str
 ) -> JsonObject:
-    counts, answers = evaluation.confusion.sum(axis=1), evaluation.confusion.sum(axis=0)
+    import numpy as np
+
+    counts, answers, f1 = evaluation.class_counts, evaluation.confusion.sum(axis=0), evaluation.class_f1
     classes = [
         {
             "class": name,
             "images": int(counts[number]),
             "accuracy": float(accuracy) if counts[number] else None,
             "precision": float(evaluation.confusion[number, number] / answers[number]) if answers[number] else None,
+            "f1": None if np.isnan(f1[number]) else float(f1[number]),
         }
         for number, (name, accuracy) in enumerate(zip(finished.class_names, evaluation.class_accuracy, strict=True))
     ]
@@ -175,10 +178,11 @@ def _print(report: JsonObject, own: FinishedRun | None) -> None:
             str(row["images"]),
             f"{row['accuracy']:.4f}",
             "" if row["precision"] is None else f"{row['precision']:.4f}",
+            f"{row['f1']:.4f}",
         ]
         for row in known[:_WORST]
     ]
     print()
-    print(format_table(["class (worst first)", "images", "accuracy", "precision"], rows, [1, 2, 3]))
+    print(format_table(["class (worst first)", "images", "recall", "precision", "F1"], rows, [1, 2, 3, 4]))
     if len(known) > _WORST:
         print(f"... and {len(known) - _WORST} more in evaluation.json")

@@ -128,13 +128,23 @@ def to_config(cfg: DictConfig) -> Config:
         raise TypeError(f"Expected a Config, received: {type(config)}")
     if config.dataset.path is not None and len(config.dataset.path) > 1:
         config.dataset.path = config.dataset.path.rstrip("/")  # photos/ is photos
+    weights = config.trainer.class_weights
+    if isinstance(weights, dict):  # names such as 0 and 1 are read as numbers
+        config.trainer.class_weights = {str(name): weight for name, weight in weights.items()}
     if config.tracking.uri is not None:
         config.tracking.uri = without_password(config.tracking.uri)
     return config
 
 
 # Keys that the first edition did not have: its runs did what the defaults say.
-_ADDED_KEYS = ("trainer.tf32", "trainer.steps_per_epoch")
+_ADDED_KEYS = (
+    "trainer.tf32",
+    "trainer.steps_per_epoch",
+    "trainer.class_weights",
+    "trainer.monitor",
+    "dataset.folds",
+    "dataset.fold",
+)
 
 
 def load_config(file: Path) -> Config:

@@ -41,6 +41,10 @@ class DatasetConfig:
     test_fraction: float = config_field(
         0.2, "digits, image_folder, npz without a test part: fraction kept for the test", gt=0, lt=1
     )
+    folds: int | None = config_field(
+        None, "cross-validation: the test images are one of so many folds of the training images; null: no folds", ge=2
+    )
+    fold: int = config_field(0, "which of dataset.folds is the test, from 0", ge=0)
     split_seed: int = config_field(0, "seed of the splits, apart from the training seed", ge=0)
     train_limit: int | None = config_field(None, "use only this many training images (stratified); null: all", ge=1)
     memory_limit: float = config_field(

@@ -60,7 +60,7 @@ def _words(hint: Any) -> str:
         return f"a list such as [a, b], each {_words(typing.get_args(hint)[0])}"
     if isinstance(hint, type) and issubclass(hint, Enum):
         return "one of " + ", ".join(member.name for member in hint)
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", Any: "text or keys"}[hint]
 
 
 # What other frameworks call a key.

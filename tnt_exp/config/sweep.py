@@ -10,6 +10,7 @@ class Method(Enum):
     """How trials are chosen."""
 
     grid = "grid"  # every combination
+    zip = "zip"  # the first value of each list, then the second of each...
     random = "random"  # sampled independently
     bayes = "bayes"  # sampled where earlier trials were good (tree-structured Parzen estimator)
 
@@ -45,10 +46,16 @@ class SweepConfig:
         default_factory=dict,
         metadata={"doc": "swept keys and their values, as on the command line; the command line wins"},
     )
+    points: str | None = config_field(
+        None, "CSV file with a row of keys and a row per trial, each combined with the swept keys (grid, zip)"
+    )
+    subset: int | None = config_field(
+        None, "run only so many of the trials of a grid, chosen at random by sweep.seed; null: all", ge=1
+    )
     objective: str | None = config_field(None, "metric of result.json; null: val/accuracy, or test/accuracy without it")
     direction: Direction = config_field(Direction.maximize, "which objective is better")
     trials: int = config_field(20, "trials of a search (random, bayes)", ge=1)
-    seed: int = config_field(0, "seed of a search", ge=0)
+    seed: int = config_field(0, "seed of a search or of sweep.subset", ge=0)
     parallel: int | None = config_field(
         None, "trials of a search that run at once; null: the slots of the local launcher, else 1", ge=1
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from tnt_exp.config.field import config_field
 
@@ -33,8 +34,16 @@ class Compile(Enum):
 class Select(Enum):
     """Which epoch's weights are tested and kept."""
 
-    best = "best"  # highest validation accuracy; the last epoch if there is no validation
+    best = "best"  # highest `trainer.monitor` on validation; the last epoch if there is no validation
     last = "last"
+
+
+class Monitor(Enum):
+    """The validation metric by which epochs are compared."""
+
+    accuracy = "accuracy"
+    balanced_accuracy = "balanced_accuracy"
+    macro_f1 = "macro_f1"
 
 
 class Freeze(Enum):
@@ -78,12 +87,16 @@ class TrainerConfig:
     )
     batch_size: int = config_field(64, "images per step", ge=1)
     label_smoothing: float = config_field(0.1, "fraction of the label that is spread over all classes", ge=0, lt=1)
+    class_weights: Any = config_field(
+        "none", "weights of the classes in the loss: none, balanced (inverse frequency), or {class: weight, ...}"
+    )
     test_time_flip: bool = config_field(
         False, "validation and test average the logits of an image and its mirror image"
     )
     select: Select = config_field(Select.best, "which epoch's weights are tested and kept")
+    monitor: Monitor = config_field(Monitor.accuracy, "validation metric by which the best epoch is chosen")
     patience: int | None = config_field(
-        None, "stop after this many epochs without a better validation accuracy; null: never", ge=1
+        None, "stop after this many epochs without a better trainer.monitor on validation; null: never", ge=1
     )
     backend: Backend = config_field(Backend.tensorflow, "backend of Keras")
     devices: int | None = config_field(

@@ -1,6 +1,7 @@
 """Rules between keys. Everything here is checked before anything slow is imported."""
 
 import importlib.util
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,8 +158,23 @@ def _training(config: Config, train_images: int | None) -> Iterator[str]:
         yield "trainer.xla: expected auto or always for trainer.backend=jax (it always uses XLA), received never."
     if backend == "torch" and trainer.xla is Compile.always:
         yield "trainer.xla: expected auto or never for trainer.backend=torch (it has no XLA), received always."
+    if config.dataset.fold >= (config.dataset.folds or 1):
+        expected = "0 without dataset.folds" if config.dataset.folds is None else f"0 to {config.dataset.folds - 1}"
+        yield f"dataset.fold: expected {expected}, received {config.dataset.fold}."
+    if not _are_class_weights(trainer.class_weights):
+        yield (
+            "trainer.class_weights: expected none, balanced or {class: weight, ...} with numbers of at least 0, "
+            f"received {trainer.class_weights}."
+        )
     if config.dataset.name in (Source.image_folder, Source.npz) and config.dataset.path is None:
         yield f"dataset.path: expected a folder or file for dataset={config.dataset.name.value}, received null."
+
+
+def _are_class_weights(weights: object) -> bool:
+    if not isinstance(weights, dict):
+        return weights in ("none", "balanced")
+    numbers = [weight for weight in weights.values() if type(weight) in (int, float)]
+    return 0 < len(numbers) == len(weights) and all(0 <= number < math.inf for number in numbers)
 
 
 def _names(config: Config) -> Iterator[str]:

@@ -111,6 +111,30 @@ class Dataset:
         """The number of classes."""
         return len(self.class_names)
 
+    def class_weights(self, setting: str | dict[str, float]) -> np.ndarray | None:
+        """Return the weight of each class in the loss, float32 (classes,); None: all are 1.
+
+        Args:
+            setting: "none"; "balanced": images / (classes * images of the class) in training, as scikit-learn's
+                `compute_class_weight`, and 0 for a class without images; or weights by class name, 1 for the others.
+
+        Raises:
+            UserError: A name is not that of a class.
+        """
+        if isinstance(setting, dict):
+            unknown = [name for name in setting if name not in self.class_names]
+            if unknown:
+                raise UserError(
+                    f"trainer.class_weights: expected names of classes ({', '.join(self.class_names[:10])}"
+                    f"{', ...' if self.num_classes > 10 else ''}), received {', '.join(unknown)}; correct them."
+                )
+            return np.array([setting.get(name, 1.0) for name in self.class_names], np.float32)
+        if setting == "none":
+            return None
+        counts = np.bincount(self.train.labels, minlength=self.num_classes)
+        weights = len(self.train) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return np.where(counts > 0, weights, 0).astype(np.float32)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image."""

@@ -8,7 +8,7 @@ from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import Dataset, LazySplit, RawDataset, dataset_digest
 from tnt_exp.data.metadata import test_split_size, train_split_sizes
 from tnt_exp.data.sources import get_source
-from tnt_exp.data.splits import RandomStream, stratified_split
+from tnt_exp.data.splits import RandomStream, fold_split, stratified_split
 from tnt_exp.data.validate import validate
 
 _log = logging.getLogger(__name__)
@@ -43,14 +43,20 @@ def load_dataset(config: DatasetConfig) -> Dataset:
 def _select(parts: RawDataset, config: DatasetConfig) -> tuple[_Selection, _Selection | None, _Selection]:
     """Return the (training, validation, test) images.
 
-    In this order: test images are taken from the training images if the source has none, `train_limit` is applied,
-    validation images are taken if the source has none. Each choice is stratified and a function of `split_seed`;
-    images keep the order of the source.
+    In this order: test images are taken from the training images if the source has none or `folds` are asked for (a
+    test part of the source is not used then), `train_limit` is applied, validation images are taken if the source has
+    none. Each choice is stratified and a function of `split_seed`; images keep the order of the source.
     """
     source, seed = parts.train, config.split_seed
     train = np.arange(len(source.labels))
     test, validation = _join(parts.test), _join(parts.validation)
-    if test is None:
+    if config.folds is not None:
+        if test is not None:
+            _log.warning("dataset.folds: the test part of %s is not used", config.name.value)
+        test_split_size(len(train), config)  # raises an error if there are too few
+        chosen, train = fold_split(source.labels, config.folds, config.fold, seed)
+        test = source, chosen
+    elif test is None:
         chosen, train = stratified_split(source.labels, test_split_size(len(train), config), RandomStream.test, seed)
         test = source, chosen
     if config.train_limit is not None and config.train_limit < len(train):

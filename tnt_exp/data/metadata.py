@@ -21,7 +21,11 @@ class DatasetInfo:
 
 
 def test_split_size(images: int, config: DatasetConfig) -> int:
-    """Return how many of `images` are kept for the test, if the source has no test part."""
+    """Return how many of `images` are kept for the test, if the source has no test part or there are folds."""
+    if config.folds is not None:
+        if not 2 <= config.folds <= images:
+            raise UserError(f"dataset.folds: expected 2 to {images}, the number of images, received {config.folds}")
+        return len(range(config.fold, images, config.folds))
     return _held_out(images, config.test_fraction, "test_fraction")
 
 
@@ -66,7 +70,8 @@ def official_info(config: DatasetConfig, shape: tuple[int, int, int], classes: i
     Raises:
         UserError: A split would be empty.
     """
-    train = None if config.path else train_split_sizes(official_train, config)[0]
+    held_out = test_split_size(official_train, config) if config.folds else 0
+    train = None if config.path else train_split_sizes(official_train - held_out, config)[0]
     return DatasetInfo(*shape, classes, train)
 
 

@@ -12,6 +12,8 @@ class RandomStream(IntEnum):
     test = 1
     limit = 2
     validation = 3
+    fold = 4
+    grid = 5
 
 
 def random_order(size: int, stream: RandomStream, *seed: int) -> np.ndarray:
@@ -44,9 +46,25 @@ def stratified_split(labels: np.ndarray, size: int, stream: RandomStream, seed: 
     """
     counts = np.bincount(labels)
     share = class_shares(counts, size, random_order(len(counts), stream, seed, 1))
-    shuffled = random_order(len(labels), stream, seed, 0)
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    by_class = _shuffled_by_class(labels, stream, seed)
     rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = np.zeros(len(labels), bool)
     chosen[by_class[rank_in_class < np.repeat(share, counts)]] = True
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+def fold_split(labels: np.ndarray, folds: int, fold: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Choose one of `folds` parts of `labels`: together they hold each image once, and of a class sizes differ by one.
+
+    Returns:
+        (chosen, rest): positions, each ascending; together all of 0..len(labels)-1.
+    """
+    chosen = np.zeros(len(labels), bool)
+    chosen[_shuffled_by_class(labels, RandomStream.fold, seed)[fold::folds]] = True
+    return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+def _shuffled_by_class(labels: np.ndarray, stream: RandomStream, seed: int) -> np.ndarray:
+    """Return all positions, one class after the other, within a class in random order."""
+    shuffled = random_order(len(labels), stream, seed, 0)
+    return shuffled[np.argsort(labels[shuffled], kind="stable")]

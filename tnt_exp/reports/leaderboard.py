@@ -1,4 +1,4 @@
-"""The leaderboard of a sweep: runs ranked by their objective; runs that differ in the seed only count as one point."""
+"""The leaderboard of a sweep: runs ranked by their objective; runs that differ in seed or fold only are one point."""
 
 import csv
 import math
@@ -12,7 +12,9 @@ import numpy as np
 
 from tnt_exp.formatting import as_number
 
-SEED = "seed"
+FOLD = "dataset.fold"
+REPEATED = ("seed", FOLD)  # runs that differ in nothing else are repetitions of one point
+TEST_METRICS = ("test/accuracy", "test/balanced_accuracy", "test/macro_f1")
 MOST_VALUES = 8  # a key with more values is a range, not a choice; it has no main effects
 
 
@@ -40,10 +42,10 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class RankedPoint:
-    """Runs that differ in the seed only."""
+    """Runs that differ in the seed or the fold only."""
 
     rank: int | None  # from 1; None: no run has an objective
-    params: dict[str, str]  # swept keys without the seed
+    params: dict[str, str]  # swept keys without seed and fold
     mean: float | None  # of the objective over the runs that finished
     std: float | None  # sample standard deviation; None for fewer than two runs
     rows: list[TrialRow]
@@ -53,22 +55,38 @@ class RankedPoint:
         """The run that represents the point: the first one that finished."""
         return next((row for row in self.rows if row.state == "finished"), self.rows[0])
 
+    def mean_of(self, metric: str) -> float | None:
+        """Return the mean of a metric over the runs that finished, or None."""
+        return _mean(_finite(row.metrics.get(metric) for row in self.rows if row.state == "finished"))
+
+    def std_of(self, metric: str) -> float | None:
+        """Return the sample standard deviation of a metric over the runs that finished; None for fewer than two."""
+        return _std(_finite(row.metrics.get(metric) for row in self.rows if row.state == "finished"))
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _std(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
 
 def rank_points(rows: Sequence[TrialRow], *, maximize: bool) -> list[RankedPoint]:
     """Return the points, best first; below them those of which some runs have no objective, and those without one."""
     groups: dict[tuple[tuple[str, str], ...], list[TrialRow]] = {}
     for row in rows:
-        groups.setdefault(tuple((key, value) for key, value in row.params.items() if key != SEED), []).append(row)
+        groups.setdefault(tuple((key, value) for key, value in row.params.items() if key not in REPEATED), []).append(
+            row
+        )
     found = []
     for params, members in groups.items():
-        values = [
-            row.objective
-            for row in members
-            if row.state == "finished" and row.objective is not None and math.isfinite(row.objective)
-        ]
-        mean = statistics.fmean(values) if values else None
-        std = statistics.stdev(values) if len(values) > 1 else None
-        found.append(RankedPoint(None, dict(params), mean, std, members))
+        values = _finite(row.objective for row in members if row.state == "finished")
+        found.append(RankedPoint(None, dict(params), _mean(values), _std(values), members))
 
     def order(point: RankedPoint) -> tuple[int, float]:
         if point.mean is None:
@@ -89,6 +107,9 @@ def leaderboard_columns(ranking: Sequence[RankedPoint], objective: str) -> dict[
     if any(len(point.rows) > 1 for point in ranking):
         table["std"] = [point.std for point in ranking]
         table["runs"] = [sum(row.state == "finished" for row in point.rows) for point in ranking]
+    for name in TEST_METRICS:
+        if name != objective and any(name in row.metrics for point in ranking for row in point.rows):
+            table[name] = [point.mean_of(name) for point in ranking]
     for name in ("parameters", "macs", "train_seconds"):
         table[name] = [point.best.facts.get(name) for point in ranking]
     table["state"] = [point.best.state for point in ranking]

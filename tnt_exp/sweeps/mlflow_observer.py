@@ -93,6 +93,7 @@ class MlflowObserver:
         write_points(files / "points.csv", found.rows)
         if effects:
             write_main_effects(files / "effects.csv", effects)
+        results.write_folds_matrix(self._study, files)
         (files / "report.html").write_text(render_page(found))
         _draw(found, effects, files / "plots")
         self._tracker.note(tags={"objective": found.objective})

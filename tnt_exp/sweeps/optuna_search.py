@@ -11,6 +11,7 @@ import math
 import time
 import warnings
 from collections import deque
+from itertools import product
 from pathlib import Path
 
 import optuna
@@ -23,6 +24,7 @@ from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.sweep import Method, Rerun, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
+from tnt_exp.reports.leaderboard import REPEATED
 from tnt_exp.sweeps.outcome import FailureReason, Outcome
 from tnt_exp.sweeps.plan import TrialComposer
 from tnt_exp.sweeps.results import objective_name
@@ -33,7 +35,6 @@ from tnt_exp.sweeps.worker import JobProcess
 
 OPTUNA_STUDY = "optuna.log"
 
-_SEED = "seed"
 _CHECK_INTERVAL = 1.0  # seconds between two looks at running trials, for pruning
 
 
@@ -42,7 +43,7 @@ class OptunaSearch:
 
     Args:
         sweep_study: The sweep; `trials` in its data are the trials of this search.
-        space: The search space. A list of seeds is not searched: each Optuna trial runs once per seed.
+        space: The search space. Lists of seeds and folds are not searched: each Optuna trial runs once per combination.
         settings: Method, number of trials, seed, pruning.
         compose: Composes configurations.
         parallel: The number of Optuna trials that run at once.
@@ -57,8 +58,9 @@ class OptunaSearch:
     ) -> None:
         self._sweep_study, self._space, self._settings = sweep_study, space, settings
         self._compose, self._parallel = compose, parallel
-        self._keys = [key for key in space.swept if not (key == _SEED and space.swept[key].is_discrete_sweep())]
-        self._seeds = space.values(_SEED) if _SEED in space.swept and _SEED not in self._keys else [None]
+        repeated = [key for key in REPEATED if key in space.swept and space.swept[key].is_discrete_sweep()]
+        self._keys = [key for key in space.swept if key not in repeated]
+        self._repeats = [dict(zip(repeated, chosen, strict=True)) for chosen in product(*map(space.values, repeated))]
         self._distributions = {key: make_distribution(key, space.swept[key]) for key in self._keys}
         if not self._keys:
             raise UserError(f"sweep={settings.method.name}: expected a key with several values, received none.")
@@ -72,13 +74,14 @@ class OptunaSearch:
     def total(self) -> int:
         """The number of runs, including those that have ended."""
         open_ = max(0, self._settings.trials - len(self._trials))
-        return len(self._sweep_study.trials) + open_ * len(self._seeds)
+        return len(self._sweep_study.trials) + open_ * len(self._repeats)
 
     def next(self) -> Trial | None:
         """Return the next run that can start now, or None."""
         while not self._ready:
             number = len(self._trials)
             if number >= self._settings.trials:
+                self._report_results(number)
                 return None
             due = number - self._parallel + 1
             self._report_results(due)
@@ -124,8 +127,8 @@ class OptunaSearch:
         trial: JsonObject = {"values": dict(asked.params), "jobs": []}
         self._trials.append(trial)
         hashes = {sweep_trial.hash: sweep_trial for sweep_trial in self._sweep_study.trials}
-        for seed in self._seeds:
-            spec = self._space.spec(values | ({_SEED: seed} if seed is not None else {}))
+        for repeat in self._repeats:
+            spec = self._space.spec(values | repeat)
             try:
                 config = self._compose(spec.overrides)
                 preflight(config)

@@ -3,9 +3,11 @@
 import shlex
 from pathlib import Path
 
+import numpy as np
+
 from tnt_exp import run_folder
 from tnt_exp.atomic_files import JsonObject
-from tnt_exp.reports.leaderboard import RankedPoint, TrialRow, rank_points
+from tnt_exp.reports.leaderboard import FOLD, TEST_METRICS, RankedPoint, TrialRow, rank_points
 from tnt_exp.reports.sweep_page import SweepResults
 from tnt_exp.sweeps.outcome import read_outcome
 from tnt_exp.sweeps.study import SweepStudy
@@ -107,6 +109,7 @@ def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
         UserError: The store has no such sweep.
     """
     from tnt_exp.tracking.queries import read_sweep_runs
+    from tnt_exp.tracking.record import RECALL
 
     parent, children = read_sweep_runs(uri, sweep_id)
     objective, maximize = parent.tags["objective"], parent.tags["direction"] == "maximize"
@@ -118,7 +121,7 @@ def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
             params={key: child.params[key] for key in keys if key in child.params},
             state=states.get(child.status, "pruned" if child.tags.get("cause") == "pruned" else "failed"),
             objective=_kept(child.metrics).get(objective) if child.status == "FINISHED" else None,
-            metrics={key: value for key, value in _kept(child.metrics).items() if "/" in key},
+            metrics={k: value for k, value in _kept(child.metrics).items() if "/" in k and not k.startswith(RECALL)},
             facts={key: child.metrics[key] for key in _FACTS if key in child.metrics},
             error=child.tags.get("error"),
             command=child.tags.get("command", ""),
@@ -138,3 +141,44 @@ def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
 def _kept(metrics: dict[str, float]) -> dict[str, float]:
     """Return the metrics of the kept epoch, which has names of its own, under the usual names."""
     return {name.removeprefix("best/"): metrics[name] for name in sorted(metrics, key=lambda name: name[:5] == "best/")}
+
+
+def folds_summary(study: SweepStudy) -> str:
+    """Return mean ± sample standard deviation of the test metrics over the folds of the best point; "" without folds.
+
+    The confusion matrix over all its folds is written to the sweep folder.
+    """
+    point = _best_point(study)
+    if point is None:
+        return ""
+    found = {name: (point.mean_of(name), point.std_of(name)) for name in TEST_METRICS}
+    shown = ", ".join(
+        f"{name} {mean:.4f}" + ("" if std is None else f" ± {std:.4f}")
+        for name, (mean, std) in found.items()
+        if mean is not None
+    )
+    lines = [f"folds      {sum(row.state == 'finished' for row in point.rows)} of {len(point.rows)} runs: {shown}"]
+    lines += [f"           confusion matrix over all: {file}" for file in write_folds_matrix(study, study.folder)]
+    return "\n".join(lines)
+
+
+def write_folds_matrix(study: SweepStudy, folder: Path) -> list[Path]:
+    """Write the sum of the confusion matrices of the best point's runs, as a table and a figure; return the files."""
+    point = _best_point(study)
+    finished = [row for row in point.rows if row.state == "finished"] if point else []
+    matrices = [matrix for row in finished if (matrix := run_folder.read_confusion_matrix(Path(row.place))) is not None]
+    if not matrices or any(names != matrices[0][0] for names, _ in matrices):
+        return []
+    from tnt_exp.reports.run_figures import draw_confusion_matrix  # imports Matplotlib
+
+    names, total = matrices[0][0], np.sum([matrix for _, matrix in matrices], axis=0)
+    files = [folder / "confusion_matrix.csv", folder / "confusion_matrix.png"]
+    run_folder.write_confusion_matrix(folder, total, names)
+    draw_confusion_matrix(total, names, f"{total.sum():,} test images of {len(matrices)} runs", files[1])
+    return files
+
+
+def _best_point(study: SweepStudy) -> RankedPoint | None:
+    """Return the first point of the leaderboard if its runs are folds, else None."""
+    ranking = ranked(rows(study), study)
+    return ranking[0] if ranking and any(FOLD in row.params for row in ranking[0].rows) else None

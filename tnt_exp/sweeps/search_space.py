@@ -4,20 +4,22 @@ On the command line `sweep.KEY` and `launcher.KEY` stand for Hydra's `hydra.swee
 that neither is part of a run's configuration.
 """
 
+import csv
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
-from tnt_exp.config.compose import options
+from tnt_exp.config.compose import check_override_key, options
 from tnt_exp.config.keys import did_you_mean
-from tnt_exp.config.overrides import parse_override
+from tnt_exp.config.overrides import literal_overrides, parse_override
 from tnt_exp.config.sweep import LauncherConfig, SweepConfig
-from tnt_exp.errors import UserError
+from tnt_exp.errors import UserError, first_line
 from tnt_exp.sweeps.trial import TrialSpec
 
 if TYPE_CHECKING:
@@ -136,11 +138,15 @@ class SearchSpace:
             else:
                 self.fixed[key] = f"{key}={override.get_value_element_as_str()}"
 
-    def grid(self) -> list[TrialSpec]:
-        """Return every combination; the last key varies fastest.
+    def grid(self, points: Sequence[Mapping[str, str]] = ({},), *, zipped: bool = False) -> list[TrialSpec]:
+        """Return every combination of a point with values of the swept keys; the last key varies fastest.
+
+        Args:
+            points: Further keys and their values (see `read_points`).
+            zipped: Combine the first values of all swept keys, then the second ones, and so on.
 
         Raises:
-            UserError: A key has an interval, which has no list of values.
+            UserError: A key has an interval, which has no list of values, or lists to be zipped differ in length.
         """
         for key, override in self.swept.items():
             if not override.is_discrete_sweep():
@@ -149,7 +155,15 @@ class SearchSpace:
                     "Intervals are for a search: sweep=random or sweep=bayes."
                 )
         values = [self.values(key) for key in self.swept]
-        return [self.spec(dict(zip(self.swept, chosen, strict=True))) for chosen in itertools.product(*values)]
+        if zipped and len(set(map(len, values))) > 1:
+            lengths = ", ".join(f"{len(found)} for {key}" for key, found in zip(self.swept, values, strict=True))
+            raise UserError(f"sweep=zip: expected lists of equal length, received {lengths}.")
+        combined = list(zip(*values, strict=True) if zipped and values else itertools.product(*values))
+        return [
+            self.spec({**point, **dict(zip(self.swept, chosen, strict=True))})
+            for point in points
+            for chosen in combined
+        ]
 
     def spec(self, chosen: Mapping[str, str]) -> TrialSpec:
         """Return the trial with these values of the swept keys."""
@@ -162,3 +176,48 @@ class SearchSpace:
     def text(self, key: str) -> str:
         """Return the values of a key, as typed."""
         return (self.swept[key].input_line or "").partition("=")[2]
+
+
+def read_points(file: Path, config_dir: str | None, given: Collection[str]) -> list[dict[str, str]]:
+    """Return the keys and values of each row of a table of trials; a key with an empty cell is not set by its row.
+
+    Args:
+        file: CSV, whose first row names keys; rows without any text are skipped.
+        config_dir: The folder of the user's own config groups.
+        given: Keys that the command sets, which the table must not set.
+
+    Raises:
+        UserError: The file cannot be read, a key is unknown or given twice, or a cell is no value.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, strict=True)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"sweep.points={file}: expected a CSV file, received: {first_line(error)}.") from error
+    rows = [(number, row) for number, row in rows if any(row)]
+    if len(rows) < 2:
+        raise UserError(f"sweep.points={file}: expected a row of keys and a row per trial, received {len(rows)} rows.")
+    (_, header), *body = rows
+    for key in header:
+        if header.count(key) > 1 or key in given:
+            where = "two columns" if header.count(key) > 1 else "the command, too"
+            raise UserError(f"sweep.points={file}: expected {key} once, received it in {where}; remove one.")
+    return [_point(f"sweep.points={file}, line {number}", header, row, config_dir) for number, row in body]
+
+
+def _point(place: str, header: list[str], row: list[str], config_dir: str | None) -> dict[str, str]:
+    if len(row) != len(header):
+        raise UserError(f"{place}: expected {len(header)} cells, as in the first line, received {len(row)}.")
+    found = {}
+    for text in literal_overrides(f"{key}={cell}" for key, cell in zip(header, row, strict=True) if cell):
+        try:
+            override = parse_override(text)
+            if is_sweep_override(override) or override.is_sweep_override():
+                raise UserError(f"{text}: expected a key of a run with one value, received another.")
+            check_override_key(override, config_dir)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
+        key, _, found_value = text.partition("=")
+        found[key] = found_value
+    return found

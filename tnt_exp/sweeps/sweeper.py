@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.sweep import Method, OnInvalid, Rerun, SweepConfig
+from tnt_exp.data.splits import RandomStream, random_order
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
 from tnt_exp.sweeps import hydra_executor, summary
@@ -20,11 +21,11 @@ from tnt_exp.sweeps.live_table import LiveTable
 from tnt_exp.sweeps.local_executor import LocalLauncher, ProcessMonitor
 from tnt_exp.sweeps.mlflow_observer import MlflowObserver
 from tnt_exp.sweeps.plan import TrialComposer, plan_trials
-from tnt_exp.sweeps.results import objective_name
+from tnt_exp.sweeps.results import folds_summary, objective_name
 from tnt_exp.sweeps.scheduler import GridSource, Scheduler, TrialSource
-from tnt_exp.sweeps.search_space import SearchSpace
+from tnt_exp.sweeps.search_space import SearchSpace, read_points
 from tnt_exp.sweeps.study import SweepStudy, find_grid_to_resume, find_search_to_resume, sweep_dir, sweep_overrides
-from tnt_exp.sweeps.trial import Trial, TrialState
+from tnt_exp.sweeps.trial import Trial, TrialSpec, TrialState
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,16 @@ class Sweeper(HydraSweeper):
         self._command = [*arguments, *sweep_overrides(self._config)]
         self._compose = TrialComposer(_config_dir(self._config))
         space = SearchSpace(arguments, settings.space, self._hydra_context.config_loader)
-        return self._grid(space) if settings.method is Method.grid else self._search(space)
+        if settings.method in (Method.grid, Method.zip):
+            return self._grid(space)
+        for key in ("points", "subset"):
+            if getattr(settings, key) is not None:
+                raise UserError(f"sweep.{key}: expected with sweep=grid or zip, received with {settings.method.name}.")
+        return self._search(space)
 
     def _grid(self, space: SearchSpace) -> Summary:
         settings = self._settings
-        specs = space.grid()
+        specs = self._specs(space)
         study = self._locked(find_grid_to_resume(self._config, {spec.key for spec in specs}, settings.rerun))
         known = study.override_keys() if study else set()
         hashes = [trial.hash for trial in study.trials] if study else []
@@ -80,6 +86,16 @@ class Sweeper(HydraSweeper):
             study.add_trial(spec, config)
         study.mark_complete(complete=False)
         return self._run(study, GridSource(self._pending_trials(study), len(study.trials)), [])
+
+    def _specs(self, space: SearchSpace) -> list[TrialSpec]:
+        """Return the trials of a grid; a larger `sweep.subset` contains the smaller one."""
+        settings, points = self._settings, [dict[str, str]()]
+        if settings.points is not None:
+            file = Path(settings.points).expanduser()
+            points = read_points(file, _config_dir(self._config), {*space.fixed, *space.swept})
+        specs = space.grid(points, zipped=settings.method is Method.zip)
+        order = random_order(len(specs), RandomStream.grid, settings.seed)
+        return [specs[index] for index in sorted(order[: settings.subset])]
 
     def _search(self, space: SearchSpace) -> Summary:
         from tnt_exp.sweeps.optuna_search import OptunaSearch, PruningMonitor, search_fingerprint
@@ -155,7 +171,7 @@ class Sweeper(HydraSweeper):
         failed = scheduler.count(TrialState.failed)
         observer.finish("FAILED" if failed or left else "FINISHED")
         study.mark_complete(complete=not left)
-        print(summary.end_summary(study, scheduler))
+        print("\n".join(filter(None, [summary.end_summary(study, scheduler), folds_summary(study)])))
         return Summary(1 if failed or left else 0, study.folder)
 
 

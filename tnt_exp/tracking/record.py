@@ -1,6 +1,7 @@
 """What MLflow should hold of a run or of a sweep: derived from the files of its folder."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ CURSOR = f"{FOLDER}/delivered.json"
 _OLDER = f"{FOLDER}/messages.jsonl"  # written by older versions
 
 FACTS = ("parameters", "macs", "train_seconds", "total_seconds", "images_per_second")  # of the result
+RECALL = "test/recall/"  # and the class
+_MAX_CLASSES = 100  # whose recall is logged as metrics; the artifact result.json has that of all
 _MAX_LENGTH = {"params": 6000, "tags": 8000}  # MLflow's limits, characters
 
 
@@ -104,8 +107,16 @@ def _points(folder: Path, begin: int, result: JsonObject, parent: JsonObject) ->
     yield from (Point(key, value, time, 0) for key, (value, time) in parent.get("metrics", {}).items())
     if result["status"] != "RUNNING" and "metrics" in result:
         epoch = int(result.get("epoch", 0))
-        kept = {**result["metrics"], **({"epoch": epoch} if epoch else {})}  # under names of their own
+        kept = {**result["metrics"], **_class_recall(result), **({"epoch": epoch} if epoch else {})}
+        # Those of the kept epoch have names of their own.
         yield from (Point(k if k[:5] == "test/" else f"best/{k}", float(v), time, epoch) for k, v in kept.items())
+
+
+def _class_recall(result: JsonObject) -> dict[str, float]:
+    """Return `test/recall/CLASS` of the classes with test images, if they are few; MLflow allows few characters."""
+    found = result.get("class_accuracy", {})
+    names = {name: re.sub(r"^\.+|[^\w.\- ]", "_", name) for name in found if len(found) <= _MAX_CLASSES}
+    return {f"{RECALL}{to}": found[name] for name, to in names.items() if found[name] is not None}
 
 
 def _tags(folder: Path, reference: JsonObject, result: JsonObject) -> JsonObject:

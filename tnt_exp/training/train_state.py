@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tnt_exp.atomic_files import JsonObject
-from tnt_exp.config.trainer import Select
+from tnt_exp.config.trainer import Monitor, Select
 from tnt_exp.training.checkpoint import Checkpoint, NonFiniteError, all_finite
 from tnt_exp.training.flat_optimizer import FlatOptimizer
 from tnt_exp.training.train_step import SUMS
@@ -26,6 +26,7 @@ class BestWeights:
     Args:
         select: Best or last.
         patience: Stop after this many epochs without a better one; None: never.
+        monitor: The validation metric by which epochs are compared.
 
     Attributes:
         epoch: The epoch whose weights are kept, from 1.
@@ -36,6 +37,7 @@ class BestWeights:
 
     select: Select
     patience: int | None
+    monitor: Monitor = Monitor.accuracy
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     weights: list[np.ndarray] = field(default_factory=list)
@@ -46,7 +48,8 @@ class BestWeights:
         """Consider an epoch; return whether to stop early. Without validation the last epoch is kept."""
         # On a small validation set accuracies are often equal: then the lower loss is better; one that is not finite
         # never is, and its epoch is kept only as long as there is no other.
-        measured = (metrics["val/accuracy"], -metrics["val/loss"]) if "val/accuracy" in metrics else None
+        value = metrics.get(f"val/{self.monitor.value}")
+        measured = (value, -metrics["val/loss"]) if value is not None else None
         better = measured is None or (math.isfinite(measured[1]) and measured > self._best)
         if better:
             self._best, self.waiting_since = measured or self._best, epoch

@@ -59,6 +59,7 @@ class StepComputation:
     network: keras.Model  # normalised float images -> logits
     augmentation: Augmentation  # uint8 images and labels -> normalised images and soft targets
     optimizer: FlatOptimizer  # built for the network's trainable variables
+    class_weights: np.ndarray | None = None  # float32 (classes,): multiply the targets; None: all are 1
 
     def forward(self, images: Tensor, labels: Tensor, step: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss (scalar) and `SUMS` (5,) of one batch of uint8 images."""
@@ -67,6 +68,8 @@ class StepComputation:
     def loss(self, microbatch: Tensor, inputs: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss and `SUMS` of augmented images: a whole batch, or the microbatch with this number."""
         logits = ops.cast(self.network(inputs, training=True, microbatch=microbatch), "float32")
+        if self.class_weights is not None:
+            targets = targets * ops.convert_to_tensor(self.class_weights)
         loss = -ops.mean(ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1))
         classes = logits.shape[-1]
         own = ops.sum(logits * ops.one_hot(labels, classes, dtype="float32"), axis=-1, keepdims=True)

@@ -109,7 +109,9 @@ class Trainer:
             config.schedule, config.optimizer.learning_rate, self.batches.steps_per_epoch, trainer.epochs
         )
         # ---- State and checkpoints
-        self.state = TrainState(classifier, self.optimizer, BestWeights(trainer.select, trainer.patience))
+        self.state = TrainState(
+            classifier, self.optimizer, BestWeights(trainer.select, trainer.patience, trainer.monitor)
+        )
         self.checkpoints = CheckpointManager(
             self.state,
             folder.checkpoints,
@@ -179,7 +181,8 @@ class Trainer:
         self.folder.write_metrics(state.rows)
 
     def _compile(self) -> TrainStep:
-        computation = StepComputation(self.classifier.network, self.augmentation, self.optimizer)
+        weights = self.dataset.class_weights(self.config.trainer.class_weights)
+        computation = StepComputation(self.classifier.network, self.augmentation, self.optimizer, weights)
         step = compile_train_step(computation, xla=self.device.xla, devices=self.device.count)
         return ProfiledStep(step, self.folder.path / "profile") if self.config.trainer.profile else step
 
@@ -299,7 +302,10 @@ class Trainer:
         if all(before.get(key) == str(value) for key, value in row.items() if key not in TIME_COLUMNS):
             row |= {key: float(before[key]) for key in TIME_COLUMNS if key in before}
         self.state.rows.append(row)
-        self.folder.append_metrics(row)
+        if row.keys() == self.state.rows[0].keys():
+            self.folder.append_metrics(row)
+        else:  # the first rows are of a version that measured less
+            self.folder.write_metrics(self.state.rows)
 
     def _learning_rate(self, step: int) -> float:
         return self.schedule(step) * self.state.rate_scale
