@@ -98,3 +98,26 @@ sys.exit(cli.main(["train"]))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stderr == "tnt-exp: expected Linux or macOS (locks, signals, forks), received Windows. Use WSL 2.\n"
+
+
+def test_doctor_describes_a_machine_without_a_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tnt_exp.cli import doctor
+
+    short = ("model=tiny", "trainer.epochs=1", "dataset.train_limit=200", "tracking=off", "run.name=report")
+    monkeypatch.setattr(doctor, "_SHORT_TRAINING", short)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TF_SECRET_TOKEN", "hidden-token")
+    assert main(["doctor", "--report", "--uri", "postgresql://user:hidden-password@host/db"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    expected = ["tnt-exp", "packages", "system", "variables", "store", "disk", "device", "training"]
+    assert list(lines) == expected
+    assert lines["store"] == "postgresql"
+    assert "test accuracy" in lines["training"]
+    assert "hidden" not in str(lines)
+    assert list(tmp_path.iterdir()) == []
+
+    monkeypatch.setattr(doctor, "_SHORT_TRAINING", ("model.depth=0", "tracking=off", "run.name=report"))
+    assert main(["doctor", "--report"]) == 1
+    assert "failed with exit code 2:\ntnt-exp: model.depth: expected" in capsys.readouterr().out

@@ -121,7 +121,7 @@ def _channels(config: Config, channels: int | None) -> Iterator[str]:
 
 def _training(config: Config, train_images: int | None) -> Iterator[str]:
     trainer, schedule, accumulation = config.trainer, config.schedule, config.optimizer.accumulation
-    if train_images is not None and trainer.batch_size > train_images:
+    if train_images is not None and trainer.steps_per_epoch is None and trainer.batch_size > train_images:
         yield (
             f"trainer.batch_size: expected at most the {train_images} training images of "
             f"dataset={config.dataset.name.value}, received {trainer.batch_size}."

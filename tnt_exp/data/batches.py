@@ -20,16 +20,16 @@ def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
 
 
 class Batches:
-    """Shuffled batches of a split; the last incomplete batch of each pass over the images is left out.
+    """Shuffled batches of a split.
 
     Args:
-        split: The images; at least `batch_size` of them.
+        split: The images; at least `batch_size` of them where an epoch is a pass over them.
         batch_size: Images per step.
         seed: With the epoch, it determines the order.
         repeats: How often each image is in a batch, in a row; divides `batch_size`. An epoch has the same number of
             steps, and so shows one image in `repeats` (arXiv 1901.09335; timm's RASampler).
-        steps_per_epoch: Batches of an epoch, which then takes up the images where the epoch before it ended, in passes
-            of an order each; None: an epoch is one pass.
+        steps_per_epoch: Batches of an epoch: cut from passes over all images, each in an order of its own, where the
+            epoch before ended. None: an epoch is one pass, whose last incomplete batch is left out.
     """
 
     def __init__(
@@ -39,8 +39,9 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.repeats = repeats
-        self._steps_per_pass = len(split) // batch_size  # complete batches
-        self.steps_per_epoch = steps_per_epoch or self._steps_per_pass
+        self.steps_per_epoch = steps_per_epoch or len(split) // batch_size
+        # Images of a pass that are seen.
+        self._pass_length = len(split) if steps_per_epoch else self.steps_per_epoch * (batch_size // repeats)
 
     @property
     def max_chunk_steps(self) -> int:
@@ -49,11 +50,12 @@ class Batches:
 
     def chunk_positions(self, epoch: int, start_step: int, steps: int) -> list[np.ndarray]:
         """Return the positions of the images of each chunk, each image once however often it is repeated."""
-        distinct, whole = self.batch_size // self.repeats, self._steps_per_pass  # images of a batch, batches of a pass
-        passes, skipped = divmod(epoch * self.steps_per_epoch, whole)
-        count = -(-(skipped + self.steps_per_epoch) // whole)
-        orders = [epoch_order(self.seed, passes + index, len(self.split)) for index in range(count)]
-        positions = np.concatenate([order[: whole * distinct] for order in orders])[skipped * distinct :]
+        distinct = self.batch_size // self.repeats  # images of a batch
+        length = self.steps_per_epoch * distinct
+        passes, skipped = divmod(epoch * length, self._pass_length)
+        count = -(-(skipped + length) // self._pass_length)
+        orders = (epoch_order(self.seed, passes + index, len(self.split)) for index in range(count))
+        positions = np.concatenate([order[: self._pass_length] for order in orders])[skipped:]
         steps_done = [*range(start_step, self.steps_per_epoch, steps), self.steps_per_epoch]
         return [positions[a * distinct : b * distinct] for a, b in pairwise(steps_done)]
 
