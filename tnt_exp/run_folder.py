@@ -249,7 +249,8 @@ def write_confusion_matrix(folder: Path, confusion: np.ndarray, class_names: Seq
     text = io.StringIO(newline="")
     rows = [[name, *counts] for name, counts in zip(class_names, confusion.tolist(), strict=True)]
     csv.writer(text, lineterminator="\n").writerows([["true class", *class_names], *rows])
-    atomic_write(folder / CONFUSION_MATRIX, text.getvalue())
+    # The name of a folder need not be valid UTF-8.
+    atomic_write(folder / CONFUSION_MATRIX, text.getvalue().encode(errors="surrogateescape"))
 
 
 def read_confusion_matrix(folder: Path) -> tuple[list[str], np.ndarray] | None:
@@ -257,7 +258,7 @@ def read_confusion_matrix(folder: Path) -> tuple[list[str], np.ndarray] | None:
     file = folder / CONFUSION_MATRIX
     if not file.exists():
         return None
-    with name_file_in_errors(file), file.open(newline="") as stream:
+    with name_file_in_errors(file), file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         header, *rows = csv.reader(stream)
     return header[1:], np.array([row[1:] for row in rows], np.int64)
 

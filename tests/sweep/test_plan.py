@@ -357,7 +357,7 @@ def test_a_sweep_over_folds_ends_with_mean_deviation_and_one_confusion_matrix(tm
         trial = study.add_trial(spec, config)
         depth, folder = config.model.depth, study.folder_of(trial)
         matrices[depth, config.dataset.fold] = matrix = draw.integers(0, 9, (2, 2)) + 90 * depth * np.eye(2, dtype=int)
-        write_confusion_matrix(folder, matrix, ["cat", "a,b"])
+        write_confusion_matrix(folder, matrix, ["cat\udcff", "a,b"])
         accuracy = np.trace(matrix) / matrix.sum()
         result = {"status": "FINISHED", "metrics": {"test/accuracy": accuracy, "test/macro_f1": accuracy / 2}}
         RunFolder(folder).write_result(result)
@@ -371,7 +371,7 @@ def test_a_sweep_over_folds_ends_with_mean_deviation_and_one_confusion_matrix(tm
     assert (study.folder / "confusion_matrix.png").stat().st_size > 1000
     found = read_confusion_matrix(study.folder)
     assert found is not None
-    assert found[0] == ["cat", "a,b"]
+    assert found[0] == ["cat\udcff", "a,b"]  # a folder's name that is no UTF-8
     np.testing.assert_array_equal(found[1], np.sum(best, axis=0))
     from tnt_exp.sweeps import results
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from tnt_exp import run_folder
 from tnt_exp.atomic_files import JsonObject
+from tnt_exp.errors import printable_name
 from tnt_exp.reports.leaderboard import FOLD, TEST_METRICS, RankedPoint, TrialRow, rank_points
 from tnt_exp.reports.sweep_page import SweepResults
 from tnt_exp.sweeps.outcome import read_outcome
@@ -174,7 +175,8 @@ def write_folds_matrix(study: SweepStudy, folder: Path) -> list[Path]:
     names, total = matrices[0][0], np.sum([matrix for _, matrix in matrices], axis=0)
     files = [folder / "confusion_matrix.csv", folder / "confusion_matrix.png"]
     run_folder.write_confusion_matrix(folder, total, names)
-    draw_confusion_matrix(total, names, f"{total.sum():,} test images of {len(matrices)} runs", files[1])
+    shown = [printable_name(name) for name in names]
+    draw_confusion_matrix(total, shown, f"{total.sum():,} test images of {len(matrices)} runs", files[1])
     return files
 
 
