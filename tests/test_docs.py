@@ -22,6 +22,8 @@ import preloaded
 import pytest
 from PIL import Image
 
+import tnt_exp
+from tnt_exp import api
 from tnt_exp.cli import main
 from tnt_exp.config.compose import compose
 from tnt_exp.preflight import preflight
@@ -52,6 +54,8 @@ KINDS = {
     r"find .*\| tnt-exp predict RUN": "on a run",
     r"tnt-exp (\w+)": "help",
 }
+
+FAKE_TRAIN = ROOT / "tests/sweep/fake_train.py"
 
 
 def commands() -> Iterator[str]:
@@ -142,6 +146,32 @@ def test_every_command_is_of_a_kind() -> None:
 def test_every_block_of_code_says_what_it_is(page: Path) -> None:
     fences = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)
     assert set(fences[::2]) <= {"bash", "sh", "python", "yaml", "text"}
+
+
+@pytest.mark.timeout(600)
+def test_the_page_on_python_runs_and_names_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks in their order. The trials of its sweep are fakes, and its runs start in forked processes."""
+
+    class Child(api._Child):
+        def __init__(self, arguments: list[str], progress: object) -> None:
+            if "-m" in arguments:
+                fake = f"launcher.command=['{sys.executable}','{FAKE_TRAIN}','--supervised']"
+                return super().__init__([*arguments, fake], progress)
+            done = preloaded.run(arguments, tmp_path)
+            self.pid, self.interrupted, self.code, self.output = 0, False, done.returncode, done.stderr
+            return None
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "_Child", Child)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/python.md").read_text(), re.DOTALL | re.MULTILINE)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert names["run"].state == "FINISHED"
+    assert [run.state for run in names["trials"]] == ["FINISHED"] * 4
+    assert names["comparison"].names == ["depth=1 (2 runs)", "depth=2 (2 runs)"]
+    used = set(re.findall(r"tnt_exp\.(\w+)", " ".join(blocks)))
+    assert set(tnt_exp.__all__) - used == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

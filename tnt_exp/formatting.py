@@ -47,3 +47,15 @@ def as_number(value: str | float) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def canonical_text(value: object) -> str:
+    """Return a value of the configuration as text: one text for 8, 8.0 and "8"; `null`, `true`, `[0.5,1]`."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(canonical_text, value))}]"
+    number = as_number(value) if isinstance(value, int | float | str) else None
+    if number is None:
+        return str(value)
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)

@@ -229,12 +229,18 @@ class MetricsFile:
         return parse_number(self.rows[-1].get(metric)) if self.rows else None
 
 
-def read_metrics(folder: Path) -> MetricsFile:
-    """Read `metrics.csv`, without a line that is still being written; a damaged file is skipped with a warning."""
+def read_metrics(folder: Path, *, last: bool = False) -> MetricsFile:
+    """Read `metrics.csv`, without a line that is still being written; a damaged file is skipped with a warning.
+
+    With `last` only the last row is parsed, unless some of its cells are empty.
+    """
     file = folder / "metrics.csv"
     try:
         text = file.read_text()
-        rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        if last and lines and "" not in lines[-1].split(","):
+            lines = [lines[0], *lines[1:][-1:]]
+        rows = list(csv.DictReader(lines))
         _ = [parse_number(cell) for row in rows for cell in row.values()]  # raises an error for a damaged cell
         return MetricsFile(int(float(rows[-1]["epoch"])) if rows else 0, rows)
     except FileNotFoundError:

@@ -5,16 +5,12 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tnt_exp import data
 from tnt_exp.atomic_files import JsonObject, atomic_write_json
-from tnt_exp.config import Config
-from tnt_exp.config.dataset import Source
-from tnt_exp.errors import UserError, describe_system_error
-from tnt_exp.finished_runs import FinishedRun, apply_overrides, find_run, test_images
+from tnt_exp.errors import describe_system_error
+from tnt_exp.finished_runs import FinishedRun, find_run, test_images
 from tnt_exp.finished_runs.find import RUN_HELP
 from tnt_exp.training import device
 
@@ -35,12 +31,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(list(arguments))
     finished = find_run(options.run, options.uri)
-    config = test_images.locate_data(finished, apply_overrides(finished.config, options.overrides))
-    own = config.dataset == test_images.locate_data(finished, finished.config).dataset
-    _check(finished, config, own=own)
+    config, own = test_images.configure(finished, options.overrides)
+    device.check_backend(config.trainer)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    chosen = test_images.own_test_images(finished, config) if own else test_images.other_test_images(finished, config)
-    split = _relabel(finished.class_names, chosen)
+    chosen = test_images.read_images(finished, config, own=own)
+    split = chosen.split
 
     from tnt_exp.evaluation import evaluate
     from tnt_exp.finished_runs.find import load_for_evaluation
@@ -62,39 +57,6 @@ def main(arguments: Sequence[str]) -> int:
     if written:
         print(f"written to {folder}" + (f" and to MLflow run {finished.mlflow_run_id}" if logged else ""))
     return 0
-
-
-def _check(finished: FinishedRun, config: Config, *, own: bool) -> None:
-    """Find errors before data are read and TensorFlow is imported."""
-    if own or config.dataset.name is not Source.image_folder:
-        data.validate(config.dataset)
-    elif not Path(str(config.dataset.path)).expanduser().is_dir():
-        raise UserError(f"dataset.path={config.dataset.path}: expected a folder of images, found none.")
-    device.check_backend(config.trainer)
-    info, channels, classes = data.dataset_info(config.dataset), finished.image_shape[2], len(finished.class_names)
-    if info.channels not in (None, channels):
-        raise UserError(
-            f"dataset={config.dataset.name.value}: expected images of {channels} channels, as the model was trained "
-            f"on, received {info.channels}."
-        )
-    if info.classes is not None and info.classes > classes:
-        raise UserError(f"dataset={config.dataset.name.value}: expected {classes} classes, received {info.classes}.")
-
-
-def _relabel(class_names: Sequence[str], chosen: test_images.TestImages) -> "Split":
-    """Return the images, labelled with the model's class numbers."""
-    if tuple(class_names) == chosen.class_names:
-        return chosen.split
-    import numpy as np
-
-    unknown = [name for name in chosen.class_names if name not in class_names]
-    if unknown:
-        raise UserError(
-            f"dataset={chosen.name}: expected the model's classes ({', '.join(class_names[:5])}, ...), "
-            f"received others: {', '.join(unknown[:5])}."
-        )
-    numbers = np.array([class_names.index(name) for name in chosen.class_names], np.int32)
-    return replace(chosen.split, labels=numbers[chosen.split.labels])
 
 
 def _report(

@@ -30,7 +30,7 @@ from tnt_exp.config.compose import (
     to_user_error,
 )
 from tnt_exp.config.keys import closest_match, config_keys
-from tnt_exp.config.overrides import literal_overrides, parse_override
+from tnt_exp.config.overrides import literal_overrides, require_run_overrides
 from tnt_exp.config.schema import GROUPS
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
@@ -137,14 +137,7 @@ def _show(flags: Namespace, overrides: Sequence[str]) -> int:
 
 
 def _run_one(flags: Namespace, overrides: Sequence[str]) -> int:
-    for text in overrides:
-        override = parse_override(text)
-        if override.key_or_group.partition(".")[0] in ("sweep", "launcher"):
-            raise UserError(f"{text}: expected the flag -m with it (it configures a sweep), received none.")
-        if override.key_or_group == "hydra.job.chdir" and override.value():
-            raise UserError(
-                "hydra.job.chdir=true: expected false: relative paths count from the folder where the command is typed."
-            )
+    require_run_overrides(overrides)
     preflight(compose(overrides, flags.config_dir))
     if _is_only_shown(flags):
         return _show(flags, overrides)

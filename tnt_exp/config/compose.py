@@ -1,9 +1,11 @@
 """From YAML groups and overrides to a typed, checked `Config`."""
 
+import functools
 import itertools
 import re
 import secrets
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 
 import hydra
@@ -145,6 +147,13 @@ _ADDED_KEYS = (
     "dataset.folds",
     "dataset.fold",
 )
+
+
+@functools.cache
+def added_defaults() -> dict[str, object]:
+    """Return the values of the keys that runs of the first edition do not have, as `config.yaml` has them."""
+    found = {field.key: field.default for field in config_keys() if field.key in _ADDED_KEYS}
+    return {key: value.name if isinstance(value, Enum) else value for key, value in found.items()}
 
 
 def load_config(file: Path) -> Config:

@@ -121,6 +121,18 @@ def unknown_key(name: str) -> str:
     )
 
 
+def require_run_overrides(overrides: Iterable[str]) -> None:
+    """Raise `UserError` if one of the overrides of a single run belongs to a sweep, or changes the working folder."""
+    for text in overrides:
+        override = parse_override(text)
+        if override.key_or_group.partition(".")[0] in ("sweep", "launcher"):
+            raise UserError(f"{text}: expected the flag -m with it (it configures a sweep), received none.")
+        if override.key_or_group == "hydra.job.chdir" and override.value():
+            raise UserError(
+                "hydra.job.chdir=true: expected false: relative paths count from the folder where the command is typed."
+            )
+
+
 def selected_options(override: Override) -> Sequence[Any]:
     """Return the options that an override of a group selects."""
     if override.is_sweep_override():

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
+RUNS = "multirun"  # the folder of runs and sweeps in a working folder
 RUN_HELP = (
     "a run folder, the name of a run, an MLflow run id, runs:/ID, models:/NAME@ALIAS, best:SWEEP_FOLDER, or cifar100, "
     "the model that ships with the package"
@@ -74,10 +76,49 @@ def find_run_folder(reference: str, uri: str | None = None) -> Path:
     return folder.resolve()
 
 
+def find_run_folders(reference: str, uri: str | None = None) -> list[Path]:
+    """Return the run folders that a reference names.
+
+    Args:
+        reference: A folder of runs and sweeps, one of them, the name of one, the MLflow id of a run, or the name of an
+            MLflow experiment, of which the runs on this machine are found.
+        uri: Tracking store, if MLflow is asked; None: SQLite in the working folder.
+
+    Raises:
+        UserError: There is no such folder, run or experiment.
+    """
+    folder = _folder(reference)
+    if folder.is_dir():
+        return list(_run_folders(folder))
+    if _RUN_ID.fullmatch(reference):
+        return [find_run_folder(reference, uri)]
+    if shipped := shipped_model(reference):
+        return [shipped]
+    if reference == RUNS:  # there are none yet
+        return []
+    if not (uri or os.environ.get("MLFLOW_TRACKING_URI") or Path("mlflow.db").is_file()):
+        raise UserError(
+            f"{reference}: expected a folder of runs, the name of a run or an MLflow experiment, found none."
+        )
+    from tnt_exp.tracking.queries import experiment_folders
+
+    return experiment_folders(reference, uri)
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    """Yield the run folders in a folder and below: those with a `config.yaml` that a run has written."""
+    for folder, below, files in os.walk(root):
+        if "config.yaml" in files and not {"overrides.yaml", "result.json", "plots"}.isdisjoint([*files, *below]):
+            yield Path(folder)
+            below.clear()
+        below[:] = [name for name in below if not name.startswith(".")]
+
+
 def _folder(text: str) -> Path:
-    """Return the folder that a text names: as a path, or as the name of a run in this working folder."""
-    path, named = Path(text).expanduser(), Path("multirun/runs", text)
-    return named if not path.exists() and "/" not in text and named.is_dir() else path
+    """Return the folder that a text names: as a path, or as a run, sweep or trial of this working folder."""
+    path = Path(text).expanduser()
+    named = [Path(RUNS, kind, text) for kind in ("runs", "sweeps")]
+    return path if path.exists() else next((folder for folder in named if folder.is_dir()), path)
 
 
 def _best(folder: Path) -> Path:

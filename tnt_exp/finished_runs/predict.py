@@ -4,7 +4,7 @@ import glob
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +18,8 @@ from tnt_exp.data.sources.folder_layout import list_images
 from tnt_exp.errors import UserError, printable_name
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tnt_exp.model.classifier import Classifier
 
 _STDIN = "-"
@@ -126,6 +128,47 @@ def predict_images(
                 yield Prediction(file, error=str(image))
             else:
                 yield Prediction(file, next(rows))
+
+
+def predict_table(
+    load: Callable[[], "Classifier"],
+    images: "np.ndarray | Sequence[str | os.PathLike[str]] | str",
+    size: int,
+    channels: int,
+    top: int,
+) -> "pd.DataFrame":
+    """Classify images.
+
+    Args:
+        load: Returns the model; called when the images have been checked.
+        images: Files, folders and globs, or an array (N, height, width, channels), uint8 or floats in 0..255.
+        size: Side of the images of files, pixels.
+        channels: 1 (grey) or 3 (RGB).
+        top: Classes per image, the most probable ones.
+
+    Returns:
+        A table of `image` (file, or position in the array), `rank` (from 1), `class`, `probability`, and `error`: why a
+        file could not be read.
+
+    Raises:
+        UserError: An argument matches no file, or the array has another shape.
+    """
+    import pandas as pd
+
+    stream: Iterable[tuple[Path, np.ndarray | UserError]]
+    if isinstance(images, np.ndarray):
+        if images.ndim != 4 or images.shape[-1] != channels:
+            raise UserError(f"images: expected an array (N, height, width, {channels}), received {images.shape}.")
+        stream = ((Path(str(number)), image) for number, image in enumerate(images))
+    else:
+        names = [images] if isinstance(images, str) else [os.fspath(image) for image in images]
+        stream = decode_inputs(expand_inputs(names), size, channels)
+    rows = [
+        (str(found.file), rank, *pair, found.error)
+        for found in predict_images(load(), stream, batch_size=64, top=top)
+        for rank, pair in enumerate(found.classes or [(None, None)], start=1)
+    ]
+    return pd.DataFrame(rows, columns=["image", "rank", "class", "probability", "error"])
 
 
 def _likeliest(

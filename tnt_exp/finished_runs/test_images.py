@@ -2,20 +2,25 @@
 
 import hashlib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tnt_exp import data, provenance
 from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.config import Config
 from tnt_exp.config.dataset import DatasetConfig, Source
+from tnt_exp.data.dataset import make_split
 from tnt_exp.errors import UserError
-from tnt_exp.finished_runs.run import FinishedRun
+from tnt_exp.finished_runs.run import FinishedRun, apply_overrides
 from tnt_exp.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from tnt_exp.data import Split
+    from tnt_exp.model.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,61 @@ class TestImages:
     class_names: tuple[str, ...]
     digest: str
     notes: tuple[str, ...] = ()
+
+
+def configure(finished: FinishedRun, overrides: Sequence[str]) -> tuple[Config, bool]:
+    """Return the configuration of an evaluation, and whether it is of the run's own test images.
+
+    Raises:
+        UserError: An override is wrong, or the model cannot classify these images.
+    """
+    config = locate_data(finished, apply_overrides(finished.config, overrides))
+    own = config.dataset == locate_data(finished, finished.config).dataset
+    _check(finished, config, own=own)
+    return config, own
+
+
+def read_images(finished: FinishedRun, config: Config, *, own: bool) -> TestImages:
+    """Return the images of an evaluation, with the class numbers of the model.
+
+    Raises:
+        UserError: There are no such images, or they have other classes.
+    """
+    chosen = own_test_images(finished, config) if own else other_test_images(finished, config)
+    return replace(chosen, split=_relabel(finished.class_names, chosen))
+
+
+def evaluate_on(
+    finished: FinishedRun,
+    load: Callable[[], "Classifier"],
+    data: "Sequence[str] | tuple[np.ndarray, np.ndarray] | str | None",
+) -> dict[str, float]:
+    """Measure the model of a run; nothing is written.
+
+    Args:
+        finished: The run.
+        load: Returns its model; called when the images have been read.
+        data: None: the run's own test images. Else a folder of images, overrides such as `["dataset=cifar10"]`, or
+            images (N, height, width, channels) with their class numbers (N,).
+
+    Returns:
+        `loss`, `accuracy`, `top5_accuracy`, `calibration_error` and the like.
+
+    Raises:
+        UserError: The images cannot be read, or do not fit the model.
+    """
+    from tnt_exp.evaluation import evaluate
+
+    config = finished.config
+    if isinstance(data, tuple):
+        split = make_split(data[0], np.asarray(data[1], np.int32), len(finished.class_names), "data")
+    else:
+        overrides = ["dataset=image_folder", f"dataset.path={data}"] if isinstance(data, str) else data or []
+        config, own = configure(finished, overrides)
+        split = read_images(finished, config, own=own).split
+    found = evaluate(load(), split, config.trainer.batch_size, flip=config.trainer.test_time_flip)
+    metrics = {name.removeprefix("test/"): value for name, value in found.metrics("test")}
+    return {**metrics, "calibration_error": found.calibration_error()}
 
 
 def locate_data(finished: FinishedRun, config: Config) -> Config:
@@ -89,8 +149,6 @@ def other_test_images(finished: FinishedRun, config: Config) -> TestImages:
     if config.dataset.name is not Source.image_folder:
         dataset = data.load_dataset(config.dataset)
         return TestImages(dataset.name, dataset.test, dataset.class_names, dataset.digest)
-    import numpy as np
-
     from tnt_exp.data.sources.image_folder import read_for_evaluation
 
     raw = read_for_evaluation(config.dataset)
@@ -124,10 +182,38 @@ def evaluation_label(finished: FinishedRun, config: Config) -> str:
     return label
 
 
+def _check(finished: FinishedRun, config: Config, *, own: bool) -> None:
+    """Find errors before data are read."""
+    if own or config.dataset.name is not Source.image_folder:
+        data.validate(config.dataset)
+    elif not Path(str(config.dataset.path)).expanduser().is_dir():
+        raise UserError(f"dataset.path={config.dataset.path}: expected a folder of images, found none.")
+    info, channels, classes = data.dataset_info(config.dataset), finished.image_shape[2], len(finished.class_names)
+    if info.channels not in (None, channels):
+        raise UserError(
+            f"dataset={config.dataset.name.value}: expected images of {channels} channels, as the model was trained "
+            f"on, received {info.channels}."
+        )
+    if info.classes is not None and info.classes > classes:
+        raise UserError(f"dataset={config.dataset.name.value}: expected {classes} classes, received {info.classes}.")
+
+
+def _relabel(class_names: Sequence[str], chosen: TestImages) -> "Split":
+    """Return the images, labelled with the model's class numbers."""
+    if tuple(class_names) == chosen.class_names:
+        return chosen.split
+    unknown = [name for name in chosen.class_names if name not in class_names]
+    if unknown:
+        raise UserError(
+            f"dataset={chosen.name}: expected the model's classes ({', '.join(class_names[:5])}, ...), "
+            f"received others: {', '.join(unknown[:5])}."
+        )
+    numbers = np.array([class_names.index(name) for name in chosen.class_names], np.int32)
+    return replace(chosen.split, labels=numbers[chosen.split.labels])
+
+
 def _recorded_test_images(finished: FinishedRun, config: DatasetConfig, recorded: JsonObject) -> TestImages:
     """Read the files that were the run's test images, as far as they are still there and unchanged."""
-    import numpy as np
-
     from tnt_exp.data.sources.image_folder import read_files
 
     root = Path(str(config.path)).expanduser()

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs that it builds a list of fonts
 
@@ -54,10 +55,37 @@ def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path, tr
     panels[2].set(title="Learning rate at the end of the epoch", xlabel="Epoch")
     panels[2].set_ylim(bottom=0)
     for axes in panels:
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        _open_frame(axes)
     save_figure(figure, file)
+
+
+def overlaid_curves(curves: Mapping[str, Mapping[str, Sequence[Sequence[tuple[float, float]]]]]) -> Figure:
+    """Draw the curves of groups of runs over each other: one panel per metric, one colour per group.
+
+    Args:
+        curves: By metric and by group: of each run the (epoch, value) pairs.
+    """
+    groups = list(dict.fromkeys(name for panel in curves.values() for name in panel))
+    figure = Figure(figsize=(max(6.0, 4.5 * len(curves)), 3.4 + 0.22 * len(groups)), layout="constrained")
+    panels = figure.subplots(1, max(1, len(curves)), squeeze=False)[0]
+    for axes, (metric, panel) in zip(panels, curves.items(), strict=False):
+        for name, lines in panel.items():
+            color = f"C{groups.index(name) % 10}"
+            for line in lines:
+                alpha, marker = 1 / len(lines) ** 0.5, "o" if len(line) < 3 else None
+                axes.plot(*zip(*line, strict=True), color=color, alpha=alpha, marker=marker)
+        axes.set(title=metric, xlabel="Epoch")
+        _open_frame(axes)
+    for number, name in enumerate(groups):
+        panels[0].plot([], [], color=f"C{number % 10}", label=name)
+    figure.legend(loc="outside lower left", frameon=False)
+    return figure
+
+
+def _open_frame(axes: Axes) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _line(

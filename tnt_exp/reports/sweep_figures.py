@@ -118,7 +118,7 @@ def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: 
             axes.text(column + 0.03, place, label, va="center", fontsize=8)
     axes.set(xlim=(-0.15, len(scales) - 0.75), ylim=(-0.04, 1.2))
     axes.axis("off")
-    return _svg(figure, "Parallel coordinates", [_label(row) for row in shown])
+    return to_svg(figure, "Parallel coordinates", [_label(row) for row in shown])
 
 
 def objective_scatter(rows: Sequence[TrialRow], key: str, objective: str) -> str:
@@ -137,7 +137,7 @@ def objective_scatter(rows: Sequence[TrialRow], key: str, objective: str) -> str
     axes.set_xticks([place for place, _ in scale.ticks], [label for _, label in scale.ticks], fontsize=8)
     axes.set(xlabel=key, ylabel=objective, xlim=(-0.06, 1.06))
     _open_frame(axes)
-    return _svg(figure, f"{objective} against {key}", [_label(row) for _, row in placed])
+    return to_svg(figure, f"{objective} against {key}", [_label(row) for _, row in placed])
 
 
 def best_curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> str:
@@ -155,7 +155,7 @@ def best_curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _open_frame(axes)
     figure.legend(loc="outside lower left", frameon=False, fontsize=9)
-    return _svg(figure, f"{metric} of the best runs", list(best))
+    return to_svg(figure, f"{metric} of the best runs", list(best))
 
 
 def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
@@ -180,7 +180,7 @@ def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
     axes.invert_yaxis()
     axes.set_xlabel(f"{objective}: difference from the first value, all else being equal (standard error)")
     _open_frame(axes)
-    return _svg(figure, "Effect of each value", [])
+    return to_svg(figure, "Effect of each value", [])
 
 
 def _open_frame(axes: Axes) -> None:
@@ -194,7 +194,7 @@ def _label(row: TrialRow) -> str:
     return f"job {row.job}: {params}: {value:.6g}" if value is not None else f"job {row.job}: {params}"
 
 
-def _svg(figure: Figure, title: str, tooltips: Sequence[str]) -> str:
+def to_svg(figure: Figure, title: str, tooltips: Sequence[str]) -> str:
     """Return the figure as an `<svg>` element, with tooltips for the elements of the collection `_RUNS` in order.
 
     Names are drawn as they are, not as TeX.

@@ -36,10 +36,14 @@ def render_page(sweep: SweepResults) -> str:
     if any(row.objective is not None for row in sweep.rows):
         parts += [f"<h2>{title}</h2>{body}" for title, body in render_figures(sweep).items()]
     parts += [_failures(sweep.rows), _commands(sweep.rows)]
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Sweep {escape(sweep.id)}</title>'
-        f"<style>{_CSS}</style></head><body><main>{''.join(parts)}</main><script>{_SORT}</script></body></html>\n"
-    )
+    return render_html(f"Sweep {escape(sweep.id)}", "".join(parts))
+
+
+def render_html(title: str, body: str) -> str:
+    """Return a page, complete in one file, whose tables are sorted by a click."""
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{_CSS}</style>'
+    script = f"<script>{_SORT}</script>"
+    return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body><main>{body}</main>{script}</body></html>\n'
 
 
 def render_figures(sweep: SweepResults) -> dict[str, str]:

@@ -65,12 +65,13 @@ def _row(study: SweepStudy, trial: Trial) -> TrialRow:
         error=f"{why.cause.value}: {why.error}" if why and why.cause else None,
         command=rerun_command(trial),
         place=str(folder),
-        log=_tail(folder / LOG) if failed else "",
+        log=log_tail(folder / LOG) if failed else "",
         run_id=known.get("mlflow_run_id"),
     )
 
 
-def _tail(file: Path) -> str:
+def log_tail(file: Path) -> str:
+    """Return the last lines of a log; empty if there is none."""
     try:
         with file.open("rb") as stream:
             stream.seek(max(0, file.stat().st_size - _TAIL))

@@ -61,6 +61,27 @@ def tagged_run_folder(run_id: str, uri: str | None) -> Path:
         raise UserError(f"{run_id}: expected a run of tnt-exp in {uri}, received: {error}") from error
 
 
+def experiment_folders(name: str, uri: str | None) -> list[Path]:
+    """Return the run folders of the runs of an experiment, as far as they are on this machine; others are reported.
+
+    Raises:
+        UserError: The store or the experiment does not exist.
+    """
+    uri = _store(name, uri)
+    client = make_client(uri)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        raise UserError(f"{name}: expected a folder of runs, the name of a run or an experiment of {uri}, found none.")
+    runs = search_all_runs(client, [experiment.experiment_id])
+    folders = [
+        Path(run.data.tags.get("run_folder", "nowhere")) for run in runs if run.data.tags.get("sweep") != "parent"
+    ]
+    here = [folder for folder in folders if (folder / "config.yaml").is_file()]
+    if len(here) < len(folders):
+        log.warning("%s: %d of %d runs have no folder on this machine", name, len(folders) - len(here), len(folders))
+    return here
+
+
 def _store(reference: str, uri: str | None) -> str:
     uri = resolve_tracking_uri(uri)
     if not store_exists(uri):

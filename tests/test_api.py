@@ -1,0 +1,217 @@
+"""The Python interface: the same checks as the command line, and processes of their own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from finished_runs.fake_runs import write_run
+
+import tnt_exp
+from tnt_exp import api
+from tnt_exp.cli import main
+
+# A command of `tnt-exp` that trains nothing: what it writes to the run folder is in FAKE, by the verb.
+_FAKE = """
+import json, os, signal, sys, time
+from pathlib import Path
+verb, *arguments = sys.argv[1:]
+folder = arguments[0] if verb == "resume" else next(a for a in arguments if "hydra.run.dir" in a)[15:-1]
+folder = Path(folder)
+(folder / "plots").mkdir(parents=True, exist_ok=True)
+(folder / "arguments.json").write_text(json.dumps(sys.argv[1:]))
+print("epoch 1/2", flush=True)
+exec(os.environ["FAKE"])
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "_CHILD", _FAKE)
+    config = json.dumps({"run": {"name": None}, "seed": 0})
+    monkeypatch.setenv("FAKE", f"(folder / 'config.yaml').write_text({config!r})")
+
+
+def behave(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setenv("FAKE", f"{os.environ['FAKE']}\n{program}")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.depht=8"],
+        ["model.depth=eight"],
+        ["model.patch_size=7"],
+        ["dataset.path=/nowhere", "dataset=cifar100"],
+        ["launcher.slots=2"],
+        ["experiment=nope"],
+        ["model.depth"],
+    ],
+)
+def test_compose_says_what_the_command_line_says(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *overrides]) == 2
+    with pytest.raises(tnt_exp.UserError) as error:
+        tnt_exp.compose(overrides)
+    assert f"tnt-exp: {error.value}\n" == capsys.readouterr().err
+
+
+def test_a_configuration_becomes_the_overrides_that_make_it(tmp_path: Path) -> None:
+    awkward = ["run.name=1.10", "dataset=npz", "dataset.path=it's \\ (2), [3].npz", "optimizer=lion", "seed=3"]
+    for overrides in (awkward, *([f"experiment={name}"] for name in ("cifar100_best", "imagenet_tnt_s", "photos"))):
+        config = api.compose_config(overrides)
+        assert api.compose_config(api.to_overrides(config)) == config
+    assert api.to_overrides(api.compose_config(["seed=3", "trainer.epochs=7"])) == ["trainer.epochs=7", "seed=3"]
+
+
+def test_train_starts_the_command_and_returns_the_run(
+    fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tnt_exp.train(["run.name=mine", "model.depth=3"])
+    folder = tmp_path / "multirun/runs/mine"
+    assert run.path == folder
+    expected = ["train", "run.name=mine", "model.depth=3", f"hydra.run.dir='{folder}'"]
+    assert json.loads((folder / "arguments.json").read_text()) == expected
+    assert capfd.readouterr().out == "epoch 1/2\n"  # the command's own, where there is no notebook
+    config = tnt_exp.compose("run.name=other")
+    config.model.depth = 7
+    assert json.loads((tnt_exp.train(config).path / "arguments.json").read_text())[1:-1] == [
+        "model.depth=7",
+        "run.name='other'",
+    ]
+    first, second = tnt_exp.train(), tnt_exp.train()
+    assert first.path != second.path
+    whole = tnt_exp.Run(write_run(tmp_path / "whole"))
+    tnt_exp.train(whole)
+    assert json.loads((whole.path / "arguments.json").read_text()) == ["resume", str(whole.path)]
+
+
+def test_bad_input_of_the_process_is_a_user_error(fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    behave(monkeypatch, "sys.exit('tnt-exp: dataset.path: expected images, found none.') if 0 else 0")
+    behave(
+        monkeypatch, "print('tnt-exp: dataset.path: expected images,\\n  found none.', file=sys.stderr); sys.exit(2)"
+    )
+    with pytest.raises(tnt_exp.UserError, match=r"^dataset\.path: expected images,\n  found none\.$"):
+        tnt_exp.train()
+    with pytest.raises(tnt_exp.UserError, match=r"Did you mean model\.depth"):
+        tnt_exp.train("model.depht=3")
+
+
+def test_a_failed_run_is_an_error_with_its_last_lines(fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = {"status": "FAILED", "error": "ArithmeticError: no"}
+    behave(monkeypatch, f"(folder / 'result.json').write_text({json.dumps(result)!r})")
+    behave(monkeypatch, "(folder / 'train.log').write_text('I0000 native\\nthe last line\\n'); sys.exit(1)")
+    with pytest.raises(tnt_exp.RunFailedError) as error:
+        tnt_exp.train()
+    assert str(error.value) == "ArithmeticError: no\nthe last line"
+    assert [run.state for run in error.value.runs] == ["FAILED"]
+
+
+def test_an_interrupt_reaches_the_run_once(fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    behave(
+        monkeypatch,
+        """
+count = []
+signal.signal(signal.SIGINT, lambda *_: count.append(1))
+(folder / "ready").touch()
+while not count:
+    time.sleep(0.02)
+time.sleep(0.5)
+(folder / "interrupts").write_text(str(len(count)))
+sys.exit(130)""",
+    )
+
+    def interrupt() -> None:
+        while not (tmp_path / "multirun/runs/mine/ready").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt, match=r"to continue: tnt_exp.train\(tnt_exp.Run\('.*/mine'\)\)"):
+        tnt_exp.train("run.name=mine")
+    assert (tmp_path / "multirun/runs/mine/interrupts").read_text() == "1"
+
+
+def test_a_run_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    program = """
+import sys
+from tnt_exp import api
+api._CHILD = api._CHILD.split("from tnt_exp.cli")[0] + '''
+import os, time
+from pathlib import Path
+Path("pid").write_text(str(os.getpid()))
+time.sleep(60)
+'''
+api.train("run.name=mine")
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    pid = int((tmp_path / "pid").read_text())
+    process.kill()
+    process.wait()
+    while Path(f"/proc/{pid}").exists() and "(zombie)" not in Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_notebook_shows_one_bar(fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, str]] = []
+
+    def display(data: dict[str, str], *, raw: bool, display_id: bool) -> SimpleNamespace:
+        shown.append(data)
+        return SimpleNamespace(update=lambda data, *, raw: shown.append(data))
+
+    kernel = SimpleNamespace(kernel=1)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    behave(
+        monkeypatch,
+        """
+for epoch in (1, 2):
+    lines = "".join(f"{number},0.{number}\\\\n" for number in range(1, epoch + 1))
+    (folder / "metrics.csv").write_text("epoch,val/accuracy\\\\n" + lines)
+    time.sleep(1.2)
+""".replace("\\\\n", "\\n"),
+    )
+    tnt_exp.train(["trainer.epochs=2", "run.name=mine"])
+    texts = [re.sub(r"left \d+:\d\d", "left T", data["text/plain"]) for data in shown]
+    steps = list(dict.fromkeys(texts))
+    assert steps[0] == "starting"
+    assert steps[-2:] == ["epoch 1 of 2, val/accuracy 0.1000, left T", "epoch 2 of 2, val/accuracy 0.2000, left T"]
+    assert shown[-1]["text/html"].startswith('<progress value="2" max="2"></progress> epoch 2 of 2')
+    assert all("\r" not in text for data in shown for text in data.values())
+
+
+def test_importing_the_package_imports_nothing_slow() -> None:
+    program = "import sys, tnt_exp; dir(tnt_exp); print(sorted({n.partition('.')[0] for n in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    slow = {"tensorflow", "keras", "mlflow", "pandas", "scipy", "numpy", "hydra", "omegaconf", "matplotlib", "IPython"}
+    assert [name for name in slow if f"'{name}'" in done.stdout] == []
+
+
+def test_every_public_name_is_there_and_is_not_a_module() -> None:
+    import tnt_exp.run
+    import tnt_exp.sweeps.study
+
+    for name in tnt_exp.__all__:
+        assert not isinstance(getattr(tnt_exp, name), type(sys)), name
+    assert dir(tnt_exp) == sorted(tnt_exp.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        tnt_exp.nothing  # noqa: B018
+
+
+def test_a_run_is_what_predict_and_evaluate_need(tmp_path: Path) -> None:
+    run = tnt_exp.Run(write_run(tmp_path / "run"))
+    for use in (run.model, run.evaluate, lambda: run.predict([])):
+        with pytest.raises(tnt_exp.UserError, match=r"received one without model\.keras"):
+            use()
