@@ -113,10 +113,9 @@ def test_an_interrupted_search_asks_for_the_same_trials(tmp_path: Path, method: 
 
 
 def load(study: SweepStudy) -> optuna.Study:
-    """The study as Optuna and its dashboard read it."""
+    """The study as Optuna and its dashboard read it (docs/sweeps.md)."""
     backend = optuna.storages.journal.JournalFileBackend(str(study.folder / "optuna.log"))
-    (name,) = optuna.get_all_study_names(optuna.storages.JournalStorage(backend))
-    return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend))
+    return optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(backend))
 
 
 @pytest.mark.parametrize("parallel", [1, 3])

@@ -64,6 +64,12 @@ def test_what_a_run_gains_later_is_sent_and_a_deleted_copy_stays_deleted(uri: st
     count = copy_runs(uri, other, print)
     assert (count.copied, count.present) == (1, 1)
     assert content(other) == {runs[0]: content(uri)[runs[0]]}
+    before = content(uri)
+    client.set_terminated(runs[0], "FAILED")  # it went on where it began: the older copy does not undo that
+    changed = content(uri)
+    assert changed != before
+    assert copy_runs(other, uri, print).copied == 0
+    assert content(uri) == changed
     assert copies["kept"] in [run.info.run_id for run in there.search_runs(["0"])]
 
 

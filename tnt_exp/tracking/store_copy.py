@@ -136,11 +136,10 @@ class StoreCopy:
         self.copies[run.info.run_id] = self._there[origin]
 
     def is_equal(self, run: Run) -> bool:
-        """Return True if the copy has everything, or was deleted in the target."""
-        copy = self.copies[run.info.run_id]
-        if copy.info.lifecycle_stage != "active":
+        """Return True if the copy has everything, was deleted in the target, or is where the run began."""
+        copy, tags = self.copies[run.info.run_id], self._tags(run)
+        if copy.info.lifecycle_stage != "active" or copy.info.run_id == tags[COPIED_FROM]:
             return True
-        tags = self._tags(run)
         return (
             (copy.info.status, copy.info.end_time) == (run.info.status, run.info.end_time)
             and run.data.params.items() <= copy.data.params.items()
@@ -219,12 +218,7 @@ class StoreCopy:
 
     def _tags(self, run: Run) -> dict[str, str]:
         tags = {key: self._translated(value) for key, value in run.data.tags.items()}
-        # A run that is back where it began is no copy there.
-        origin = _origin(run.data.tags, run.info.run_id)
-        if self.copies[run.info.run_id].info.run_id == origin:
-            tags.pop(COPIED_FROM, None)
-            return tags
-        return {**tags, COPIED_FROM: origin}
+        return {**tags, COPIED_FROM: _origin(run.data.tags, run.info.run_id)}
 
     def _translated(self, text: str) -> str:
         """Return a text with the ids of the copied runs, and of their experiments, in place of those in the source."""
