@@ -106,7 +106,7 @@ def test_mlflow_has_params_curves_tags_and_artifacts(finished: Path) -> None:
     assert run.info.run_id == result["mlflow_run_id"]
     assert run.data.params["model.depth"] == "3"
     assert run.data.params["model.embed_dim"] == "24"
-    assert run.data.metrics["parameters"] == result["parameters"]
+    assert run.data.metrics["model_parameters"] == result["parameters"]
     assert run.data.metrics["test/accuracy"] == result["metrics"]["test/accuracy"]
     assert any(name.startswith("system/") for name in run.data.metrics)
     assert {"dataset", "model", "hardware", "run_folder"} <= run.data.tags.keys()

@@ -107,7 +107,7 @@ class Experiment:
         if self.tracker:
             from tnt_exp.tracking.client import ui_command
 
-            lines.append(f"compare    {ui_command(self.tracker.uri)}")
+            lines.append(f"compare    {ui_command(self.tracker.uri, self.tracker.experiment_id)}")
         return "\n".join(lines)
 
     def _require_the_same_data(self, dataset: data.Dataset) -> None:

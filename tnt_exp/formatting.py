@@ -40,6 +40,11 @@ def format_bytes(number: float) -> str:
     return f"{number:.4g} GiB"
 
 
+def format_wrong(accuracy: float, images: int) -> str:
+    """Return how many images are wrong at an accuracy, `8 of 288 wrong`."""
+    return f"{round((1 - accuracy) * images):,} of {images:,} wrong"
+
+
 def as_number(value: str | float) -> float | None:
     """A finite number, or None."""
     try:

@@ -63,7 +63,7 @@ def test_table_has_what_varies_and_the_final_metrics(folder: Path) -> None:
     assert list(table.columns[:3]) == ["name", "model.depth", "seed"]
     assert list(table.columns[-3:]) == ["state", "started", "path"]
     row = table.set_index("name").loc["d3s0"]
-    assert (row["model.depth"], row["seed"], row["best/val/accuracy"], row["best/epoch"]) == (
+    assert (row["model.depth"], row["seed"], row["best/val/accuracy"], row["best_epoch"]) == (
         3,
         0,
         0.6000000000000001,

@@ -79,7 +79,9 @@ def test_the_best_of_a_sweep(run_folder: Path, tmp_path: Path) -> None:
         results_["metrics"]["val/accuracy"] = accuracy
         results_["status"] = "FAILED" if job == 3 else "FINISHED"
         (folder / "result.json").write_text(json.dumps(results_))
-        trials.append({"job": job, "overrides": [], "params": {}, "hash": "", "trial": None})
+        trials.append(
+            {"job": job, "overrides": [], "params": {"seed": "0", "depth": str(job)}, "hash": "", "trial": None}
+        )
     study = {"objective": None, "direction": "maximize", "points": trials, "created": 0}
     (tmp_path / "sweep.json").write_text(json.dumps(study))
     assert find_run(f"best:{tmp_path}").path == tmp_path / "1"

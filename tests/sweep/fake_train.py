@@ -37,7 +37,8 @@ def train(experiment: Experiment) -> None:
 
         uri = resolve_tracking_uri(config.tracking.uri)
         name, tags = config.tracking.experiment, experiment.tags
-        experiment.tracker = Tracker.open(folder, uri, name, folder.name, tags, experiment.result)
+        run_name = tags.pop("mlflow.runName", folder.name)
+        experiment.tracker = Tracker.open(folder, uri, name, run_name, tags, experiment.result)
     if plan == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     value = objective(experiment)

@@ -162,7 +162,7 @@ def test_a_store_that_fails_at_any_call_has_every_point_once(
                 continue
         (found,) = [each for each in runs(uri) if each.info.run_name == f"run{fails_at}"]
         assert points(uri, found, "train/loss") == [(step, 1 / step) for step in range(1, 6)], fails_at
-        assert points(uri, found, "best/epoch") == [(5, 5.0)]
+        assert points(uri, found, "best/val/accuracy") == [(0, 0.05)]
         assert found.info.status == "FINISHED"
         assert len(found.inputs.dataset_inputs) == 2
         if failed == before:

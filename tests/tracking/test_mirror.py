@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -16,8 +17,9 @@ from tnt_exp.config.compose import compose
 from tnt_exp.errors import UserError
 from tnt_exp.run_folder import SYSTEM_METRICS
 from tnt_exp.tracking import system_metrics
+from tnt_exp.tracking.client import newest_runs_url
 from tnt_exp.tracking.mirror import Mirror
-from tnt_exp.tracking.record import read_system_metrics
+from tnt_exp.tracking.record import NOTE, read_system_metrics
 from tnt_exp.tracking.tracker import Tracker, finalize_run
 
 
@@ -44,9 +46,96 @@ def test_the_kept_epoch_has_names_of_its_own(uri: str, run: FakeFolder) -> None:
     run.record(1, 5)
     run.finish(epoch=3, parameters=7, train_seconds=2.5)
     assert run.sync() is None
-    found = the_run(uri, run).data.metrics
-    assert (found["best/epoch"], found["best/val/accuracy"], found["val/accuracy"]) == (3, 0.03, 0.05)
-    assert (found["test/accuracy"], found["parameters"], found["train_seconds"]) == (0.5, 7, 2.5)
+    found = the_run(uri, run).data
+    assert (found.tags["best_epoch"], found.metrics["best/val/accuracy"], found.metrics["val/accuracy"]) == (
+        "3",
+        0.03,
+        0.05,
+    )
+    assert "best/train/loss" not in found.metrics
+    assert points(uri, the_run(uri, run), "train/loss")[2] == (3, 1 / 3)
+    # MLflow draws bars of single values at step 0, and curves of one point at other steps.
+    singles = {"best/val/accuracy": 0.03, "test/accuracy": 0.5, "model_parameters": 7.0, "train_seconds": 2.5}
+    for name, value in singles.items():
+        assert points(uri, the_run(uri, run), name) == [(0, value)]
+
+
+def test_a_single_value_that_an_older_version_logged_at_the_kept_epoch_is_no_difference(
+    uri: str, run: FakeFolder
+) -> None:
+    first = run.begin(uri)
+    run.record(1, 5)
+    mlflow.MlflowClient(uri).log_metric(first, "test/accuracy", 0.5, step=3)
+    run.finish(epoch=3)
+    assert Mirror(run.path).sync() is None
+    assert the_run(uri, run).info.run_id == first
+
+
+def test_a_run_that_ended_has_a_description_which_a_user_may_replace(uri: str, run: FakeFolder) -> None:
+    """Of 9 images to train, 50 to validate and 40 to test; epochs 2 and 3 are equally accurate."""
+    described = {"digest": "d", "name": "digits", "source": "digits", "shape": [8, 8, 1]}
+    (run.path / "dataset.json").write_text(
+        json.dumps({**described, "images": {"train": 9, "validation": 50, "test": 40}})
+    )
+    first = run.begin(uri)
+    for epoch, accuracy in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.8)):
+        run.folder.append_metrics({"epoch": epoch, "val/accuracy": accuracy, "time": float(epoch)})
+    assert run.sync() is None
+    assert NOTE not in the_run(uri, run).data.tags
+    hardware = {"name": "A CPU", "device": "cpu", "backend": "tensorflow"}
+    metrics = {"val/accuracy": 0.9, "test/accuracy": 0.95}
+    result = {"status": "FINISHED", "epoch": 3, "metrics": metrics, "train_seconds": 75.0, "hardware": hardware}
+    run.folder.write_result({**result, "mlflow_run_id": first})
+    assert run.sync() is None
+    assert the_run(uri, run).data.tags[NOTE] == (
+        "Epoch 3 was kept: validation accuracy 0.9000 (5 of 50 wrong), test accuracy 0.9500 (2 of 40 wrong). "
+        "2 epochs have this validation accuracy. Trained for 1:15 on A CPU (cpu, tensorflow)."
+    )
+
+
+def test_a_description_that_a_user_wrote_stays(uri: str, run: FakeFolder) -> None:
+    client, first = mlflow.MlflowClient(uri), run.begin(uri)
+
+    def end(status: str, error: str) -> str | None:
+        run.folder.write_result({"status": status, "error": error, "metrics": {}, "mlflow_run_id": first})
+        assert run.sync() is None
+        note: str | None = the_run(uri, run).data.tags.get(NOTE)
+        return note
+
+    assert end("KILLED", "stopped by SIGINT") == "Killed: stopped by SIGINT"
+    run.begin(uri)
+    assert run.sync() is None
+    assert NOTE not in the_run(uri, run).data.tags  # it trains again
+    client.set_tag(first, NOTE, "the one with the wrong labels")
+    assert end("FAILED", "the disk is full") == "the one with the wrong labels"
+    client.delete_tag(first, NOTE)
+    assert end("FAILED", "the disk is full again") == "Failed: the disk is full again"
+
+
+def test_an_experiment_is_model_training_and_has_columns_for_swept_keys(uri: str, tmp_path: Path) -> None:
+    client = mlflow.MlflowClient(uri)
+
+    def view() -> dict[str, Any]:
+        tags = client.get_experiment_by_name("fake").tags
+        assert tags["mlflow.experimentKind"] == "custom_model_development"
+        assert tags["mlflow.experiment.primaryMetric.name"] == "best/val/accuracy"
+        found: dict[str, Any] = json.loads(tags["mlflow.sharedViewState.tnt-exp"])
+        return found
+
+    FakeFolder(tmp_path / "one").begin(uri)
+    plain = view()["selectedColumns"]
+    assert {"metrics.`best/val/accuracy`", "metrics.`test/accuracy`", "tags.`best_epoch`"} < set(plain)
+    assert (view()["orderByKey"], view()["orderByAsc"]) == ("metrics.`best/val/accuracy`", False)
+    FakeFolder(tmp_path / "two").begin(uri, swept="model.depth seed")
+    FakeFolder(tmp_path / "three").begin(uri, swept="trainer.epochs")
+    FakeFolder(tmp_path / "four").begin(uri)
+    swept = ["params.`trainer.epochs`", "params.`model.depth`", "params.`seed`"]
+    assert view()["selectedColumns"] == [*plain[:3], *swept, *plain[3:]]
+    experiment = client.get_experiment_by_name("fake").experiment_id
+    address = (
+        f"http://127.0.0.1:1/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=tnt-exp"
+    )
+    assert newest_runs_url(uri, "http://127.0.0.1:1") == address
 
 
 def test_epochs_that_are_repeated_with_equal_values_stay_in_the_run(uri: str, run: FakeFolder) -> None:
@@ -244,7 +333,7 @@ def test_a_killed_run_without_a_result_stays_the_same_run(uri: str, run: FakeFol
     run.finish("KILLED")
     assert Mirror(run.path).sync() is None
     assert the_run(uri, run).info.run_id == first
-    assert the_run(uri, run).data.metrics["parameters"] == 7
+    assert the_run(uri, run).data.metrics["model_parameters"] == 7
 
 
 def test_system_metrics_are_sent_once_and_a_cut_line_is_skipped(

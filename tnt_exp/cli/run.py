@@ -57,7 +57,7 @@ def _tags(folder: Path) -> dict[str, str]:
     tags = {"sweep_id": study.id, "sweep_job": folder.name}
     trial = next((trial for trial in study.trials if str(trial.job) == folder.name), None)
     if trial:
-        tags["command"] = rerun_command(trial)
+        tags |= {"command": rerun_command(trial), "mlflow.runName": trial.name}
     if study.data["mlflow"]:
         tags["mlflow.parentRunId"] = study.data["mlflow"]["run_id"]
     return tags

@@ -4,11 +4,15 @@ import argparse
 import os
 import socket
 import sys
+import time
+import webbrowser
 from collections.abc import Sequence
 
 from tnt_exp.config.validation import store_problem
 from tnt_exp.errors import UserError
-from tnt_exp.tracking.client import resolve_tracking_uri
+from tnt_exp.tracking.client import newest_runs_url, resolve_tracking_uri
+
+_START_TIMEOUT = 60.0  # seconds
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -16,17 +20,37 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="tnt-exp ui", description="Open the MLflow UI on this folder's runs.")
     parser.add_argument("--port", type=int, default=5000, help="port on localhost (default 5000)")
     parser.add_argument("--uri", help="tracking store (default: mlflow.db in this folder)")
+    parser.add_argument("--no-open", action="store_true", help="open no browser")
     options = parser.parse_args(list(arguments))
     uri = resolve_tracking_uri(options.uri)
     if (problem := store_problem(uri)) is not None:
         raise UserError(f"--uri: {problem}")
     _check_port(options.port)
-    # MLflow's front page shows language models.
-    print(f"in a moment: http://127.0.0.1:{options.port}/#/experiments?workflowType=machine_learning", flush=True)
+    environment = dict(os.environ)  # without what is set for short requests of a client
+    url = newest_runs_url(uri, f"http://127.0.0.1:{options.port}")
+    print(f"in a moment: {url}", flush=True)
+    has_display = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    if has_display and not options.no_open:
+        _open_later(url, options.port)
     # MLflow's jobs judge answers of language models: five processes that would make its start slower.
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    environment.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    os.execv(sys.executable, [*command, "--port", str(options.port)])
+    os.execve(sys.executable, [*command, "--port", str(options.port)], environment)
+
+
+def _open_later(url: str, port: int) -> None:
+    """Open a browser once the port answers, in a process that nothing waits for."""
+    if os.fork() == 0:
+        if os.fork() == 0:
+            end = time.monotonic() + _START_TIMEOUT
+            while time.monotonic() < end:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        webbrowser.open(url)
+                        break
+                time.sleep(0.3)
+        os._exit(0)
+    os.wait()
 
 
 def _check_port(port: int) -> None:

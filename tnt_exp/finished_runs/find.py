@@ -11,8 +11,8 @@ from tnt_exp.config.trainer import TrainerConfig
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.run import FinishedRun
 from tnt_exp.model.weights_file import shipped_model
+from tnt_exp.sweeps.results import ranked, rows
 from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy
-from tnt_exp.sweeps.trial import TrialState, objective_value
 
 if TYPE_CHECKING:
     from tnt_exp.model import Classifier
@@ -123,16 +123,10 @@ def _folder(text: str) -> Path:
 
 def _best(folder: Path) -> Path:
     study = SweepStudy.open(folder)
-    values = {
-        trial.job: value
-        for trial in study.trials
-        if study.state(trial) is TrialState.finished
-        and (value := objective_value(study.result(trial), study.data["objective"])) is not None
-    }
-    if not values:
+    ranking = ranked(rows(study), study)
+    if not ranking or ranking[0].mean is None:
         raise UserError(f"best:{folder}: expected a sweep with a finished run, received one without.")
-    job = (max if study.maximize else min)(values, key=values.__getitem__)  # the first among equals
-    return study.folder / str(job)
+    return Path(ranking[0].best.place)
 
 
 def _newest() -> str:

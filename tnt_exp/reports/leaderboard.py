@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tnt_exp.formatting import as_number
+from tnt_exp.formatting import as_number, format_wrong
 
 FOLD = "dataset.fold"
 REPEATED = ("seed", FOLD)  # runs that differ in nothing else are repetitions of one point
-TEST_METRICS = ("test/accuracy", "test/balanced_accuracy", "test/macro_f1")
+TEST = "test/accuracy"
+TEST_METRICS = (TEST, "test/balanced_accuracy", "test/macro_f1")
 MOST_VALUES = 8  # a key with more values is a range, not a choice; it has no main effects
 
 
@@ -44,11 +45,21 @@ class TrialRow:
 class RankedPoint:
     """Runs that differ in the seed or the fold only."""
 
-    rank: int | None  # from 1; None: no run has an objective
+    rank: int | None  # from 1, equal for equal means; None: no run has an objective
     params: dict[str, str]  # swept keys without seed and fold
     mean: float | None  # of the objective over the runs that finished
     std: float | None  # sample standard deviation; None for fewer than two runs
     rows: list[TrialRow]
+
+    @property
+    def label(self) -> str:
+        """The swept values, or the number of the only run."""
+        return " ".join(f"{key}={value}" for key, value in self.params.items()) or f"job {self.rows[0].job}"
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all its runs have an objective."""
+        return all(row.state == "finished" and row.objective is not None for row in self.rows)
 
     @property
     def best(self) -> TrialRow:
@@ -91,11 +102,76 @@ def rank_points(rows: Sequence[TrialRow], *, maximize: bool) -> list[RankedPoint
     def order(point: RankedPoint) -> tuple[int, float]:
         if point.mean is None:
             return 2, float(point.rows[0].job)
-        whole = all(row.state == "finished" and row.objective is not None for row in point.rows)
-        return 0 if whole else 1, -point.mean if maximize else point.mean
+        return 0 if point.is_complete else 1, -point.mean if maximize else point.mean
 
     found.sort(key=order)
-    return [replace(item, rank=rank) if item.mean is not None else item for rank, item in enumerate(found, 1)]
+    ranking: list[RankedPoint] = []
+    for place, item in enumerate(found, 1):
+        above = ranking[-1] if ranking else None
+        equal = above and order(above)[0] == order(item)[0] and _is_equal(above.mean, item.mean)
+        rank = above.rank if above and equal else place
+        ranking.append(replace(item, rank=rank) if item.mean is not None else item)
+    return ranking
+
+
+def _is_equal(value: float | None, other: float | None) -> bool:
+    return value is not None and other is not None and math.isclose(value, other, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def verdict(ranking: Sequence[RankedPoint], objective: str, images: int | None) -> list[str]:
+    """Return in sentences which trial is the best, by how much, and whether that is more than chance.
+
+    Args:
+        ranking: Of `rank_points`.
+        objective: The metric by which it was ranked.
+        images: How many images an accuracy was measured on; None: the objective is not an accuracy, or unknown.
+    """
+    best, others = ([p for p in ranking if p.rank and (p.rank == 1) == first] for first in (True, False))
+    if not best:
+        return [f"No trial has finished with {objective}."]
+    mean, test = best[0].mean or 0.0, best[0].mean_of(TEST)
+    wrong = f" ({format_wrong(mean, images)})" if images else ""
+    tested = f", {TEST} {test:.4f}" if test is not None and objective != TEST else ""
+    lines = [f"Best: {best[0].label}: {objective} {mean:.4f}{wrong}{tested}."]
+    if len(best) > 1:
+        equal = ", ".join(point.label for point in best[1:4]) + (", ..." if len(best) > 4 else "")
+        lines.append(
+            f"{len(best)} trials are equal and share rank 1: also {equal}. The first of them is shown as the best."
+        )
+    if others := [point for point in others if point.is_complete or not best[0].is_complete]:
+        lines.append(_lead(best[0], others, images))
+    return lines
+
+
+def _lead(best: RankedPoint, others: Sequence[RankedPoint], images: int | None) -> str:
+    """Return by how much a point leads, and what that means beside the standard error of the difference."""
+    lead = abs((best.mean or 0.0) - (others[0].mean or 0.0))
+    count = f", {lead * images:.3g} of {images:,} images" if images else ""
+    count += ": less than one image" if images and lead * images < 0.999 else ""
+    begin = f"It leads {others[0].label} by {lead:.4f}{count}."
+    errors = [_standard_error(best, other, images) for other in others]
+    if errors[0] is None:
+        return f"{begin} Whether that is more than chance is known with several seeds (seed=0,1,2)."
+    if lead > 2 * errors[0]:
+        return f"{begin} That is more than two standard errors ({2 * errors[0]:.4f}): unlikely to be chance."
+    within = sum(
+        error is not None and abs((best.mean or 0.0) - (other.mean or 0.0)) <= 2 * error
+        for other, error in zip(others, errors, strict=True)
+    )
+    advice = "more seeds" if best.std is not None else "several seeds (seed=0,1,2)"
+    return (
+        f"{begin} That may be chance: two standard errors are {2 * errors[0]:.4f}, and {within} of {len(others)} "
+        f"others are that near. Repeat the best ones with {advice} to know."
+    )
+
+
+def _standard_error(point: RankedPoint, other: RankedPoint, images: int | None) -> float | None:
+    """Return the standard error of the difference of two means: between seeds, or of an accuracy on so many images."""
+    if point.std is not None and other.std is not None:
+        squares = [found.std**2 / len(found.rows) for found in (point, other) if found.std is not None]
+        return math.sqrt(sum(squares))
+    means = [found.mean for found in (point, other) if found.mean is not None]
+    return math.sqrt(sum(abs(mean * (1 - mean)) / images for mean in means)) if images else None
 
 
 def leaderboard_columns(ranking: Sequence[RankedPoint], objective: str) -> dict[str, list[Any]]:

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from tnt_exp.reports.leaderboard import RankedPoint, TrialRow, leaderboard_columns, main_effects, rank_points
+from tnt_exp.reports.leaderboard import (
+    RankedPoint,
+    TrialRow,
+    leaderboard_columns,
+    main_effects,
+    rank_points,
+    verdict,
+)
 
 _CSS, _SORT = (Path(__file__).with_suffix(suffix).read_text() for suffix in (".css", ".js"))
 
@@ -20,15 +27,27 @@ class SweepResults:
     maximize: bool
     curves: Mapping[str, Sequence[tuple[float, float]]]  # (epoch, objective) pairs of the best runs, by their labels
     place: str  # the sweep folder, or the store
+    images: int | None = None  # on which the objective, an accuracy, was measured
+
+    @property
+    def ranking(self) -> list[RankedPoint]:
+        """The points, best first."""
+        return rank_points(self.rows, maximize=self.maximize)
+
+    @property
+    def verdict(self) -> list[str]:
+        """Which trial is the best, by how much, and whether that is more than chance."""
+        return verdict(self.ranking, self.objective, self.images)
 
 
 def render_page(sweep: SweepResults) -> str:
     """Return the HTML of the page."""
-    ranking = rank_points(sweep.rows, maximize=sweep.maximize)
+    ranking = sweep.ranking
     parts = [
         f"<h1>Sweep {escape(sweep.id)}</h1>",
         f'<p class="sub">{escape(sweep.place)} · {"highest" if sweep.maximize else "lowest"} '
         f"{escape(sweep.objective)} first</p>",
+        f'<ul id="verdict">{"".join(f"<li>{escape(line)}</li>" for line in sweep.verdict)}</ul>',
         _tiles(sweep, ranking),
         "<h2>Leaderboard</h2>",
         _leaderboard(ranking, sweep.objective),
@@ -61,7 +80,7 @@ def render_figures(sweep: SweepResults) -> dict[str, str]:
         )
         + "</div>",
     }
-    if effects := main_effects(rank_points(sweep.rows, maximize=sweep.maximize)):
+    if effects := main_effects(sweep.ranking):
         found["Effect of each value"] = (
             f'<div class="card" id="effects">{sweep_figures.effects_chart(effects, sweep.objective)}</div>'
         )

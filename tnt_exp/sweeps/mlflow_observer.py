@@ -2,11 +2,14 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tnt_exp.reports.leaderboard import (
+    TEST,
     MainEffect,
+    RankedPoint,
     leaderboard_columns,
     main_effects,
     write_leaderboard,
@@ -18,12 +21,14 @@ from tnt_exp.sweeps import results
 from tnt_exp.sweeps.outcome import Outcome
 from tnt_exp.sweeps.study import SweepStudy
 from tnt_exp.sweeps.trial import Trial
+from tnt_exp.tracking.record import NOTE
 
 if TYPE_CHECKING:
     from tnt_exp.tracking.sweep_tracker import SweepTracker
 
 
 _REPORT_INTERVAL = 60.0  # seconds between two leaderboards of a sweep that runs
+_DESCRIBED = 20  # points in the description of the parent run
 
 
 class MlflowObserver:
@@ -78,6 +83,7 @@ class MlflowObserver:
         """Log the report, and end the parent run."""
         if self._tracker:
             self._log_report()
+            self._tracker.sync_trials(self._study.folder_of(trial) for trial in self._study.trials)  # their ranks
             self._tracker.finish(status)
 
     def _log_report(self) -> None:
@@ -96,12 +102,41 @@ class MlflowObserver:
         results.write_folds_matrix(self._study, files)
         (files / "report.html").write_text(render_page(found))
         _draw(found, effects, files / "plots")
-        self._tracker.note(tags={"objective": found.objective})
         self._tracker.table(leaderboard_columns(ranking, found.objective), "leaderboard.json")
+        tags = {"objective": found.objective, NOTE: _describe(found, self._tracker)}
+        tags |= {"objective_images": str(found.images)} if found.images else {}
+        metrics, sweep = {}, self._tracker.link(self._tracker.run_id, f"sweep {found.id}")
+        ranks = {
+            str(row.job): [f"Rank {point.rank}{_ties(point, ranking)} of {len(ranking)} in {sweep}."]
+            for point in ranking
+            if point.rank is not None
+            for row in point.rows
+        }
         if ranking and ranking[0].mean is not None:
-            row = ranking[0].best
-            self._tracker.best(row.run_id, row.job, row.params, found.objective, ranking[0].mean)
+            row, label = ranking[0].best, ", ".join(f"{key}={value}" for key, value in ranking[0].best.params.items())
+            tags |= {"best_job": str(row.job), "best_point": label, "best_run_id": row.run_id or ""}
+            metrics = {f"best/{found.objective}": [ranking[0].mean, time.time_ns() // 1_000_000]}
+        self._tracker.note(tags, metrics=metrics, ranks=ranks)
         self._last = time.monotonic()
+
+
+def _ties(point: RankedPoint, ranking: Sequence[RankedPoint]) -> str:
+    """Return how many points share a rank, if it is not one."""
+    count = sum(other.rank == point.rank for other in ranking)
+    return f" ({count} are equal)" if count > 1 else ""
+
+
+def _describe(found: SweepResults, tracker: "SweepTracker") -> str:
+    """Return the verdict on a sweep and its best points, as Markdown."""
+    names = [found.objective, *([TEST] if found.objective != TEST else [])]
+    lines = [*(f"- {line}" for line in found.verdict), "", f"| rank | trial | {' | '.join(names)} | parameters |"]
+    lines.append("|---:|---|" + "---:|" * (len(names) + 1))
+    for point in found.ranking[:_DESCRIBED]:
+        values = [point.mean, *(point.mean_of(name) for name in names[1:])]
+        cells = ["" if value is None else f"{value:.4f}" for value in values]
+        cells.append(f"{parameters:,.0f}" if (parameters := point.best.facts.get("parameters")) else "")
+        lines.append(f"| {point.rank or ''} | {tracker.link(point.best.run_id, point.label)} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "All trials: artifact leaderboard.csv; with figures: artifact report.html."])
 
 
 def _draw(found: SweepResults, effects: list[MainEffect], folder: Path) -> None:

@@ -2,11 +2,12 @@
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tnt_exp import run_folder
-from tnt_exp.atomic_files import JsonObject
+from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.errors import printable_name
 from tnt_exp.reports.leaderboard import FOLD, TEST_METRICS, RankedPoint, TrialRow, rank_points
 from tnt_exp.reports.sweep_page import SweepResults
@@ -14,12 +15,14 @@ from tnt_exp.sweeps.outcome import read_outcome
 from tnt_exp.sweeps.study import SweepStudy
 from tnt_exp.sweeps.trial import Trial, TrialState, objective_value, trial_state
 from tnt_exp.sweeps.worker import LOG
+from tnt_exp.tracking.record import FACTS, RECALL
+
+if TYPE_CHECKING:
+    from tnt_exp.tracking.queries import MlflowRun
 
 CURVES = 8  # of the best runs
 
 _TAIL = 4096  # bytes of a failed run's log
-
-_FACTS = ("parameters", "macs", "train_seconds", "total_seconds", "images_per_second")
 
 
 def rerun_command(trial: Trial) -> str:
@@ -61,7 +64,7 @@ def _row(study: SweepStudy, trial: Trial) -> TrialRow:
         state=state.value,
         objective=None if failed or state is TrialState.waiting else value,
         metrics=known.get("metrics", {}),
-        facts={name: known[name] for name in _FACTS if name in known},
+        facts={name: known[name] for name in FACTS if name in known},
         error=f"{why.cause.value}: {why.error}" if why and why.cause else None,
         command=rerun_command(trial),
         place=str(folder),
@@ -101,7 +104,18 @@ def load_results(study: SweepStudy) -> SweepResults:
         ]
         if history:
             curves[f"job {ranked_trial.best.job}: {ranked_trial.best.label}"] = history
-    return SweepResults(study.id, found, objective, study.maximize, curves, str(study.folder))
+    images = _measured_images([Path(row.place) for row in found], objective)
+    return SweepResults(study.id, found, objective, study.maximize, curves, str(study.folder), images)
+
+
+def _measured_images(folders: list[Path], objective: str) -> int | None:
+    """Return how many images an accuracy was measured on; None if it is another metric, or unknown."""
+    split, _, name = objective.partition("/")
+    described: JsonObject = next(
+        (found for each in folders if (found := read_json(each / "dataset.json", skip=True))), {}
+    )
+    known = described.get("images", {}) if name == "accuracy" else {}
+    return known.get({"val": "validation"}.get(split, split))
 
 
 def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
@@ -111,7 +125,6 @@ def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
         UserError: The store has no such sweep.
     """
     from tnt_exp.tracking.queries import read_sweep_runs
-    from tnt_exp.tracking.record import RECALL
 
     parent, children = read_sweep_runs(uri, sweep_id)
     objective, maximize = parent.tags["objective"], parent.tags["direction"] == "maximize"
@@ -122,27 +135,38 @@ def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
             job=int(child.tags["sweep_job"]),
             params={key: child.params[key] for key in keys if key in child.params},
             state=states.get(child.status, "pruned" if child.tags.get("cause") == "pruned" else "failed"),
-            objective=_kept(child.metrics).get(objective) if child.status == "FINISHED" else None,
-            metrics={k: value for k, value in _kept(child.metrics).items() if "/" in k and not k.startswith(RECALL)},
-            facts={key: child.metrics[key] for key in _FACTS if key in child.metrics},
+            objective=objective_value(result, objective) if child.status == "FINISHED" else None,
+            metrics=result["metrics"],
+            facts={key: result[key] for key in FACTS if key in result},
             error=child.tags.get("error"),
             command=child.tags.get("command", ""),
             place=child.tags.get("run_folder", ""),
             run_id=child.run_id,
         )
         for child in sorted(children, key=lambda child: int(child.tags["sweep_job"]))
+        for result in [_result_of(child, objective)]
     ]
     curves = {}
     for ranked_trial in rank_points(found, maximize=maximize)[:CURVES]:
         if ranked_trial.mean is not None and ranked_trial.best.run_id:
             label = f"job {ranked_trial.best.job}: {ranked_trial.best.label}"
             curves[label] = parent.history(ranked_trial.best.run_id, objective)
-    return SweepResults(sweep_id, found, objective, maximize, curves, uri)
+    images = parent.tags.get("objective_images")
+    return SweepResults(sweep_id, found, objective, maximize, curves, uri, int(images) if images else None)
 
 
-def _kept(metrics: dict[str, float]) -> dict[str, float]:
-    """Return the metrics of the kept epoch, which has names of its own, under the usual names."""
-    return {name.removeprefix("best/"): metrics[name] for name in sorted(metrics, key=lambda name: name[:5] == "best/")}
+def _result_of(run: "MlflowRun", objective: str) -> JsonObject:
+    """Return what the `result.json` of a run holds, as far as MLflow has it: the metrics are those of the kept epoch.
+
+    Older versions logged `parameters`, and no names of their own for the kept epoch.
+    """
+    kept = {name: run.metrics[name] for name in run.metrics if name[:4] == "val/" or name[:5] == "test/"}
+    kept = {name: value for name, value in kept.items() if not name.startswith(RECALL)}
+    kept |= {name.removeprefix("best/"): value for name, value in run.metrics.items() if name.startswith("best/")}
+    if objective.startswith("train/") and (epoch := run.tags.get("best_epoch")):
+        kept[objective] = dict(run.history(run.run_id, objective))[float(epoch)]
+    facts = {key: run.metrics[each] for key, name in FACTS.items() for each in (key, name) if each in run.metrics}
+    return {**facts, "metrics": kept}
 
 
 def folds_summary(study: SweepStudy) -> str:

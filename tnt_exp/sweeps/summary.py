@@ -6,9 +6,11 @@ from tnt_exp.config import Config
 from tnt_exp.config.sweep import SweepConfig
 from tnt_exp.formatting import format_bytes, format_duration, format_table
 from tnt_exp.preflight import estimate_resources
+from tnt_exp.reports.leaderboard import leaderboard_columns
+from tnt_exp.reports.sweep_page import SweepResults
 from tnt_exp.sweeps.outcome import read_outcome
 from tnt_exp.sweeps.plan import Plan
-from tnt_exp.sweeps.results import rerun_command
+from tnt_exp.sweeps.results import load_results
 from tnt_exp.sweeps.scheduler import Scheduler
 from tnt_exp.sweeps.search_space import SearchSpace
 from tnt_exp.sweeps.study import SweepStudy
@@ -93,16 +95,30 @@ def trials_summary(study: SweepStudy) -> str:
             ]
         )
     right = [*range(len(keys) + 1), len(keys) + 2, len(keys) + 3]
-    return format_table(["job", *keys, "state", "objective", "time", ""], rows, right)
+    found = load_results(study)
+    return "\n".join([format_table(["job", *keys, "state", found.objective, "time", ""], rows, right), *found.verdict])
+
+
+def best_trials_summary(found: SweepResults) -> str:
+    """Return the best points as a table."""
+    table = leaderboard_columns(found.ranking[:_MAX_ROWS], found.objective)
+    rows = [[_cell(value) for value in row] for row in zip(*table.values(), strict=True)]
+    return format_table(list(table), rows, range(len(table)))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def end_summary(study: SweepStudy, scheduler: Scheduler) -> str:
     """Return what became of the sweep, and what to do next."""
     lines = [f"sweep {study.id}: {state_counts(study)}"]
+    found = load_results(study)
     if scheduler.best:
-        best = scheduler.best
-        lines.append(f"best       {best.value:.4f}, job {best.trial.job}: {best.trial.label}")
-        lines.append(f"alone      {rerun_command(best.trial)}")
+        lines += [best_trials_summary(found), *found.verdict]
+        lines.append(f"alone      {found.ranking[0].best.command}")
     for trial, outcome in scheduler.failures:
         if outcome.cause:
             log = study.folder_of(trial) / LOG

@@ -36,6 +36,14 @@ class Trial:
         """The swept values, `model.embed_dim=48 model.depth=4`."""
         return " ".join(f"{key}={value}" for key, value in self.params.items()) or "the only trial"
 
+    @property
+    def name(self) -> str:
+        """The swept values for the eye, `embed_dim=48 depth=4`: whole keys only where two have one last word."""
+        last = [key.rpartition(".")[2] for key in self.params]
+        names = [word if last.count(word) == 1 else key for key, word in zip(self.params, last, strict=True)]
+        name = " ".join(f"{name}={value}" for name, value in zip(names, self.params.values(), strict=True))
+        return name[:250] or f"trial {self.job}"  # MLflow's longest name
+
 
 @dataclass
 class TrialSpec:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -16,6 +17,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from tnt_exp.credentials import without_password
 from tnt_exp.errors import UserError, first_line
+from tnt_exp.tracking.pages import configure_experiment, runs_table_url
 
 log = logging.getLogger("tnt_exp")
 
@@ -45,10 +47,10 @@ def artifact_location(uri: str) -> str | None:
     return (file.parent / ARTIFACTS_FOLDER).as_uri() if file else None
 
 
-def ui_command(uri: str) -> str:
-    """Return the command to type, or the address to open, to see the runs."""
+def ui_command(uri: str, experiment_id: str) -> str:
+    """Return the command to type, or the address to open, to see the runs of an experiment."""
     if uri.startswith(("http://", "https://")):
-        return f"open {uri}"
+        return runs_table_url(uri, experiment_id)
     if uri == resolve_tracking_uri(None):
         return "tnt-exp ui"
     return f"tnt-exp ui --uri {uri}"
@@ -171,6 +173,18 @@ def retry_while_locked(action: Callable[[], None]) -> None:
             if attempt == 0:
                 log.warning("another process has locked the tracking store: waiting at most %.0f s", _LOCK_TIMEOUT)
             time.sleep(0.2)
+
+
+def newest_runs_url(uri: str, address: str) -> str:
+    """Return the address of the table with the newest run, for a server of this store; without any, of experiments."""
+    with suppress(MlflowException):  # the server reports what is wrong with the store
+        if store_exists(uri):
+            client = make_client(uri)
+            ids = [experiment.experiment_id for experiment in client.search_experiments()]
+            for run in client.search_runs(ids, max_results=1, order_by=["attributes.start_time DESC"]):
+                configure_experiment(client, run.info.experiment_id)
+                return runs_table_url(address, run.info.experiment_id)
+    return f"{address}/#/experiments?workflowType=machine_learning"  # MLflow's front page shows language models
 
 
 def search_all_runs(

@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from tnt_exp.atomic_files import JsonObject, acquire_lock, atomic_write_json, release_lock
 from tnt_exp.errors import UserError, first_line
 from tnt_exp.tracking import client
+from tnt_exp.tracking.pages import configure_experiment
 from tnt_exp.tracking.record import FOLDER, REFERENCE, convert_older, read_record, read_reference
 
 log = logging.getLogger("tnt_exp")
@@ -91,6 +92,11 @@ class FolderRun:
             self._create()
         elif any(run.data.params.get(key, value) != value for key, value in params.items()):
             self._replace()
+        if "experiment_id" not in self.reference and run is not None:  # an older version did not record it
+            self.reference["experiment_id"] = run.info.experiment_id
+        configure_experiment(
+            self.client, self.reference["experiment_id"], str(self.reference.get("tags", {}).get("swept", "")).split()
+        )
         self._opened = True
 
     def find_run(self) -> Run | None:

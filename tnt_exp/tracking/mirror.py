@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -20,12 +19,13 @@ from tnt_exp.errors import first_line
 from tnt_exp.tracking import models
 from tnt_exp.tracking.client import is_permanent_error, store_exists
 from tnt_exp.tracking.folder_run import FolderRun, now_ms
-from tnt_exp.tracking.record import CURSOR, MODEL, Point, read_record, read_reference, read_system_metrics
+from tnt_exp.tracking.record import CURSOR, MODEL, NOTE, Point, read_record, read_reference, read_system_metrics
 
 log = logging.getLogger("tnt_exp")
 
 _BATCH = 1000  # metrics per request, MLflow's limit
 _COMPARED = ("train/", "val/", "test/", "best/")  # metrics that only this package logs
+_SINGLE = ("test/", "best/")  # have one value, at step 0; older versions logged it at the kept epoch
 _LARGE = ("files", "texts", "model")  # go to the artifact store, which may be unreachable while the store is not
 
 
@@ -93,7 +93,7 @@ class Mirror(FolderRun):
             self._save_cursor(system=some[-1][0])
         for name in self._changed(record):
             try:
-                if (name in _LARGE and failed) or not self._send_part(name, record[name]):
+                if (name in _LARGE and failed) or not self._send_part(name, record):
                     continue
             except Exception as error:
                 if is_permanent_error(error):
@@ -123,6 +123,7 @@ class Mirror(FolderRun):
         wanted, running = {(p.key, p.step): p.value for p in record["points"]}, record["status"][0] == "RUNNING"
         keys, last = {key for key, _ in wanted}, max((step for _, step in wanted), default=0)
         for (key, step), values in self._history.items() if record["params"] else ():
+            step = 0 if key.startswith(_SINGLE) else step
             if (key, step) in wanted:
                 if not all(is_same_value(wanted[key, step], value) for value in values):
                     return False
@@ -138,9 +139,9 @@ class Mirror(FolderRun):
                 found.setdefault((key, metric.step), []).append(metric.value)
         return found
 
-    def _send_part(self, name: str, part: Any) -> bool:
+    def _send_part(self, name: str, record: JsonObject) -> bool:
         """Send a part of the record; return False if it cannot be sent here."""
-        client, run_id = self.client, self.reference["run_id"]
+        client, run_id, part = self.client, self.reference["run_id"], record[name]
         match name:
             case "points":
                 there = self._history
@@ -153,8 +154,11 @@ class Mirror(FolderRun):
             case "params":
                 self._log(params=[Param(key, value) for key, value in part.items()])
             case "tags":
-                self._log(tags=[RunTag(key, value) for key, value in part.items()])
-                for key in {"cause", "error"} & (client.get_run(run_id).data.tags.keys() - part.keys()):
+                there, sent = client.get_run(run_id).data.tags, self._cursor.get("note")
+                theirs = [NOTE] if there.get(NOTE) not in (None, sent, part.get(NOTE)) else []  # a user wrote it
+                self._log(tags=[RunTag(key, value) for key, value in part.items() if key not in theirs])
+                self._save_cursor(note=sent if theirs else part.get(NOTE))
+                for key in {"cause", "error", "best_epoch", NOTE} & (there.keys() - part.keys() - {*theirs}):
                     client.delete_tag(run_id, key)
             case "datasets" if "shape" in part:  # an older version did not write it
                 client.log_inputs(run_id, list(_dataset_inputs(part)))
@@ -165,14 +169,14 @@ class Mirror(FolderRun):
                 for path, text in part.items():
                     client.log_text(run_id, text, path)
             case "model":
-                return self._send_model(part)
+                return self._send_model(part, record)
             case "status" if part[0] == "RUNNING":
                 client.update_run(run_id, "RUNNING")
             case "status":
                 client.set_terminated(run_id, part[0], part[1] or now_ms())
         return True
 
-    def _send_model(self, model: JsonObject) -> bool:
+    def _send_model(self, model: JsonObject, record: JsonObject) -> bool:
         """Log the model, and register it if asked to; return False if it is not packaged and cannot be here."""
         client, run_id, package = self.client, self.reference["run_id"], self.folder / MODEL
         try:
@@ -182,6 +186,13 @@ class Mirror(FolderRun):
                 return False
             models.package_run(self.folder, package)
             model_id = models.log_model(client, run_id, package, model["step"])
+        # The figures of the kept epoch belong to the model, too, each with the images that it was measured on.
+        described, figures = record["datasets"], list[Metric]()
+        for point in (point for point in record["points"] if point.key.startswith(_SINGLE)):
+            split = "test" if point.key.startswith("test/") else "validation"
+            on = _dataset_of(described, split) if split in described.get("images", {}) else {}
+            figures.append(Metric(*point, model_id=model_id, run_id=run_id, **on))
+        client.log_batch(run_id, figures)
         if model["register"]:
             metrics = (read_json(self.folder / "result.json") or {})["metrics"]
             models.register(client, run_id, model_id, model["register"], metrics)
@@ -249,17 +260,22 @@ def is_same_value(value: float, other: float) -> bool:
     return math.isclose(value, other, rel_tol=1e-12) or (math.isnan(value) and math.isnan(other))
 
 
+def _dataset_of(described: JsonObject, split: str) -> dict[str, str]:
+    """Return name and digest of a split: MLflow takes two splits with one digest for one dataset."""
+    return {"dataset_name": described["name"], "dataset_digest": f"{described['digest']}-{split}"}
+
+
 def _dataset_inputs(described: JsonObject) -> Iterator[DatasetInput]:
     """Yield the splits as MLflow datasets: type, shape and digest, not the images."""
     from mlflow.data.code_dataset_source import CodeDatasetSource
 
     for split, count in described["images"].items():
+        name = _dataset_of(described, split)
         dataset = mlflow.data.from_numpy(
             np.broadcast_to(np.uint8(0), (count, *described["shape"])),
             CodeDatasetSource({"source": described["source"]}),
             targets=np.broadcast_to(np.int64(0), (count,)),
-            name=described["name"],
-            # MLflow treats splits with one digest as one dataset and keeps only the first.
-            digest=f"{described['digest']}-{split}",
+            name=name["dataset_name"],
+            digest=name["dataset_digest"],
         )
         yield DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", split)])

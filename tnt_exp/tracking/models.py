@@ -4,6 +4,7 @@ Only MLflow's client is used: the fluent functions would put the files where the
 """
 
 import logging
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,7 +79,7 @@ def package_run(folder: Path, target: Path) -> None:
 
 
 def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, step: int) -> str:
-    """Log a packaged model with a run, unless the run has it, and return MLflow's id of it.
+    """Log a packaged model, named after its run, unless the run has it, and return MLflow's id of it.
 
     `package_model` has written the folder, which is not needed if the run has the model; `step` is the epoch of its
     weights.
@@ -93,7 +94,7 @@ def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, step: int)
     if logged is None:
         logged = client.create_logged_model(
             run.info.experiment_id,
-            name="model",
+            name=re.sub(r"""[/:.%'"]""", "_", run.info.run_name),  # MLflow refuses these characters
             source_run_id=run_id,
             params=run.data.params,
             tags={_SOURCE_TAG: f"{run_id}/{step}"},

@@ -11,6 +11,7 @@ import yaml
 
 from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, read_json
 from tnt_exp.run_folder import ARTIFACTS, SYSTEM_METRICS, flatten, parse_number, read_metrics
+from tnt_exp.tracking.pages import describe_run
 
 FOLDER = "mlflow"  # in the folder of a run or sweep
 REFERENCE = "mlflow.json"
@@ -20,10 +21,13 @@ FILES = f"{FOLDER}/files"  # what the parent run of a sweep logs
 CURSOR = f"{FOLDER}/delivered.json"
 _OLDER = f"{FOLDER}/messages.jsonl"  # written by older versions
 
-FACTS = ("parameters", "macs", "train_seconds", "total_seconds", "images_per_second")  # of the result
 RECALL = "test/recall/"  # and the class
 _MAX_CLASSES = 100  # whose recall is logged as metrics; the artifact result.json has that of all
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # that of libyaml takes a sixth of the time
+NOTE = "mlflow.note.content"  # tag that holds the description of a run
+# Numbers of the result, and their names in MLflow, where a plain `parameters` is taken for the parameters of a run.
+FACTS = {"parameters": "model_parameters", "macs": "macs"}
+FACTS |= {key: key for key in ("train_seconds", "total_seconds", "images_per_second")}
 _MAX_LENGTH = {"params": 6000, "tags": 8000}  # MLflow's limits, characters
 
 
@@ -74,7 +78,7 @@ def read_record(folder: Path, reference: JsonObject, result: JsonObject | None =
     return {
         "points": list(_points(folder, int(reference.get("start_time") or 0), result, parent)),
         "params": _short("params", config, texts),
-        "tags": _short("tags", {**_tags(folder, reference, result), **parent.get("tags", {})}, texts),
+        "tags": _short("tags", {**_tags(folder, reference, result, config), **parent.get("tags", {})}, texts),
         "datasets": {
             key: described[key] for key in ("name", "source", "shape", "digest", "images") if key in described
         },
@@ -103,26 +107,31 @@ def read_final_metrics(folder: Path, result: JsonObject) -> dict[str, float]:
         result: The content of its `result.json`; empty while it is running.
     """
     points = _points(folder, 0, {"status": "RUNNING", **result}, {}, last=True)
-    return {point.key: point.value for point in points}
+    kept = {"best_epoch": float(result["epoch"])} if result.get("epoch") else {}  # a tag in MLflow
+    return {**{point.key: point.value for point in points}, **kept}
 
 
 def _points(folder: Path, begin: int, result: JsonObject, parent: JsonObject, *, last: bool = False) -> Iterator[Point]:
     time = begin
-    for row in read_metrics(folder, last=last).rows:
+    rows = read_metrics(folder, last=last).rows
+    for row in rows:
         # A row of an older version has no time of its own.
         time = int(1000 * float(row["time"])) if "time" in row else time + int(1000 * float(row.get("seconds") or 0))
-        for key, text in row.items():
+        # MLflow's page that compares runs begins with the metric that was logged first.
+        for key, text in sorted(row.items(), key=lambda cell: cell[0] != "val/accuracy"):
             value = parse_number(text) if key not in ("epoch", "step", "seconds", "time") else None
             if value is not None:
                 yield Point(key, value, time, int(float(row["epoch"])))
     finished = result["status"] == "FINISHED"  # other facts change when a run continues
-    yield from (Point(key, float(result[key]), begin, 0) for key in FACTS[: None if finished else 2] if key in result)
+    facts = list(FACTS.items())[: None if finished else 2]
+    if rows or result["status"] != "RUNNING":
+        yield from (Point(name, float(result[key]), begin, 0) for key, name in facts if key in result)
     yield from (Point(key, value, time, 0) for key, (value, time) in parent.get("metrics", {}).items())
     if result["status"] != "RUNNING" and "metrics" in result:
-        epoch = int(result.get("epoch", 0))
-        kept = {**result["metrics"], **_class_recall(result), **({"epoch": epoch} if epoch else {})}
-        # Those of the kept epoch have names of their own.
-        yield from (Point(k if k[:5] == "test/" else f"best/{k}", float(v), time, epoch) for k, v in kept.items())
+        for key, value in {**result["metrics"], **_class_recall(result)}.items():
+            if not key.startswith("train/"):  # these are in the curve, at the epoch that the tag `best_epoch` names
+                # At step 0, where MLflow draws bars: it draws a curve of one point at any other step.
+                yield Point(key if key.startswith("test/") else f"best/{key}", float(value), time, 0)
 
 
 def _class_recall(result: JsonObject) -> dict[str, float]:
@@ -132,10 +141,15 @@ def _class_recall(result: JsonObject) -> dict[str, float]:
     return {f"{RECALL}{to}": found[name] for name, to in names.items() if found[name] is not None}
 
 
-def _tags(folder: Path, reference: JsonObject, result: JsonObject) -> JsonObject:
+def _tags(folder: Path, reference: JsonObject, result: JsonObject, config: JsonObject) -> JsonObject:
     tags = {**reference.get("tags", {}), "run_folder": folder}
     if parent := tags.get("sweep_id") and read_reference(folder.parent).get("run_id"):
         tags["mlflow.parentRunId"] = parent
+    if config and result["status"] != "RUNNING":
+        ranks = (read_json(folder.parent / PARENT, skip=True) or {}).get("ranks", {}) if parent else {}
+        description = describe_run(folder, result, config.get("trainer.epochs"))
+        tags[NOTE] = " ".join([description, *ranks.get(folder.name, [])])
+        tags |= {"best_epoch": result["epoch"]} if result.get("epoch") else {}
     if "hardware" in result:
         tags["hardware"] = result["hardware"]["name"]
     if "cause" in result:

@@ -28,7 +28,8 @@ class SweepTracker(BaseTracker):
         """
         mirror = Mirror(folder)
         tags = {"sweep": "parent", "sweep_id": sweep_id, "run_folder": str(folder), **tags}
-        mirror.begin(uri, experiment, f"sweep_{sweep_id}", tags)
+        keys = ", ".join(key.rpartition(".")[2] for key in tags.get("swept", "").split())
+        mirror.begin(uri, experiment, f"sweep {keys} {sweep_id.rpartition('_')[2]}", tags)
         tracker = cls(mirror)
         tracker.note(status="RUNNING", end_time=None)
         return tracker
@@ -47,15 +48,10 @@ class SweepTracker(BaseTracker):
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         atomic_write(self.files / name, json.dumps({"columns": list(columns), "data": rows}))
 
-    def best(self, child: str | None, job: int, params: Mapping[str, str], objective: str, value: float) -> None:
-        """Log the best child: as tags, as a metric, and as a link in the description."""
-        label = ", ".join(f"{key}={value}" for key, value in params.items())
-        tags = {"best_job": str(job), "best_point": label}
-        if child:
-            link = f"#/experiments/{self._mirror.reference['experiment_id']}/runs/{child}"
-            note = f"Best: [job {job}]({link}), {objective} {value:.4f}, {label}. The page: artifact report.html."
-            tags |= {"best_run_id": child, "mlflow.note.content": note}
-        self.note(metrics={f"best/{objective}": [value, now_ms()]}, tags=tags)
+    def link(self, run_id: str | None, text: str) -> str:
+        """Return a text that leads to a run, as Markdown; without a run, the text."""
+        page = f"#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        return f"[{text}]({page})" if run_id else text
 
     def finish(self, status: str) -> None:
         """Set the final status (FINISHED, FAILED or KILLED), and wait a limited time until everything is sent."""

@@ -24,6 +24,7 @@ from tnt_exp.run_folder import SYSTEM_METRICS, RunFolder
 from tnt_exp.tracking import models
 from tnt_exp.tracking.client import resolve_tracking_uri
 from tnt_exp.tracking.mirror import Mirror
+from tnt_exp.tracking.pages import run_name
 from tnt_exp.tracking.record import MODEL, read_reference
 from tnt_exp.tracking.relocation import correct_addresses, moved_from
 
@@ -59,6 +60,11 @@ class BaseTracker:
     def run_id(self) -> str:
         """MLflow's id of the run."""
         return str(self._mirror.reference["run_id"])
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment."""
+        return str(self._mirror.reference["experiment_id"])
 
     def _sync(self) -> Exception | None:
         """Send what MLflow lacks; return the error that stopped it, or None."""
@@ -149,7 +155,7 @@ def start_run(
 ) -> Tracker:
     """Create or resume the MLflow run of a run folder.
 
-    Further tags have a `sweep_id` if the run is a trial of a sweep; `result` gets `mlflow_run_id`.
+    Further tags have a `sweep_id` if the run is a trial of a sweep, and its name; `result` gets `mlflow_run_id`.
 
     Raises:
         UserError: The store cannot be reached.
@@ -166,7 +172,8 @@ def start_run(
         **provenance.git(),
         **tags,
     }
-    name, uri = _name(config, folder.path, tags), resolve_tracking_uri(config.tracking.uri)
+    name = all_tags.pop("mlflow.runName", config.run.name) or run_name(config.model.name, dataset.name, folder.path)
+    name, uri = config.tracking.run_name or name, resolve_tracking_uri(config.tracking.uri)
     tracker = Tracker.open(folder.path, uri, config.tracking.experiment, name, all_tags, result)
     if config.tracking.system_metrics:
         tracker.watch_system()
@@ -181,15 +188,12 @@ def finalize_run(run_folder: RunFolder, config: Config, overrides: Sequence[str]
         run_folder.write_config(replace(before, tracking=config.tracking), overrides)
         tags = reference.get("tags", {})
         uri = resolve_tracking_uri(config.tracking.uri) if config.tracking.uri else reference["uri"]
-        mirror.begin(uri, config.tracking.experiment, _name(config, folder, tags), tags)
+        name = config.tracking.run_name or reference.get("name", folder.name)
+        mirror.begin(uri, config.tracking.experiment, name, tags)
     if error := mirror.sync(trust_cursor=True):
         log.warning("MLflow cannot be reached (%s): `tnt-exp sync %s` sends the rest", first_line(error), folder)
     elif mirror.sent:
         log.info("MLflow has the rest now")
-
-
-def _name(config: Config, folder: Path, tags: Mapping[str, str]) -> str:
-    return config.tracking.run_name or "_".join(folder.parts[-2 if "sweep_id" in tags else -1 :])
 
 
 def _user() -> str:
