@@ -18,12 +18,15 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 # Files that need no training, or little: configuration, data, augmentation, structure, command line.
 _FAST = [
+    "tests/test_api.py",
     "tests/test_architecture.py",
     "tests/test_atomic_files.py",
     "tests/test_evaluation.py",
     "tests/cli",
     "tests/config",
     "tests/data",
+    "tests/finished_runs/test_collection.py",
+    "tests/finished_runs/test_comparison.py",
     "tests/augmentation/test_geometry.py",
     "tests/model/test_attention.py",
     "tests/model/test_tnt.py",
@@ -57,6 +60,10 @@ def _missing() -> dict[str, str]:
             bool(shutil.which("initdb") or list(Path("/usr/lib/postgresql").glob("*/bin/initdb")))
             and _installed("psycopg2"),
             "PostgreSQL (apt-get install postgresql) and psycopg2 (pip install -e '.[postgresql]')",
+        ),
+        "notebooks": (
+            _installed("nbclient", "nbformat", "ipykernel", "hatchling"),
+            "Jupyter's kernel (pip install -e '.[notebooks]')",
         ),
     }
     return {marker: what for marker, (there, what) in needs.items() if not there}

@@ -18,6 +18,8 @@ import tnt_exp
 from tnt_exp import api
 from tnt_exp.cli import main
 
+FAKE_TRAIN = Path(__file__).parent / "sweep/fake_train.py"
+
 # A command of `tnt-exp` that trains nothing: what it writes to the run folder is in FAKE, by the verb.
 _FAKE = """
 import json, os, signal, sys, time
@@ -104,6 +106,13 @@ def test_bad_input_of_the_process_is_a_user_error(fake: None, monkeypatch: pytes
         tnt_exp.train("model.depht=3")
 
 
+def test_a_process_that_was_killed_at_once_is_a_failed_run(fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE", "os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(tnt_exp.RunFailedError, match="exit code -9") as error:
+        tnt_exp.train()
+    assert len(error.value.runs) == 0
+
+
 def test_a_failed_run_is_an_error_with_its_last_lines(fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
     result = {"status": "FAILED", "error": "ArithmeticError: no"}
     behave(monkeypatch, f"(folder / 'result.json').write_text({json.dumps(result)!r})")
@@ -137,6 +146,23 @@ sys.exit(130)""",
     with pytest.raises(KeyboardInterrupt, match=r"to continue: tnt_exp.train\(tnt_exp.Run\('.*/mine'\)\)"):
         tnt_exp.train("run.name=mine")
     assert (tmp_path / "multirun/runs/mine/interrupts").read_text() == "1"
+
+
+def test_a_sweep_returns_its_trials_and_reports_those_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "_REFRESH", 0.05)
+    fake = f"launcher.command=['{sys.executable}','{FAKE_TRAIN}','--supervised']"
+    settings = ["model=tiny", "tracking=off", "tracking.run_name=failures", "launcher.slots=2", fake]
+    with pytest.warns(UserWarning, match=r"1 of 3 trials did not finish: .*/0: .*code 3"):
+        trials = tnt_exp.sweep([*settings, "seed=0,7,8"])
+    assert [(run.job, run.state) for run in trials] == [(0, "FAILED"), (1, "FINISHED"), (2, "FINISHED")]
+    with pytest.raises(tnt_exp.RunFailedError, match=r"no trial finished\n.*a sum that does not add up") as error:
+        tnt_exp.sweep([*settings, "seed=1"])
+    assert [run.state for run in error.value.runs] == ["FAILED"]
+    with pytest.raises(tnt_exp.UserError, match="Did you mean"):
+        tnt_exp.sweep(["modle.depth=2,3"])
 
 
 def test_a_run_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

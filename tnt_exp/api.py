@@ -22,7 +22,7 @@ from hydra.types import RunMode
 
 from tnt_exp.atomic_files import lock_owner
 from tnt_exp.config import Config
-from tnt_exp.config.compose import CONFIG_NAME, main_hydra
+from tnt_exp.config.compose import CONFIG_NAME, main_hydra, register
 from tnt_exp.config.compose import compose as compose_config
 from tnt_exp.config.keys import config_keys
 from tnt_exp.config.overrides import literal_overrides, quote, require_run_overrides
@@ -33,7 +33,7 @@ from tnt_exp.preflight import preflight
 from tnt_exp.run_folder import read_metrics
 from tnt_exp.sweeps.results import log_tail, objective_name
 from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy, list_studies
-from tnt_exp.sweeps.trial import TrialState, objective_value
+from tnt_exp.sweeps.trial import TrialState, objective_value, trial_state
 
 Overrides = str | Sequence[str]
 ConfigDir = str | os.PathLike[str] | None
@@ -118,10 +118,11 @@ def train(config: Config | Run | Overrides = (), config_dir: ConfigDir = None) -
 
     child = _Child(arguments, progress)
     if child.code not in (0, 2) and not child.interrupted:
-        run = Run(folder)
-        reason = run.result.get("error", f"the process ended with exit code {child.code}")
-        lines = [line for line in log_tail(run.path / "train.log").splitlines() if not _NATIVE.match(line)]
-        raise RunFailedError("\n".join([reason, *(lines or [child.output])]), RunCollection([run]))
+        left = RunCollection([Run(folder)] if (folder / "config.yaml").exists() else [])
+        reason = f"the process ended with exit code {child.code}"
+        lines = [line for line in log_tail(folder / "train.log").splitlines() if not _NATIVE.match(line)]
+        reasons = [run.result.get("error", reason) for run in left] or [reason]
+        raise RunFailedError("\n".join([*reasons, *(lines or [child.output])]), left)
     child.raise_if_unusable(f"tnt_exp.train(tnt_exp.Run({str(folder)!r}))")
     return Run(folder)
 
@@ -161,12 +162,16 @@ def sweep(overrides: Overrides, config_dir: ConfigDir = None) -> RunCollection:
     child.raise_if_unusable("the same call")
     study = _study_of(child.pid, place)
     trials = RunCollection(sorted(runs(study.folder), key=lambda run: run.job or 0) if study else [])
-    unfinished = [run for run in trials if run.state not in ("FINISHED", "KILLED")]
-    if child.code and len(unfinished) == len(trials):
-        raise RunFailedError(f"no trial finished\n{child.output}", trials)
+    states = [trial_state(run.result or None) for run in trials]
+    failed = [
+        f"{run.name}: {run.result.get('error', run.state)}"
+        for run, state in zip(trials, states, strict=True)
+        if state not in (TrialState.finished, TrialState.pruned)
+    ]
+    if child.code and len(failed) == len(trials):
+        raise RunFailedError("\n".join(["no trial finished", *(failed or [child.output])]), trials)
     if child.code:
-        reasons = "; ".join(f"{run.name}: {run.result.get('error', run.state)}" for run in unfinished)
-        warnings.warn(f"{len(unfinished)} of {len(trials)} trials did not finish: {reasons}", stacklevel=2)
+        warnings.warn(f"{len(failed)} of {len(trials)} trials did not finish: {'; '.join(failed)}", stacklevel=2)
     return trials
 
 
@@ -182,8 +187,6 @@ def to_overrides(config: Config) -> list[str]:
 
 def _override_value(value: object) -> str:
     """Return a value in Hydra's grammar."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_override_value(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
         return f"[{','.join(map(_override_value, value))}]"
     if value is None or isinstance(value, bool):
@@ -197,6 +200,7 @@ def _flags(config_dir: ConfigDir) -> list[str]:
 
 def _new_folder(mode: RunMode, overrides: Sequence[str], config_dir: ConfigDir) -> Path:
     """Return the folder that Hydra would choose for a run or for a sweep, absolute."""
+    register()
     running = GlobalHydra.instance().hydra
     try:
         hydra = main_hydra(os.fspath(config_dir) if config_dir else None)

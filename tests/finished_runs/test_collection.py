@@ -205,7 +205,7 @@ def test_list_shows_them(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert [each["name"] for each in listed] == ["s/11", "s/10", "s/2"]
     assert listed[1]["metrics"]["test/accuracy"] == 0.1
     assert listed[1]["params"]["optimizer.learning_rate"] == 1e-4
-    for arguments in (["nowhere"], ["multirun", "sed=1"], ["multirun", "seed"], ["multirun", "seed>x"]):
+    for arguments in (["nowhere"], ["multirun", "sed=1"], ["multirun", "seed"], ["multirun", "seed>x"], ["--limit=-1"]):
         assert main(["list", *arguments]) == 2
         printed = capsys.readouterr()
         assert printed.out == ""

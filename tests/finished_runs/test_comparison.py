@@ -64,7 +64,7 @@ def test_two_groups_of_five_seeds_have_the_p_value_of_scipy(tmp_path: Path, pair
     assert metric.cell(1) == f"0.9482 ± {deviation:.4f} (+0.0292, p {p_value})"
     text = str(found)
     assert f"(+0.0292, p {p_value})" in text
-    assert ("paired t-test by seed; assumes" if paired else "Welch's t-test; assumes") in text
+    assert ("paired t-test by seed and fold; assumes" if paired else "Welch's t-test; assumes") in text
     assert "beyond luck, p < 0.05: best/val/accuracy, best/val/loss, test/accuracy, test/loss" in text
     assert ("seed" in found.differences) is not paired
     # One collection, a folder of both, and single runs are the same comparison.
@@ -80,6 +80,16 @@ def test_luck_is_not_taken_for_a_difference(tmp_path: Path) -> None:
     assert "beyond luck, p < 0.025 (0.05 divided by 2 comparisons)" in text
     assert "test/accuracy of depth=4 (5 runs)" in text.splitlines()[-1]
     assert "depth=3" not in text.splitlines()[-1]
+
+
+def test_folds_of_one_configuration_are_pairs(tmp_path: Path) -> None:
+    for depth, accuracies in ((2, SHALLOW), (3, DEEP)):
+        for fold, accuracy in enumerate(accuracies, start=1):
+            keys = [f"model.depth={depth}", "dataset.folds=5", f"dataset.fold={fold}"]
+            write_run(tmp_path / f"{depth}-{fold}", *keys, accuracy=accuracy, second=60 - fold)
+    found = compare(tmp_path)
+    assert found.differences == {"model.depth": ["2", "3"]}
+    assert found.metrics["test/accuracy"].p_values[1] == stats.ttest_rel(DEEP, SHALLOW).pvalue
 
 
 def test_groups_without_spread_have_no_p_value(tmp_path: Path) -> None:
@@ -170,10 +180,10 @@ def test_page_and_picture_show_the_curves(tmp_path: Path, capsys: pytest.Capture
 
 def test_metrics_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     group(tmp_path, 2, SHALLOW[:2])
-    assert main(["compare", str(tmp_path), "--metric", "parameters", "--metric", "macs"]) == 0
+    assert main(["compare", str(tmp_path), "--metric", "model_parameters", "--metric", "macs"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["2-0", "2-1"]  # equal but for the seed: each is a group
-    assert lines[1:4] == [["seed", "0", "1"], ["parameters", "7.0000", "7.0000", "(+0.0000)"], *[lines[3]]]
+    assert lines[1:4] == [["seed", "0", "1"], ["model_parameters", "7.0000", "7.0000", "(+0.0000)"], *[lines[3]]]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +192,7 @@ def test_metrics_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["one"], "expected two runs or more, received 1"),
         (["one", "nowhere"], "nowhere: expected a folder of runs"),
         (["one", "empty"], "empty: expected runs, received none"),
+        (["one", "two", "--picture", "a.xyz"], "expected a name that ends in .png"),
         (["one", "two", "--metric", "test/acuracy"], "Did you mean test/accuracy?"),
     ],
 )

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.comparison import compare
 
 
@@ -13,7 +14,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="tnt-exp compare",
         description="What differs in configuration, data, versions and machine, and the final metrics. Runs that "
-        "differ in the seed only are a group with mean, deviation, and the p value of its difference from the first.",
+        "differ in seed or fold only are a group: mean, deviation, and the p value of its difference from the first.",
     )
     parser.add_argument("runs", nargs="+", help="run folders, names, MLflow run ids, sweeps, or folders of runs")
     parser.add_argument("--metric", action="append", help="a metric to show instead of the usual ones (repeatable)")
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print everything, with all metrics, as JSON")
     parser.add_argument("--uri", help="tracking store to ask for an id (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
+    if options.picture and options.picture.suffix != ".png":
+        raise UserError(f"--picture={options.picture}: expected a name that ends in .png, received another.")
     found = compare(*options.runs, metrics=options.metric, uri=options.uri)
     if options.picture:
         found.draw(options.picture)

@@ -3,18 +3,11 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs import find_run
 from tnt_exp.finished_runs.find import RUN_HELP
 from tnt_exp.training import device
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from tnt_exp.model.classifier import Classifier
-    from tnt_exp.reports.attention import AttentionMaps
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,34 +30,12 @@ def main(arguments: Sequence[str]) -> int:
     image = decode_image(options.image, size, channels)
 
     from tnt_exp.finished_runs.find import load_for_evaluation
-    from tnt_exp.reports.attention import attention_maps
+    from tnt_exp.reports.attention import attention_maps, read_attention
 
     classifier = load_for_evaluation(finished, finished.config.trainer)
-    name, probability, pixels, maps = _attention(classifier, image)
+    name, probability, pixels, maps = read_attention(classifier, image)
     file = options.output or finished.output / "explained" / f"{options.image.stem}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     attention_maps(pixels, maps, f"{options.image.name}: {name} ({probability:.3f})", file)
     print(f"{probability:.4f}  {name}  {options.image}\nwritten to {file}")
     return 0
-
-
-def _attention(classifier: "Classifier", image: "np.ndarray") -> "tuple[str, float, np.ndarray, AttentionMaps]":
-    """Return the class, its probability, the image as the network sees it in [0, 1], and the attention."""
-    import numpy as np
-    from keras import ops
-
-    from tnt_exp.reports.attention import AttentionMaps
-
-    preprocess, network = classifier.preprocess, classifier.network
-    inputs = preprocess(image[None])
-    probabilities = ops.convert_to_numpy(ops.softmax(network(inputs)))[0]
-    inner: list[np.ndarray] = []
-    outer: list[np.ndarray] = []
-    for inner_weights, outer_weights in network.attention_weights(inputs):
-        outer.append(np.asarray(ops.convert_to_numpy(outer_weights), np.float64)[0])
-        if inner_weights is not None:
-            inner.append(np.asarray(ops.convert_to_numpy(inner_weights), np.float64))
-    pixels = ops.convert_to_numpy(inputs)[0] * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
-    best = int(probabilities.argmax())
-    maps = AttentionMaps(outer, inner[-1], class_token=outer[0].shape[-1] > network.geometry.patches)
-    return classifier.class_names[best], float(probabilities[best]), pixels, maps

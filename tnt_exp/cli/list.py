@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tnt_exp.atomic_files import JsonObject
+from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.collection import Run, RunCollection, runs
 from tnt_exp.finished_runs.find import RUNS
 from tnt_exp.formatting import as_number, canonical_text, format_duration, format_table
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="all values of each run, as JSON")
     parser.add_argument("--uri", help="tracking store of the experiment (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
+    if options.limit < 0:
+        raise UserError(f"--limit={options.limit}: expected 0 (all) or a number of rows.")
     source, conditions = options.source, options.conditions
     if any(sign in source for sign in "=<>") and not os.path.exists(source):  # noqa: PTH110 (any text)
         source, conditions = RUNS, [source, *conditions]

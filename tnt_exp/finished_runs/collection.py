@@ -131,14 +131,21 @@ class Run:
         return load_model(self.path)
 
     def predict(self, images: "np.ndarray | Sequence[str | os.PathLike[str]] | str", top: int = 1) -> "pd.DataFrame":
-        """Classify images; see `tnt_exp.finished_runs.predict.predict_table`."""
+        """Return a table of `image`, `rank`, `class`, `probability` and `error`, with the `top` classes of each image.
+
+        The images are files, folders and globs, or an array (N, height, width, channels), uint8 or floats in 0..255.
+        """
         from tnt_exp.finished_runs.predict import predict_table
 
         size, _, channels = find_run(self.path).image_shape
         return predict_table(self.model, images, size, channels, top)
 
     def evaluate(self, data: "Sequence[str] | tuple[np.ndarray, np.ndarray] | str | None" = None) -> dict[str, float]:
-        """Measure the model of a finished run; see `tnt_exp.finished_runs.test_images.evaluate_on`."""
+        """Return `loss`, `accuracy` and the like of the model; nothing is written.
+
+        On the run's own test images, those of a folder or of overrides (`["dataset=cifar10"]`), or on images
+        (N, height, width, channels) with their class numbers (N,).
+        """
         from tnt_exp.finished_runs.test_images import evaluate_on
 
         return evaluate_on(find_run(self.path), self.model, data)

@@ -10,8 +10,9 @@ from pathlib import Path
 from tnt_exp import provenance
 from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.errors import UserError
-from tnt_exp.finished_runs.collection import NAMES, SEED, Run, RunCollection, require_known, runs
+from tnt_exp.finished_runs.collection import NAMES, Run, RunCollection, require_known, runs
 from tnt_exp.formatting import as_number, canonical_text, format_table
+from tnt_exp.reports.leaderboard import REPEATED
 from tnt_exp.run_folder import parse_number, read_metrics
 
 _METRICS = (
@@ -27,7 +28,7 @@ _LEVEL = 0.05  # of significance
 
 _LUCK_UNKNOWN = "one run each does not show whether a difference is luck; repeat both with other seeds: -m seed=0,1,2"
 _NO_SPREAD = "no p value: the differences between the groups have no spread"
-_PAIRED = "p: paired t-test by seed; assumes independent pairs whose differences are about normal"
+_PAIRED = "p: paired t-test by seed and fold; assumes independent pairs whose differences are about normal"
 _WELCH = "p: Welch's t-test; assumes independent runs whose values are about normal"
 
 
@@ -61,12 +62,12 @@ class MetricComparison:
         return f"{mean:.4f}{spread}" + (f" ({', '.join(notes)})" if notes else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Groups of runs side by side; the first one is what the others are compared with.
 
     Attributes:
-        groups: Runs whose configurations differ in the seed only.
+        groups: Runs whose configurations differ in the seed or the fold only.
         names: Of the groups.
         differences: What differs between the groups: its name, and its value in each.
         metrics: All final metrics by name.
@@ -105,7 +106,7 @@ class Comparison:
         divided = f" ({_LEVEL} divided by {others} comparisons)" if others > 1 else ""
         return [*lines, f"beyond luck, p < {level:.2g}{divided}: {beyond}"]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         # One column per group, or one row per group where that is narrower.
         tables = [format_table(rows[0], rows[1:]) for rows in (self.rows(), list(zip(*self.rows(), strict=True)))]
         return "\n".join([min(tables, key=lambda table: max(map(len, table.splitlines()))), *self.notes()])
@@ -165,7 +166,8 @@ def compare(
 
         print(tnt_exp.compare("first", "second"))
 
-    Runs whose configurations differ in the seed only are one group. If all of them are, each argument is a group.
+    Runs whose configurations differ in the seed or the fold only are one group. If all of them are, each argument is
+    a group.
 
     Args:
         references: Runs, collections, or what `tnt_exp.runs` takes: folders, names, MLflow ids, sweeps.
@@ -179,7 +181,7 @@ def compare(
     every = RunCollection({run.path: run for each in given for run in each}.values())
     if len(every) < 2:
         raise UserError(f"compare: expected two runs or more, received {len(every)}; name another run, or a sweep.")
-    groups = every.groups()
+    groups = every.groups(REPEATED)
     if len(groups) == 1:
         groups = given if len(given) > 1 else [every[number : number + 1] for number in range(len(every))]
     kept = [group.filter("state=FINISHED") for group in groups]
@@ -243,17 +245,17 @@ def _differences(groups: Sequence[Sequence[Mapping[str, str]]]) -> dict[str, lis
 
 
 def _compare_metric(groups: Sequence[RunCollection], name: str) -> MetricComparison:
-    """Compare a metric of each group with that of the first: in pairs if both have the same seeds, once each."""
+    """Compare a metric of each group with that of the first: in pairs if both have the same seeds and folds, once."""
     found = [
         sorted(
-            (int(run.params.get(SEED, 0)), value)
+            (tuple(run.params.get(key) or 0 for key in REPEATED), value)
             for run in group
             if (value := as_number(run.metrics.get(name, ""))) is not None
         )
         for group in groups
     ]
-    seeds = [[seed for seed, _ in pairs] for pairs in found]
-    paired = all(each == seeds[0] and len({*each}) == len(each) for each in seeds)
+    places = [[place for place, _ in pairs] for pairs in found]
+    paired = all(each == places[0] and len({*each}) == len(each) for each in places)
     values = [[value for _, value in pairs] for pairs in found]
     p_values = [None, *(_p_value(each, values[0], paired=paired) for each in values[1:])]
     return MetricComparison(values, p_values, paired)

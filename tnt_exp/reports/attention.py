@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tnt_exp.reports.run_figures import draw_image, save_figure
+
+if TYPE_CHECKING:
+    from tnt_exp.model.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,30 @@ class AttentionMaps:
     def _read(self, weights: np.ndarray) -> np.ndarray:
         row = weights[0, 1:] if self.class_token else weights.mean(axis=0)
         return row.reshape(isqrt(len(row)), isqrt(len(row)))
+
+
+def read_attention(classifier: "Classifier", image: np.ndarray) -> tuple[str, float, np.ndarray, AttentionMaps]:
+    """Return the predicted class, its probability, the image as the network sees it in [0, 1], and the attention.
+
+    Args:
+        classifier: With an inner transformer.
+        image: uint8 (height, width, channels).
+    """
+    from keras import ops
+
+    preprocess, network = classifier.preprocess, classifier.network
+    inputs = preprocess(image[None])
+    probabilities = ops.convert_to_numpy(ops.softmax(network(inputs)))[0]
+    inner: list[np.ndarray] = []
+    outer: list[np.ndarray] = []
+    for inner_weights, outer_weights in network.attention_weights(inputs):
+        outer.append(np.asarray(ops.convert_to_numpy(outer_weights), np.float64)[0])
+        if inner_weights is not None:
+            inner.append(np.asarray(ops.convert_to_numpy(inner_weights), np.float64))
+    pixels = ops.convert_to_numpy(inputs)[0] * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
+    best = int(probabilities.argmax())
+    maps = AttentionMaps(outer, inner[-1], class_token=outer[0].shape[-1] > network.geometry.patches)
+    return classifier.class_names[best], float(probabilities[best]), pixels, maps
 
 
 def attention_maps(image: np.ndarray, maps: AttentionMaps, title: str, file: Path) -> None:

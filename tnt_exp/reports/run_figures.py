@@ -66,7 +66,7 @@ def overlaid_curves(curves: Mapping[str, Mapping[str, Sequence[Sequence[tuple[fl
         curves: By metric and by group: of each run the (epoch, value) pairs.
     """
     groups = list(dict.fromkeys(name for panel in curves.values() for name in panel))
-    figure = Figure(figsize=(max(6.0, 4.5 * len(curves)), 3.4 + 0.22 * len(groups)), layout="constrained")
+    figure = Figure(figsize=(11.0, 3.0 + 0.22 * len(groups)), layout="constrained")
     panels = figure.subplots(1, max(1, len(curves)), squeeze=False)[0]
     for axes, (metric, panel) in zip(panels, curves.items(), strict=False):
         for name, lines in panel.items():
