@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import preloaded
 import pytest
+from finished_runs.fake_runs import write_run
 from PIL import Image
 
 import tnt_exp
@@ -150,15 +151,18 @@ def test_every_block_of_code_says_what_it_is(page: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_page_on_python_runs_and_names_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its blocks in their order. The trials of its sweep are fakes, and its runs start in forked processes."""
+    """Its blocks in their order. Trials and the run that fails are fakes, the other run starts in a forked process."""
 
     class Child(api._Child):
         def __init__(self, arguments: list[str], progress: object) -> None:
             if "-m" in arguments:
                 fake = f"launcher.command=['{sys.executable}','{FAKE_TRAIN}','--supervised']"
                 return super().__init__([*arguments, fake], progress)
-            done = preloaded.run(arguments, tmp_path)
-            self.pid, self.interrupted, self.code, self.output = 0, False, done.returncode, done.stderr
+            self.pid, self.interrupted, self.code, self.output = 0, False, 1, ""
+            if "run.name=diverged" in arguments:
+                write_run(tmp_path / "multirun/runs/diverged", "run.name=diverged", status="FAILED", error="nan")
+                return None
+            self.code = preloaded.run(arguments, tmp_path).returncode
             return None
 
     monkeypatch.chdir(tmp_path)

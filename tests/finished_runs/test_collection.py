@@ -72,6 +72,10 @@ def test_table_has_what_varies_and_the_final_metrics(folder: Path) -> None:
     assert (row["train/loss"], row["total_seconds"], row["state"]) == (0.6000000000000001 + 0.1, 9.5, "FINISHED")
     assert "optimizer.learning_rate" not in table
     assert len(RunCollection([]).table()) == 0
+    shown = runs(folder / "multirun/runs").filter("name=d2s0,d3s0")._repr_html_()
+    assert [word in shown for word in ("d3s0", "model.depth", "test/accuracy", "FINISHED", str(folder))] == [
+        True
+    ] * 4 + [False]
 
 
 def test_curves_are_one_long_table(folder: Path) -> None:

@@ -30,12 +30,7 @@ if TYPE_CHECKING:
 NAMES = ("run.name", "tracking.run_name")  # keys that name a run and change nothing
 SEED = "seed"
 _CONDITION = re.compile(r"\s*([\w./-]+?)\s*(>=|<=|!=|=|>|<)\s*(.*?)\s*")
-_ORDER: Mapping[str, Callable[[float, float], bool]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-}
+_ORDER = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 _SMALLER_IS_BETTER = re.compile(r"loss|error|seconds|macs|parameters|waiting")
 
 
@@ -184,7 +179,8 @@ class RunCollection(Sequence[Run]):
         return f"<{len(self)} runs: {', '.join(f'{states.count(state)} {state}' for state in sorted({*states}))}>"
 
     def _repr_html_(self) -> str:
-        return str(self.table()._repr_html_())
+        shown = ["name", *self.varying, "best/val/accuracy", "test/accuracy", "total_seconds", "state"]
+        return str(self.table().filter(shown)._repr_html_())
 
     @cached_property
     def varying(self) -> list[str]:
@@ -214,9 +210,9 @@ class RunCollection(Sequence[Run]):
             }
             for run in self
         ]
-        metrics.pop("total_seconds", None)
+        last = ["total_seconds", "state", "started", "path"]
         return pd.DataFrame(
-            rows, columns=["name", *self.varying, *metrics, "total_seconds", "state", "started", "path"]
+            rows, columns=["name", *self.varying, *(name for name in metrics if name not in last), *last]
         )
 
     def curves(self, metrics: Sequence[str] | None = None) -> "pd.DataFrame":
@@ -295,7 +291,7 @@ class RunCollection(Sequence[Run]):
             if sign not in _ORDER:
                 return (found in wanted) == (sign == "=")
             number = as_number(found)
-            return number is not None and _ORDER[sign](number, float(min(wanted)))
+            return number is not None and bool(_ORDER[sign](number, float(min(wanted))))
 
         return holds
 
