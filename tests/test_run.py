@@ -68,6 +68,7 @@ def test_run_folder_is_complete(finished: Path) -> None:
         "dataset.json",
         "result.json",
         "metrics.csv",
+        "confusion_matrix.csv",
         "train.log",
         "model.keras",
         "plots/curves.png",

@@ -260,13 +260,18 @@ def write_confusion_matrix(folder: Path, confusion: np.ndarray, class_names: Seq
 
 
 def read_confusion_matrix(folder: Path) -> tuple[list[str], np.ndarray] | None:
-    """Return class names and counts of `confusion_matrix.csv`, int64 (classes, classes); None if there is none."""
+    """Return class names and counts of `confusion_matrix.csv`, int64 (classes, classes); None: missing or damaged."""
     file = folder / CONFUSION_MATRIX
-    if not file.exists():
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+        (_, first, *others), *rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))  # whole lines
+        names = [first, *others]
+        return names, np.array([row[1:] for row in rows], np.int64).reshape(len(names), len(names))
+    except FileNotFoundError:
         return None
-    with name_file_in_errors(file), file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        header, *rows = csv.reader(stream)
-    return header[1:], np.array([row[1:] for row in rows], np.int64)
+    except (OSError, ValueError, csv.Error) as error:
+        warn_once(f"{file}: expected counts of images per class, received a damaged file ({error}): skipped.")
+        return None
 
 
 def parse_number(text: str | None) -> float | None:

@@ -380,4 +380,11 @@ def test_a_sweep_over_folds_ends_with_mean_deviation_and_one_confusion_matrix(tm
     assert first.mean == pytest.approx(mean, rel=1e-15)
     assert first.std == pytest.approx(std, rel=1e-12)
     assert second.mean is not None
+    cut = (study.folder / "4/confusion_matrix.csv").read_bytes()[:-3]
+    for damaged in (b"", b"\xff", b"true class,a,b\na,1", cut):
+        (study.folder / "4/confusion_matrix.csv").write_bytes(damaged)
+        assert folds_summary(study) == text
+        found = read_confusion_matrix(study.folder)
+        assert found is not None
+        np.testing.assert_array_equal(found[1], best[0] + best[2])
     assert folds_summary(SweepStudy(tmp_path, {**study.data, "points": []})) == ""
