@@ -134,6 +134,24 @@ def test_a_dry_run_shows_the_points_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("sweep.subset=0", "sweep.subset: expected >= 1, received 0."),
+        ("sweep.trials=-1", "sweep.trials: expected >= 1, received -1."),
+        ("launcher.slots=0", "launcher.slots: expected >= 1, received 0."),
+        ("launcher.memory=0", "launcher.memory: expected > 0, received 0.0."),
+    ],
+)
+def test_settings_out_of_bounds_are_one_line(
+    setting: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", "model=tiny", "seed=0,1", setting]) == 2
+    assert capsys.readouterr().err == f"tnt-exp: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sweep_settings_without_a_sweep_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "launcher.slots=2"]) == 2
     assert "the flag -m" in capsys.readouterr().err

@@ -50,8 +50,14 @@ def validate(config: Config, *, channels: int | None = None, train_images: int |
         raise UserError("\n".join(problems))
 
 
-def _bounds(config: Config) -> Iterator[str]:
-    for key, expected, value in out_of_bounds(config):
+def check_bounds(section: object, prefix: str) -> None:
+    """Raise `UserError`, one line per value of a section that is outside its bounds."""
+    if problems := [*_bounds(section, prefix)]:
+        raise UserError("\n".join(problems))
+
+
+def _bounds(section: object, prefix: str = "") -> Iterator[str]:
+    for key, expected, value in out_of_bounds(section, prefix):
         yield f"{key}: expected {expected}, received {value}."
 
 

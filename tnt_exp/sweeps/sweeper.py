@@ -12,7 +12,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from tnt_exp.atomic_files import JsonObject
-from tnt_exp.config.sweep import Method, OnInvalid, Rerun, SweepConfig
+from tnt_exp.config.sweep import LauncherConfig, Method, OnInvalid, Rerun, SweepConfig
+from tnt_exp.config.validation import check_bounds
 from tnt_exp.data.splits import RandomStream, random_order
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
@@ -58,7 +59,10 @@ class Sweeper(HydraSweeper):
         Raises:
             UserError: A trial cannot run, or there is nothing to run.
         """
-        settings = self._settings
+        settings, launcher = self._settings, self._config.hydra.launcher
+        check_bounds(settings, "sweep.")
+        if launcher._target_ == LauncherConfig._target_:
+            check_bounds(LauncherConfig(**launcher), "launcher.")
         self._command = [*arguments, *sweep_overrides(self._config)]
         self._compose = TrialComposer(_config_dir(self._config))
         space = SearchSpace(arguments, settings.space, self._hydra_context.config_loader)
