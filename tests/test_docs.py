@@ -3,6 +3,8 @@
 Every line of a block of code marked bash or sh is a command, and every command has a line in `KINDS`.
 """
 
+import importlib
+import itertools
 import json
 import os
 import re
@@ -16,6 +18,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import preloaded
@@ -53,10 +57,17 @@ KINDS = {
     r"tnt-exp train( |$)": "compose",
     r"tnt-exp (evaluate|predict|explain|export) (RUN|multirun/)": "on a run",
     r"find .*\| tnt-exp predict RUN": "on a run",
+    r"python multirun/runs/photos/export": "example",
     r"tnt-exp (\w+)": "help",
 }
 
 FAKE_TRAIN = ROOT / "tests/sweep/fake_train.py"
+
+
+def blocks(page: Path | str, kind: str) -> list[str]:
+    """The blocks of code of a page that are marked so."""
+    text = (ROOT / page).read_text()
+    return re.findall(rf"^ *```{kind}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
 
 
 def commands() -> Iterator[str]:
@@ -365,3 +376,50 @@ def test_served_model_answers_what_predict_answers(
         with urllib.request.urlopen(request, timeout=60) as answer:
             rows = json.load(answer)["predictions"]
     assert [row["class"] for row in rows] == classes
+    (program,) = blocks("docs/after-training.md", "python")
+    namespace: dict[str, Any] = {}
+    exec(program, namespace)
+    assert len(namespace["table"]) == len(namespace["images"]) == 2
+    assert list(namespace["model"].predict(images)["class"]) == classes
+
+
+def test_the_example_of_an_export_runs_as_it_is_typed(run: Path) -> None:
+    (command,) = of_kind("example")
+    done = shell(run, command)
+    assert re.fullmatch(r"photo\.jpg (bright|dark) [01]\.\d{4}\n", done.stdout), done.stderr
+
+
+def test_every_program_and_yaml_file_is_run_by_a_test() -> None:
+    """Those of docs/python.md above, of docs/extending.md in test_extending.py, of docs/configuration.md above."""
+    found = {(page.name, kind) for page in PAGES for kind in ("python", "yaml") if blocks(page, kind)}
+    assert found == {
+        ("after-training.md", "python"),
+        ("configuration.md", "yaml"),
+        ("extending.md", "python"),
+        ("extending.md", "yaml"),
+        ("python.md", "python"),
+        ("sweeps.md", "python"),
+    }
+
+
+def test_the_program_that_opens_a_search_in_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the folder of a sweep, without a window: one key decides, the other does not."""
+    import optuna
+    from optuna import visualization
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    monkeypatch.chdir(tmp_path)
+    study = optuna.create_study(storage=JournalStorage(JournalFileBackend("optuna.log")))
+    distribution = optuna.distributions.FloatDistribution(0, 1)
+    for x, y in itertools.product((0.0, 0.5, 1.0), repeat=2):
+        params = {"model.depth": x, "seed": y}
+        study.add_trial(optuna.create_trial(params=params, distributions=dict.fromkeys(params, distribution), value=x))
+    drawn: list[dict[str, float]] = []
+    draw = SimpleNamespace(show=lambda: None)
+    importances = optuna.importance.get_param_importances
+    for module in (visualization, importlib.import_module("optuna.visualization")):  # the first imports lazily
+        monkeypatch.setattr(module, "plot_param_importances", lambda found: drawn.append(importances(found)) or draw)
+    (program,) = blocks("docs/sweeps.md", "python")
+    exec(program, {})
+    assert next(iter(drawn[0])) == "model.depth"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from finished_runs.refused_command import with_slow_imports_printed
+from PIL import Image
 
 from tnt_exp import data
 from tnt_exp.cli import main
@@ -179,3 +180,47 @@ def test_bad_input_ends_before_anything_slow(run_folder: Path, settings: list[st
     assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
     assert word in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_litert_has_a_named_signature_for_any_number_of_images(exported: tuple[Path, str]) -> None:
+    import tensorflow as tf
+
+    folder = exported[0] / "litert"
+    interpreter = tf.lite.Interpreter(str(folder / "model.tflite"))
+    assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["images"], "outputs": ["logits"]}}
+    shape = json.loads((folder / "metadata.json").read_text())["input"]["shape"]
+    there = interpreter.get_input_details()[0]["shape_signature"]
+    assert [-1 if size is None else size for size in shape] == list(there)
+    serve = interpreter.get_signature_runner("serving_default")
+    for count in (1, 3):
+        assert serve(images=np.zeros((count, 8, 8, 1), np.uint8))["logits"].shape == (count, 10)
+
+
+def test_the_example_beside_each_export_classifies_files(
+    exported: tuple[Path, str], run_folder: Path, images: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(tmp_path / f"{number}.png") for number in range(4)]
+    for file, image in zip(files, images, strict=False):
+        Image.fromarray(image[:, :, 0]).save(file)
+    assert main(["predict", str(run_folder), *files, "--json"]) == 0
+    wanted = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for name in ("keras", "safetensors", "savedmodel", "litert"):
+        path = exported[0] / name / "example.py"
+        done = subprocess.run([sys.executable, "-P", str(path), *files], cwd=tmp_path, capture_output=True, text=True)
+        answers = [line.split() for line in done.stdout.splitlines()]
+        assert [answer[:2] for answer in answers] == [[each["file"], each["class"]] for each in wanted], done.stderr
+        for answer, each in zip(answers, wanted, strict=True):
+            assert float(answer[2]) == pytest.approx(each["probability"], abs=2e-4)
+
+
+def test_a_model_of_a_run_is_loaded_by_keras_once_the_layers_are_imported(run_folder: Path, images: np.ndarray) -> None:
+    program = (
+        "import sys, keras; from tnt_exp.model import Classifier;"
+        "model = keras.saving.load_model(sys.argv[1]);"
+        "print(type(model).__name__, model.class_names[:2])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(run_folder / "model.keras")], capture_output=True, text=True
+    )
+    assert done.stdout == "Classifier ('0', '1')\n", done.stderr

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import resource
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tnt_exp.reports.leaderboard import (
     TrialRow,
     leaderboard_columns,
     main_effects,
+    param_importances,
     rank_points,
     write_main_effects,
     write_points,
@@ -206,3 +208,35 @@ def test_a_thousand_runs_take_seconds_and_little_memory(tmp_path: Path) -> None:
     assert text.count('class="run"') == 1000 + 4 * 1000 + 8  # lines, dots for each of four keys, curves
     assert len(text) < 5e6
     print(f"1,000 runs: {time.monotonic() - begin:.1f} s, at most {taken:.0f} MiB, page {len(text) / 1e6:.1f} MB")
+
+
+def test_importances_of_a_grid_are_the_fractions_of_its_variance() -> None:
+    """An additive grid: depth is worth 0.04 between its ends, the optimizer 0.02, the seed of noise nothing."""
+    worth = {"2": 0.0, "4": 0.02, "6": 0.04, "adamw": 0.0, "muon": 0.02}
+    rows = [
+        row(0, 0.5 + worth[depth] + worth[name], depth=depth, opt=name, noise=noise)
+        for depth in ("2", "4", "6")
+        for name in ("adamw", "muon")
+        for noise in ("a", "b")
+    ]
+    ranking = rank_points(rows, maximize=True)
+    found = param_importances(ranking, main_effects(ranking))
+    # Variances: depth 0.04² / 6, optimizer 0.01².
+    assert list(found) == ["depth", "opt", "noise"]
+    assert found["depth"] == pytest.approx(0.04**2 / 6 / (0.04**2 / 6 + 0.01**2))
+    assert found["opt"] == pytest.approx(0.01**2 / (0.04**2 / 6 + 0.01**2))
+    assert found["noise"] == pytest.approx(0.0, abs=1e-9)
+    assert "<td>73%</td>" in render_page(SweepResults("id", rows, "val/accuracy", True, {}, "folder"))
+    assert param_importances([], []) == {}
+    equal = rank_points([row(job, 0.5, depth=job % 2, width=job // 2) for job in range(4)], maximize=True)
+    assert param_importances(equal, main_effects(equal)) == {}
+
+
+def test_the_best_lines_are_red_and_ties_are_of_one_colour() -> None:
+    rows = [row(job, value, depth=job) for job, value in enumerate((0.5, 0.7, 0.7, 0.6))]
+    for maximize, best in ((True, 2), (False, 1)):
+        svg = sweep_figures.parallel_coordinates(rows, "val/accuracy", maximize=maximize)
+        lines = re.findall(r'<path[^>]*class="run"[^>]*>', svg)
+        assert len(lines) == 4
+        assert sum("#c1121f" in line for line in lines) == best
+        assert all(word in svg for word in (">best<", ">next<", ">last<"))

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     trainer = replace(config.trainer, backend=Backend.tensorflow, precision=Precision.float32)
     classifier = load_for_evaluation(finished, trainer)  # Keras is imported there, on TensorFlow
 
-    from tnt_exp.export.writers import WRITERS, as_float32, export_metadata, verify_export
+    from tnt_exp.export.writers import WRITERS, as_float32, example_program, export_metadata, verify_export
 
     classifier = as_float32(classifier)
     logits = np.asarray(classifier(images))
@@ -82,6 +82,7 @@ def main(arguments: Sequence[str]) -> int:
                 metadata = dict(about)
                 WRITERS[format_.name](classifier, metadata, part)
                 (part / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+                (part / "example.py").write_text(example_program(format_.name))
                 checks[format_.name] = verify_export(format_.name, part, images, logits)
         except UserError as error:
             print(f"tnt-exp: {error}", file=sys.stderr)

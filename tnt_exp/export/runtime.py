@@ -45,19 +45,8 @@ def litert(folder: Path) -> Model:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the deprecation of that copy
         interpreter = interpreter_class(model_path=str(folder / "model.tflite"))
-    into, out = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-    shape: list[tuple[int, ...]] = []
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        if shape != [images.shape]:
-            interpreter.resize_tensor_input(into, images.shape)
-            interpreter.allocate_tensors()
-            shape[:] = [images.shape]
-        interpreter.set_tensor(into, images)
-        interpreter.invoke()
-        return np.asarray(interpreter.get_tensor(out))
-
-    return predict
+    serve = interpreter.get_signature_runner("serving_default")
+    return lambda images: np.asarray(serve(images=images)["logits"])
 
 
 def onnx(folder: Path) -> Model:

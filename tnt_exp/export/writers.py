@@ -3,6 +3,7 @@
 Keras runs on TensorFlow here; ONNX is written by PyTorch in a process of its own.
 """
 
+import inspect
 import json
 import logging
 import os
@@ -103,17 +104,23 @@ def savedmodel(classifier: Classifier, metadata: JsonObject, folder: Path) -> No
 
 
 def litert(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
-    """Write `model.tflite`; labels and metadata are a zip archive at its end, where TensorFlow Lite expects them."""
+    """Write `model.tflite` with the signature `serving_default`: `images` of any number to `logits`.
+
+    Labels and metadata are a zip archive at its end, where TensorFlow Lite expects them.
+    """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     images = tf.TensorSpec(metadata["input"]["shape"], tf.uint8, name="images")
-    serve = tf.function(lambda images: {"logits": classifier(images)}, input_signature=[images])
+    compute = tf.function(lambda images: classifier(images), input_signature=[images])
     # Variables of Keras would stay variables, which the interpreter reads as uninitialised memory.
-    frozen = convert_variables_to_constants_v2(serve.get_concrete_function())
+    frozen = convert_variables_to_constants_v2(compute.get_concrete_function())
+    serve = tf.function(lambda images: {"logits": frozen(images)[0]}, input_signature=[images])
     file = folder / "model.tflite"
     logging.getLogger("absl").setLevel(logging.ERROR)  # it warns about variables that no longer exist
-    file.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
+    with tempfile.TemporaryDirectory() as saved:
+        tf.saved_model.save(tf.Module(), saved, signatures={"serving_default": serve})
+        file.write_bytes(tf.lite.TFLiteConverter.from_saved_model(saved).convert())
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("labels.txt", "\n".join(metadata["labels"]) + "\n")
         archive.writestr("metadata.json", json.dumps(metadata))
@@ -200,6 +207,42 @@ class ExportCheck:
     difference: float  # largest of a logit over all images
     milliseconds: float  # median time of one image, on the CPU
     bytes: int  # on the disk
+
+
+def example_program(format_: str) -> str:
+    """Return a program that classifies image files with an export: the code that verifies it, and how to call it."""
+    load = inspect.getsource(runtime.RUNTIMES[format_])
+    load = load.replace("-> Model:", "-> Callable[[np.ndarray], np.ndarray]:")
+    return f"{_EXAMPLE_HEAD}\n\n{load}\n\n{_EXAMPLE_MAIN.format(name=load.partition('(')[0].removeprefix('def '))}"
+
+
+_EXAMPLE_HEAD = '''\
+"""Classify images: python example.py IMAGE ..."""
+
+import importlib
+import json
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+'''
+_EXAMPLE_MAIN = """\
+if __name__ == "__main__":
+    folder = Path(__file__).resolve().parent
+    metadata = json.loads((folder / "metadata.json").read_text())
+    _, height, width, channels = metadata["input"]["shape"]
+    model = {name}(folder)
+    for file in sys.argv[1:]:
+        image = Image.open(file).convert("RGB" if channels == 3 else "L")
+        pixels = np.asarray(ImageOps.fit(image, (width, height)), np.uint8).reshape(1, height, width, channels)
+        logits = model(pixels)[0]
+        probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        print(file, metadata["labels"][int(probabilities.argmax())], f"{{probabilities.max():.4f}}")
+"""
 
 
 def verify_export(format_: str, folder: Path, images: np.ndarray, logits: np.ndarray) -> ExportCheck:

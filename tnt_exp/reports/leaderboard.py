@@ -276,6 +276,21 @@ def main_effects(ranking: Sequence[RankedPoint]) -> list[MainEffect]:
     return found_effects
 
 
+def param_importances(ranking: Sequence[RankedPoint], found: Sequence[MainEffect]) -> dict[str, float]:
+    """Return what fraction of the variance between the points the main effects of each key explain, largest first.
+
+    What is left to 1 is the interaction of keys, and chance.
+    """
+    points = [point for point in ranking if point.mean is not None]
+    total = float(np.var([point.mean or 0.0 for point in points])) if points else 0.0
+    effects = {(item.key, item.value): item.difference for item in found}
+    shares = {
+        key: float(np.var([effects[key, point.params[key]] for point in points])) / total
+        for key in dict.fromkeys(item.key for item in found if total)
+    }
+    return dict(sorted(shares.items(), key=lambda share: -share[1]))
+
+
 def write_main_effects(file: Path, found: Sequence[MainEffect]) -> None:
     """Write `effects.csv`: one row per value."""
     _write_csv(file, ["key", "value", "points", "difference", "standard_error"], map(astuple, found))

@@ -5,12 +5,12 @@ Drawn by matplotlib. Each run carries a tooltip, and is highlighted where the po
 
 import io
 import math
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection
@@ -20,7 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from tnt_exp.formatting import as_number
 from tnt_exp.reports.leaderboard import MainEffect, TrialRow
 
-_COLORS = matplotlib.colormaps["viridis"]  # the worst run to the best
+_COLORS = matplotlib.colormaps["Blues"]  # of the runs below rank 1, paler the lower they rank
+_BEST = "#c1121f"
 _LINES = matplotlib.colormaps["tab10"]
 _SVG = "http://www.w3.org/2000/svg"
 _STYLE = ".run:hover{stroke:#e0115f!important;stroke-width:4!important;opacity:1!important}"
@@ -108,14 +109,22 @@ def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: 
         ]
         places.append(scales[-1].position(row.objective or 0.0))
         lines.append([(column, place) for column, place in enumerate(places) if place is not None])
-    # Colours by rank, so that one bad run does not make all others look alike.
-    colors = _COLORS(np.linspace(0, 1, len(lines)))
-    axes.add_collection(LineCollection(lines, colors=colors, linewidths=1.6, alpha=0.7, gid=_RUNS))
+    # Colours by rank, so that one bad run does not make all others look alike; equal runs look alike.
+    values = sorted({row.objective or 0.0 for row in shown}, reverse=not maximize)
+    ranks = [values.index(row.objective or 0.0) / max(len(values) - 1, 1) for row in shown]
+    best = [row.objective == values[-1] for row in shown]
+    colors = [_BEST if first else _COLORS(0.3 + 0.6 * rank) for first, rank in zip(best, ranks, strict=True)]
+    widths = [2.6 if first else 1.4 for first in best]
+    axes.add_collection(LineCollection(lines, colors=colors, linewidths=widths, alpha=0.9, gid=_RUNS))
+    for color, label in ((_BEST, "best"), (_COLORS(0.9), "next"), (_COLORS(0.3), "last")):
+        axes.plot([], [], color=color, label=label)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
     for column, (name, scale) in enumerate(zip([*keys, objective], scales, strict=True)):
         axes.axvline(column, color="#888888", linewidth=1)
         axes.text(column, 1.06 if column % 2 == 0 else 1.13, name, ha="center", weight="bold", fontsize=9)
         for place, label in scale.ticks:
-            axes.text(column + 0.03, place, label, va="center", fontsize=8)
+            halo = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
+            axes.text(column + 0.02, place, label, va="center", fontsize=8, bbox=halo)
     axes.set(xlim=(-0.15, len(scales) - 0.75), ylim=(-0.04, 1.2))
     axes.axis("off")
     return to_svg(figure, "Parallel coordinates", [_label(row) for row in shown])
@@ -203,7 +212,8 @@ def to_svg(figure: Figure, title: str, tooltips: Sequence[str]) -> str:
     for text in figure.findobj(matplotlib.text.Text):
         text.set_parse_math(False)
     stream = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tnt-exp"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tnt-exp"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the browser draws letters that this font lacks
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     ET.register_namespace("", _SVG)
     ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")

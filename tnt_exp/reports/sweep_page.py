@@ -10,6 +10,7 @@ from tnt_exp.reports.leaderboard import (
     TrialRow,
     leaderboard_columns,
     main_effects,
+    param_importances,
     rank_points,
     verdict,
 )
@@ -81,6 +82,12 @@ def render_figures(sweep: SweepResults) -> dict[str, str]:
         + "</div>",
     }
     if effects := main_effects(sweep.ranking):
+        rows = "".join(
+            f"<tr><td>{escape(key)}</td><td>{share:.0%}</td>"
+            f'<td><span class="bar" style="width:{500 * share:.0f}px"></span></td></tr>'
+            for key, share in param_importances(sweep.ranking, effects).items()
+        )
+        found["Importance of each key"] = f'<div class="card"><table id="importances">{rows}</table></div>'
         found["Effect of each value"] = (
             f'<div class="card" id="effects">{sweep_figures.effects_chart(effects, sweep.objective)}</div>'
         )

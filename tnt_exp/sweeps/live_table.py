@@ -35,7 +35,7 @@ class LiveTable:
         if sys.stdout.isatty():
             from rich.live import Live
 
-            self._live = Live(auto_refresh=False)
+            self._live = Live(auto_refresh=False, transient=True)
             self._live.start()
         return self
 

@@ -105,7 +105,8 @@ def load_results(study: SweepStudy) -> SweepResults:
         if history:
             curves[f"job {ranked_trial.best.job}: {ranked_trial.best.label}"] = history
     images = _measured_images([Path(row.place) for row in found], objective)
-    return SweepResults(study.id, found, objective, study.maximize, curves, str(study.folder), images)
+    place = "/".join(study.folder.parts[-3:])  # multirun/sweeps/ID
+    return SweepResults(study.id, found, objective, study.maximize, curves, place, images)
 
 
 def _measured_images(folders: list[Path], objective: str) -> int | None:

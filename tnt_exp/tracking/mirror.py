@@ -87,10 +87,6 @@ class Mirror(FolderRun):
         if not self._is_consistent(record):
             self._replace()
             return self._send(result)
-        lines = list(read_system_metrics(self.folder, self._cursor.get("system", 0)))
-        for some in (lines[first : first + 40] for first in range(0, len(lines), 40)):
-            self._log([point for _, points in some for point in points])
-            self._save_cursor(system=some[-1][0])
         for name in self._changed(record):
             try:
                 if (name in _LARGE and failed) or not self._send_part(name, record):
@@ -105,6 +101,11 @@ class Mirror(FolderRun):
                     raise
             self.sent += 1
             self._save_cursor(parts={**self._cursor.get("parts", {}), name: _digest(record[name])})
+        # Not before the first epoch: MLflow's page that compares runs begins with the metric that was logged first.
+        lines = list(read_system_metrics(self.folder, self._cursor.get("system", 0))) if record["points"] else []
+        for some in (lines[first : first + 40] for first in range(0, len(lines), 40)):
+            self._log([point for _, points in some for point in points])
+            self._save_cursor(system=some[-1][0])
         for old in list(self.reference.get("replaces", [])):
             try:
                 self.client.delete_run(old)

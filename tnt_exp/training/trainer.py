@@ -175,10 +175,21 @@ class Trainer:
             if state.stopped_early not in (None, [self.config.trainer.epochs, self.config.trainer.patience]):
                 log.info("          it had stopped early: trainer.patience counts anew from here")
                 state.stopped_early, state.best.waiting_since = None, state.position.epoch - 1
+            self._report_new_schedule()
             for row in state.rows:
                 row.setdefault("time", time.time())  # an older version did not record it
         self._recorded = {row["epoch"]: row for row in read_metrics(self.folder.path).rows[len(state.rows) :]}
         self.folder.write_metrics(state.rows)
+
+    def _report_new_schedule(self) -> None:
+        """Log at which learning rate a resumed run continues, if its schedule is another one than before."""
+        done = len(self.state.rows) * self.batches.steps_per_epoch
+        before = self.state.rows[-1]["train/learning_rate"] if done else math.nan
+        if done and not math.isclose(before, self._learning_rate(done - 1), rel_tol=1e-6):
+            rate, epochs = self._learning_rate(done), self.config.trainer.epochs
+            log.info(
+                "          the schedule is over %d epochs now: learning rate %.2e, after %.2e", epochs, rate, before
+            )
 
     def _compile(self) -> TrainStep:
         weights = self.dataset.class_weights(self.config.trainer.class_weights)
