@@ -347,6 +347,7 @@ def serving(folder: Path, command: str, port: int) -> Iterator[None]:
         server.wait(timeout=30)
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")  # by MLflow about its own types, when it is imported
 @pytest.mark.timeout(600)
 def test_served_model_answers_what_predict_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
