@@ -121,7 +121,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # What makes a real run of a few seconds of any training command.
 _SMALL = [
     *("model=tiny", "trainer.epochs=1", "trainer.steps_per_epoch=3", "trainer.batch_size=16"),
-    *("schedule.warmup_epochs=0", "tracking.system_metrics=false"),
+    *("schedule.warmup_epochs=0", "model.weights=null", "tracking.system_metrics=false"),
 ]
 
 

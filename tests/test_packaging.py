@@ -1,5 +1,6 @@
 """What is built from the project's files is complete: the image of the Dockerfile, the compose file."""
 
+import json
 import os
 import re
 import shutil
@@ -7,13 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_what_the_dockerfile_copies_is_enough_to_install_and_run(tmp_path: Path) -> None:
-    """Its steps without an engine: the copied files alone are installed, and the program starts."""
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package, installed from what the Dockerfile copies, and nothing else."""
+    tmp_path = tmp_path_factory.mktemp("image")
     text = (ROOT / "Dockerfile").read_text()
     (tmp_path / "app").mkdir()
     for *sources, target in (line.split()[1:] for line in text.splitlines() if line.startswith("COPY")):
@@ -25,17 +31,36 @@ def test_what_the_dockerfile_copies_is_enough_to_install_and_run(tmp_path: Path)
                 shutil.copyfile(ROOT / source, place)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "installed"), "."]
     subprocess.run(pip, cwd=tmp_path / "app", check=True, timeout=250)
+    return tmp_path / "installed"
+
+
+def tnt(installed: Path, folder: Path, *arguments: str) -> str:
+    """What a command of the installed package prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "tnt_exp", "train", "--cfg", "job"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
+        [sys.executable, "-m", "tnt_exp", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(installed), "KERAS_BACKEND": "tensorflow"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["dataset"]["name"] == "digits"
-    assert re.search(r"^USER (?!0|root)", text, re.MULTILINE)
+    return done.stdout
+
+
+def test_what_the_dockerfile_copies_is_enough_to_run(installed: Path, tmp_path: Path) -> None:
+    composed = yaml.safe_load(tnt(installed, tmp_path, "train", "--cfg", "job"))
+    assert composed["dataset"]["name"] == "digits"
+    assert re.search(r"^USER (?!0|root)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+
+def test_shipped_model_classifies_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    line = json.loads(tnt(installed, tmp_path, "predict", "cifar100", "photo.jpg", "--json", "--top", "100"))
+    assert len(line["classes"]) == 100
+    assert sum(line["classes"].values()) == pytest.approx(1, abs=1e-5)
+    assert [file.name for file in tmp_path.iterdir()] == ["photo.jpg"]
 
 
 def test_compose_file_serves_on_localhost_and_holds_no_password() -> None:

@@ -22,6 +22,7 @@ PARAMETERS = {
     "cifar_small": (100, 3, 649_220),
     "cifar_fast": (100, 3, 620_084),
     "cifar_large": (100, 3, 3_795_412),
+    "photo_small": (10, 3, 318_122),
     "digits": (10, 1, 147_546),
     "tiny": (10, 1, 10_730),
 }

@@ -88,7 +88,7 @@ def _report(
 def _write(folder: Path, finished: FinishedRun, split: "Split", evaluation: "Evaluation", report: JsonObject) -> bool:
     """Write `evaluation.json` and figures; if that fails, warn and return False."""
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         atomic_write_json(folder / "evaluation.json", report)
         _draw(folder, finished, split, evaluation, report)
     except OSError as error:

@@ -204,7 +204,8 @@ def load_weights(network: TNT, source: Path | TNT) -> list[str]:
         notes.append(note)
     problems += _mismatches(pending, tensors)
     if problems:
-        raise UserError(f"model.weights: {origin} does not fit the network.\n" + "\n".join(sorted(problems)))
+        lines = "\n".join(sorted(problems))
+        raise UserError(f"model.weights: {origin} does not fit the network; null trains from scratch.\n{lines}")
     for mapping in pending:
         mapping.variable.assign(mapping.from_torch(*(tensors[name].astype("float32") for name in mapping.tensors)))
     return notes
