@@ -33,7 +33,7 @@ def test_a_grid_is_run_over_slots_and_the_best_is_named(folder: Any) -> None:
     assert sorted(results) == [0, 1, 2, 3, 4, 5]
     assert all(result["status"] == "FINISHED" for result in results.values())
     assert "6 finished" in text
-    assert "job 4: model.embed_dim=64 model.inner_dim=8" in text
+    assert "Best: model.embed_dim=64 model.inner_dim=8: " in text
     assert "tnt-exp train model=tiny" in text
     assert folder.study()["ended"]
     status = folder.run("status", str(folder.sweep), verb="sweep")
