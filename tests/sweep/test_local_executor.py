@@ -38,7 +38,7 @@ def test_a_grid_is_run_over_slots_and_the_best_is_named(folder: Any) -> None:
     assert folder.study()["ended"]
     status = folder.run("status", str(folder.sweep), verb="sweep")
     assert "(ended): 6 finished" in status
-    assert status.splitlines()[0].split()[:5] == ["job", "model.embed_dim", "model.inner_dim", "state", "objective"]
+    assert status.splitlines()[0].split()[:5] == ["job", "model.embed_dim", "model.inner_dim", "state", "val/accuracy"]
 
 
 def test_five_ways_to_fail_leave_the_other_seven_alone(folder: Any) -> None:
