@@ -31,7 +31,7 @@ from PIL import Image
 
 import tnt_exp
 from tnt_exp import atomic_files, cli, data, provenance
-from tnt_exp.cli import explain, reproduce
+from tnt_exp.cli import reproduce
 from tnt_exp.config.compose import load_config
 from tnt_exp.config.sweep import SweepConfig
 from tnt_exp.errors import UserError
@@ -264,7 +264,7 @@ def _fast(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (data, "load_dataset", lambda _: digits),
         (find, "load_for_evaluation", loaded),
         (reproduce, "run_experiment", reproduced),
-        (explain, "_attention", lambda *_: ("3", 0.5, None, None)),
+        (attention, "read_attention", lambda *_: ("3", 0.5, None, None)),
         (attention, "attention_maps", nothing),
         (run_figures, "draw_samples", nothing),
         (run_figures, "draw_confusion_matrix", nothing),

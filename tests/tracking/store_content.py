@@ -1,6 +1,7 @@
 """What a store holds, in a form in which two stores can be compared, and a store with something of everything."""
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,11 @@ def _log_model(client: mlflow.MlflowClient, run_id: str, folder: Path) -> None:
     client.log_batch(run_id, metrics=[Metric("test/accuracy", 0.5, 9_000, 5, model_id=model.model_id)])
 
 
-def content(uri: str) -> dict[str, Any]:
-    """Everything of every run by the id of the run where it began; ids of this store are replaced by those."""
+def content(uri: str, only: Collection[str] | None = None) -> dict[str, Any]:
+    """Everything of the runs by the id of the run where each began; ids of this store are replaced by those.
+
+    `only` are those ids that are asked for; None: all.
+    """
     client = mlflow.MlflowClient(uri)
     experiments = {each.experiment_id: each.name for each in client.search_experiments()}
     found = [run for one in experiments for run in client.search_runs([one], max_results=10_000)]
@@ -132,4 +136,5 @@ def content(uri: str) -> dict[str, Any]:
             "models": [(output.step, model(output.model_id)) for output in run.outputs.model_outputs],
         }
         for run in found
+        if only is None or origin[run.info.run_id] in only
     }

@@ -346,6 +346,9 @@ def test_system_metrics_are_sent_once_and_a_cut_line_is_skipped(
     run.begin(uri)
     file.write_text(row(0) + row(1) + row(2)[:20])
     assert run.sync() is None
+    assert points(uri, the_run(uri, run), "system/cpu") == []  # before the first epoch
+    run.record(1, 1)
+    assert run.sync() is None
     assert points(uri, the_run(uri, run), "system/cpu") == [(0, 0.0), (1, 2.0)]
     monkeypatch.setattr(system_metrics, "_INTERVAL", 0.1)
     metrics = system_metrics.SystemMetrics(file)

@@ -22,7 +22,7 @@ from tnt_exp.data import Dataset
 from tnt_exp.errors import first_line
 from tnt_exp.run_folder import SYSTEM_METRICS, RunFolder
 from tnt_exp.tracking import models
-from tnt_exp.tracking.client import resolve_tracking_uri
+from tnt_exp.tracking.client import relocated_uri, resolve_tracking_uri
 from tnt_exp.tracking.mirror import Mirror
 from tnt_exp.tracking.pages import run_name
 from tnt_exp.tracking.record import MODEL, read_reference
@@ -181,10 +181,14 @@ def start_run(
 
 
 def finalize_run(run_folder: RunFolder, config: Config, overrides: Sequence[str] | None) -> None:
-    """Send what MLflow lacks of a run that has finished; keys of `tracking` may have changed since."""
+    """Send what MLflow lacks of a run that has finished.
+
+    Keys of `tracking` may have changed since, and the file of the store may be lost: it is created again.
+    """
     folder, before = run_folder.path, run_folder.read_config()
     mirror, reference = Mirror(folder, packages=True), read_reference(folder)
-    if before is not None and before.tracking != config.tracking:
+    is_lost = "uri" in reference and relocated_uri(reference["uri"], folder) is None
+    if before is not None and (is_lost or before.tracking != config.tracking):
         run_folder.write_config(replace(before, tracking=config.tracking), overrides)
         tags = reference.get("tags", {})
         uri = resolve_tracking_uri(config.tracking.uri) if config.tracking.uri else reference["uri"]
