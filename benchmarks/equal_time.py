@@ -29,6 +29,8 @@ SIDES = {
     "keras.io example": ["experiment=cifar100_keras_example", "trainer.epochs=2"],
     "cifar100_15min": ["experiment=cifar100_15min"],
 }
+# Minutes and accuracy in percent on validation images; both at the end, on test images.
+Curve = tuple[Sequence[float], Sequence[float], tuple[float, float]]
 FACTS = ("parameters", "macs", "train_seconds", "total_seconds", "metrics", "versions", "hardware")
 
 
@@ -75,23 +77,43 @@ def table(told: dict[str, Any], runs: dict[str, list[dict[str, Any]]]) -> str:
 
 def draw(runs: dict[str, list[dict[str, Any]]], file: Path) -> None:
     """Accuracy on validation images by the minutes of training, and the test's at the end."""
+    curves: dict[str, list[Curve]] = {}
+    for side, found in runs.items():
+        for run in found:
+            minutes = [0.0, *np.cumsum([row["seconds"] for row in run["curve"]]) / 60]
+            accuracy = [1.0, *(100 * row["val/accuracy"] for row in run["curve"])]
+            end = (minutes[-1], 100 * run["metrics"]["test/accuracy"])
+            curves.setdefault(side, []).append((minutes, accuracy, end))
+    draw_curves(
+        curves,
+        file,
+        colours=("tab:gray", "tab:blue"),
+        line={"marker": "o", "markersize": 3},
+        axes={
+            "xlabel": "minutes of training",
+            "ylabel": "top-1 accuracy, %",
+            "title": "CIFAR-100 in the same time",
+            "ylim": (0, None),
+        },
+    )
+
+
+def draw_curves(
+    curves: dict[str, list[Curve]], file: Path, *, colours: Sequence[str], line: dict[str, Any], axes: dict[str, Any]
+) -> None:
+    """Draw the curves of each side in its colour, and a star for each run's accuracy on test images."""
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for (side, found), colour in zip(runs.items(), ("tab:gray", "tab:blue"), strict=True):
-        for number, run in enumerate(found):
-            minutes = np.cumsum([row["seconds"] for row in run["curve"]]) / 60
-            accuracy = [100 * row["val/accuracy"] for row in run["curve"]]
+    panel = figure.subplots()
+    for (side, found), colour in zip(curves.items(), colours, strict=True):
+        for number, (minutes, accuracy, end) in enumerate(found):
             label = f"{side}, validation" if number == 0 else None
-            axes.plot([0, *minutes], [1, *accuracy], marker="o", markersize=3, color=colour, alpha=0.7, label=label)
+            panel.plot(minutes, accuracy, color=colour, alpha=0.7, label=label, **line)
             label = f"{side}, test" if number == 0 else None
-            test = 100 * run["metrics"]["test/accuracy"]
-            axes.plot(minutes[-1], test, marker="*", markersize=11, linestyle="", color=colour, label=label)
-    axes.set(
-        xlabel="minutes of training", ylabel="top-1 accuracy, %", title="CIFAR-100 in the same time", ylim=(0, None)
-    )
-    axes.grid(alpha=0.3)
-    axes.legend()
+            panel.plot(*end, marker="*", markersize=11, linestyle="", color=colour, label=label)
+    panel.set(**axes)
+    panel.grid(alpha=0.3)
+    panel.legend()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
 

@@ -51,14 +51,14 @@ def main() -> None:
     arguments += [f"sweep.objective={METRICS[1]}"]
     subprocess.run([sys.executable, "-m", "tnt_exp", "train", "-m", *arguments], cwd=folder, check=True)
     study = list_studies(folder / "multirun/sweeps")[0]
-    told = {"kept": KEPT, "processor": processor(), "arguments": arguments, "sides": {}}
+    measured = {"kept": KEPT, "processor": processor(), "arguments": arguments, "sides": {}}
     print("| `trainer.class_weights` | accuracy | macro recall | macro F1 |\n|---|---|---|---|")
     for point in results.ranked(results.rows(study), study):
         side = point.params["trainer.class_weights"]
-        told["sides"][side] = {name: [row.metrics[name] for row in point.rows] for name in METRICS}
+        measured["sides"][side] = {name: [row.metrics[name] for row in point.rows] for name in METRICS}
         cells = [f"{100 * point.mean_of(name):.2f} % ± {100 * point.std_of(name):.2f}" for name in METRICS]
         print(f"| {side} | {' | '.join(cells)} |")
-    (RESULTS / "imbalance.json").write_text(json.dumps(told, indent=1) + "\n")
+    (RESULTS / "imbalance.json").write_text(json.dumps(measured, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.decoding import processor
-from benchmarks.equal_time import train
+from benchmarks.equal_time import Curve, draw_curves, train
 from benchmarks.run import RESULTS, ROOT
 
 SIZE = 64  # side of the tutorial's images, pixels, as ours
@@ -111,26 +111,20 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
 
 def draw(runs: dict[str, list[dict[str, Any]]], title: str, file: Path) -> None:
     """Accuracy on validation images by the minutes, and that on the test images at the end."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for (side, found), colour in zip(runs.items(), ("tab:blue", "tab:gray"), strict=True):
-        for number, run in enumerate(found):
+    curves: dict[str, list[Curve]] = {}
+    for side, found in runs.items():
+        for run in found:
             minutes = [row["minutes"] for row in run["curve"]]
             accuracy = [100 * row["validation"] for row in run["curve"]]
-            label = f"{side}, validation" if number == 0 else None
-            axes.plot(minutes, accuracy, linewidth=1.2, alpha=0.7, color=colour, label=label)
-            label = f"{side}, test" if number == 0 else None
-            test = 100 * run["test/accuracy"]
-            axes.plot(run["minutes"], test, marker="*", markersize=11, linestyle="", color=colour, label=label)
-    axes.set(xlabel="minutes", ylabel="accuracy, %", title=title, xlim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120)
+            end = (run["minutes"], 100 * run["test/accuracy"])
+            curves.setdefault(side, []).append((minutes, accuracy, end))
+    draw_curves(
+        curves,
+        file,
+        colours=("tab:blue", "tab:gray"),
+        line={"linewidth": 1.2},
+        axes={"xlabel": "minutes", "ylabel": "accuracy, %", "title": title, "xlim": (0, None)},
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
