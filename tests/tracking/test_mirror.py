@@ -204,6 +204,20 @@ def test_keys_that_change_on_resume_have_an_effect(uri: str, run: FakeFolder, ch
     assert points(uri, found, "train/loss") == curve(3)
 
 
+def test_a_store_that_had_the_run_before_has_it_once(uri: str, run: FakeFolder, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    shutil.copyfile(Path(uri.removeprefix("sqlite:///")), other)
+    for last, store in enumerate([uri, f"sqlite:///{other}", uri, f"sqlite:///{other}"], 1):
+        run.configure(tracking={"uri": store}, trainer={"epochs": last})  # parameters that MLflow does not let change
+        run.begin(store)
+        run.record(last, last)
+        run.finish()
+        assert run.sync() is None
+        found = the_run(store, run)
+        assert points(store, found, "train/loss") == curve(last)
+        assert found.data.params["trainer.epochs"] == str(last)
+
+
 def test_a_copied_folder_has_a_run_of_its_own_and_a_moved_one_keeps_its_run(uri: str, run: FakeFolder) -> None:
     first = run.begin(uri)
     run.record(1, 2)

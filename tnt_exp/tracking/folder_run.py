@@ -56,8 +56,10 @@ class FolderRun:
         with self._locked(_LOCK_WAIT):
             before = self.reference.get("uri", "")
             moved = before != uri and client.relocated_uri(before, self.folder) != uri
-            if moved or self._is_copy(self.reference.get("tags", {})):
+            if self._is_copy(self.reference.get("tags", {})):
                 self._forget_run()
+            elif moved:  # a store that had the run before has it again, by its start time
+                self.reference |= {"run_id": None, "replaces": []}
             self.reference |= {"uri": uri, "experiment": experiment, "name": name, "tags": dict(tags)}
             self._save_reference()
             try:
@@ -84,16 +86,15 @@ class FolderRun:
         self.deleted = run is not None and run.info.lifecycle_stage != "active" and not revive
         if self.deleted:
             return
-        params = read_record(self.folder, self.reference)["params"]
         if run is not None and self._is_copy(run.data.tags):
             self._forget_run()
-            self._create()
-        elif run is None or run.info.lifecycle_stage != "active":
-            self._create()
-        elif any(run.data.params.get(key, value) != value for key, value in params.items()):
+            run = None
+        if run is None or run.info.lifecycle_stage != "active":
+            run = self._create()
+        params = read_record(self.folder, self.reference)["params"]
+        if any(run.data.params.get(key, value) != value for key, value in params.items()):
             self._replace()
-        if "experiment_id" not in self.reference and run is not None:  # an older version did not record it
-            self.reference["experiment_id"] = run.info.experiment_id
+        self.reference.setdefault("experiment_id", run.info.experiment_id)  # an older version did not record it
         configure_experiment(
             self.client, self.reference["experiment_id"], str(self.reference.get("tags", {}).get("swept", "")).split()
         )
@@ -108,7 +109,7 @@ class FolderRun:
                 raise
             return None
 
-    def _create(self) -> None:
+    def _create(self) -> Run:
         """Create the run, unless an interrupted start has: it has the tag and the start time that are noted before."""
         reference, replaced = self.reference, self.reference.get("replaces", [])
         reference |= {"run_id": None, "start_time": reference.get("start_time", now_ms())}
@@ -123,6 +124,7 @@ class FolderRun:
         )
         reference |= {"run_id": run.info.run_id, "experiment_id": experiment_id}
         self._save_reference()
+        return run
 
     def _replace(self) -> None:
         """Let a fresh run take the place of one whose points or parameters differ, which is deleted at the end."""
@@ -132,7 +134,7 @@ class FolderRun:
         log.info("MLflow run %s replaces %s, which differs from the run folder", self.reference["run_id"], old)
 
     def _forget_run(self) -> None:
-        """The folder has no MLflow run: it is new or a copy, or has another store."""
+        """The folder has no MLflow run: it is a copy."""
         self.reference |= {"run_id": None, "replaces": [], "start_time": now_ms()}
 
     def _is_copy(self, tags: Mapping[str, str]) -> bool:
