@@ -1,10 +1,17 @@
 """What all tests share."""
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Iterator
 
 import pytest
+
+from tnt_exp import cli
+
+gc.set_threshold(*cli._GC_THRESHOLD)
+atexit.register(gc.freeze)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

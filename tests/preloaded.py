@@ -1,28 +1,92 @@
 """Run `tnt-exp` commands as processes that are forked from one that has imported everything slow.
 
-A command of its own imports TensorFlow, Keras, MLflow and Matplotlib for several seconds each time. Here a server
-imports them once, before it has devices or threads of its own, and every command is a fork of it: a process with its
-own working folder, environment, standard streams and exit code, which shares nothing with the next one. Tests of
-kills, of other backends and of the start itself start real processes.
+A command of its own imports TensorFlow, Keras, MLflow and Matplotlib for several seconds each time. Here they are forks
+of a server, as the trials of a sweep are (`tnt_exp/sweeps/fork_server.py`): each has its own working folder,
+environment, standard streams and exit code, shares nothing with the next one and can be killed. Tests of other backends
+and of the start itself start a new interpreter.
 """
 
-import array
 import atexit
 import contextlib
-import json
+import importlib
 import os
+import resource
+import shutil
 import signal
-import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_HEADER = 8  # bytes: the length of a message
-_server: tuple[subprocess.Popen[bytes], socket.socket] | None = None
+import stub_step
+
+from tnt_exp.sweeps import fork_server
+
+_server: fork_server.ForkServer | None = None
+
+
+class Process:
+    """A command that runs, with the methods of `subprocess.Popen` that the tests need."""
+
+    def __init__(self, fork: fork_server.ForkedProcess) -> None:
+        self._fork = fork
+        self.poll, self.send_signal = fork.poll, fork.send_signal
+
+    def wait(self, timeout: float = 280) -> int:
+        """Wait until it ends, and return the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: It runs for longer than `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self._fork.pid), timeout)
+            time.sleep(0.01)
+        return code
+
+    def kill(self) -> None:
+        """Kill it and all that it has started."""
+        if (pid := self._fork.pid) is not None:  # 0 would be the group of the tests
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+
+def start(
+    arguments: list[str],
+    cwd: Path,
+    output: Path,
+    errors: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stub: bool = False,
+    limits: Mapping[int, int] | None = None,
+) -> Process:
+    """Start `tnt-exp ARGUMENTS` in a folder on TensorFlow; its output is appended to files.
+
+    Args:
+        arguments: Of the command.
+        cwd: The folder.
+        output: For standard output.
+        errors: For standard error; None: `output`.
+        env: The environment; None: that of the test.
+        stub: The training step computes nothing, and nothing is drawn (`stub_step.py`): for tests of what becomes of
+            files, commands and stores, where the values do not matter.
+        limits: `resource.RLIMIT_...`: the limit.
+    """
+    global _server
+    if _server is None:
+        stores = tempfile.mkdtemp()
+        program = [sys.executable, __file__, stores]
+        _server = fork_server.ForkServer("tensorflow", program=program)
+        atexit.register(shutil.rmtree, stores)
+        atexit.register(_server.close)
+    assert not _server.ended
+    options = {"errors": str(errors or output), "stub": stub, "limits": list((limits or {}).items())}
+    return Process(_server.start(arguments, output, os.environ if env is None else env, cwd, **options))
 
 
 def run(
@@ -30,135 +94,88 @@ def run(
     cwd: Path,
     env: Mapping[str, str] | None = None,
     timeout: float = 280,
+    stub: bool = False,
+    limits: Mapping[int, int] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `tnt-exp ARGUMENTS` in a folder on TensorFlow, and return its exit code and output.
+    """Run `tnt-exp ARGUMENTS` as `start` does, and return its exit code and output.
 
     Raises:
         subprocess.TimeoutExpired: It took longer than `timeout` seconds, and was killed.
     """
-    process, connection = _started()
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        request = {"arguments": arguments, "cwd": str(cwd), "env": dict(os.environ if env is None else env)}
-        _send(connection, request, [output.fileno(), errors.fileno()])
-        pid = _receive(connection)[0]["pid"]
-        connection.settimeout(timeout)
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder) / "output", Path(folder) / "errors"
+        process = start(arguments, cwd, output, errors, env, stub, limits)
         try:
-            code = _receive(connection)[0]["code"]
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
-            connection.settimeout(None)
-            _receive(connection)
-            raise subprocess.TimeoutExpired(arguments, timeout) from None
+            code = process.wait(timeout)
         finally:
-            connection.settimeout(None)
-        texts = []
-        for stream in (output, errors):
-            stream.seek(0)
-            texts.append(stream.read().decode())
-    assert process.poll() is None
-    return subprocess.CompletedProcess(["tnt-exp", *arguments], code, *texts)
+            process.kill()
+        return subprocess.CompletedProcess(["tnt-exp", *arguments], code, output.read_text(), errors.read_text())
 
 
-def _started() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Return the server of this process, which is started by the first command."""
-    global _server
-    if _server is None:
-        here, there = socket.socketpair()
-        process = subprocess.Popen([sys.executable, __file__, str(there.fileno())], pass_fds=[there.fileno()])
-        there.close()
-        _server = process, here
-        atexit.register(_stop, process, here)
-    return _server
+def preload(backend: str) -> None:
+    """Import what commands need that are not trials of a sweep, too."""
+    importlib.import_module("tnt_exp.cli")  # first, as in each command
+    fork_server.preload(backend)
+    for name in ("cli.evaluate", "cli.train", "finished_runs.predict", "tracking.doctor", "training.trainer"):
+        importlib.import_module(f"tnt_exp.{name}")
 
 
-def _stop(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
-    connection.close()  # ends the server
-    process.wait()
+def _copy_store(kept: Path) -> None:
+    """Let new SQLite stores be copies of the first: MLflow takes more than a second to create the tables of each."""
+    from tnt_exp.tracking import client
 
+    create = client.init_sqlite_store
 
-def _send(connection: socket.socket, message: Any, files: list[int] | None = None) -> None:
-    data = json.dumps(message).encode()
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
-    connection.sendmsg([len(data).to_bytes(_HEADER, "big")], rights)
-    connection.sendall(data)
-
-
-def _receive(connection: socket.socket) -> tuple[Any, list[int]]:
-    header, files, _, _ = socket.recv_fds(connection, _HEADER, 2)
-    if not header:
-        raise EOFError
-    length, data = int.from_bytes(header, "big"), b""
-    while len(data) < length:
-        data += connection.recv(length - len(data))
-    return json.loads(data), files
-
-
-def _serve(connection: socket.socket) -> None:
-    """Import everything, and run the commands of a connection one after the other until it is closed."""
-    _preload()
-    while True:
-        try:
-            request, files = _receive(connection)
-        except EOFError:
+    def copy(uri: str) -> None:
+        file = client.sqlite_file(uri)
+        if file is None or client.store_exists(uri) or not file.parent.is_dir():
             return
-        pid = os.fork()
-        if pid == 0:
-            connection.close()
-            _run_command(request, files)
-        for file in files:
-            os.close(file)
-        _send(connection, {"pid": pid})
-        _send(connection, {"code": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])})
+        if not kept.exists():
+            create(uri)
+            beside = kept.with_name(str(os.getpid()))
+            shutil.copyfile(file, beside)
+            beside.replace(kept)
+            return
+        part = file.with_name(f"{file.name}.{os.getpid()}")
+        try:
+            shutil.copyfile(kept, part)
+        except OSError:
+            return create(uri)  # which says what is wrong
+        with contextlib.closing(sqlite3.connect(part)) as database, database:
+            where = str(Path("mlruns/0").absolute())
+            database.execute("UPDATE experiments SET artifact_location = ?", (where,))
+        with contextlib.suppress(FileExistsError):  # another process was first
+            os.link(part, file)
+        part.unlink()
+
+    client.init_sqlite_store = copy
 
 
-def _preload() -> None:
-    import tnt_exp.cli
-    from tnt_exp.training import device
-
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    with device._quiet(), device._without_optional_packages("tensorflow"):
-        import keras  # noqa: F401
-    os.environ["MPLBACKEND"] = "agg"
-    import mlflow.pyfunc  # noqa: F401
-
-    import tnt_exp.cli.evaluate
-    import tnt_exp.cli.train
-    import tnt_exp.experiment
-    import tnt_exp.finished_runs.predict
-    import tnt_exp.reports.run_figures
-    import tnt_exp.run
-    import tnt_exp.tracking.tracker
-    import tnt_exp.training.trainer  # noqa: F401
+def _begin(request: Any) -> None:
+    """Complete what a fork needs before its command."""
+    errors = os.open(request["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for file, number in ((null, 0), (errors, 2)):
+        os.dup2(file, number)
+        os.close(file)
+    if request["stub"]:
+        stub_step.install()
+    for limit, value in request["limits"]:
+        resource.setrlimit(limit, (value, resource.RLIM_INFINITY))
 
 
-def _run_command(request: Any, files: list[int]) -> None:
-    """Be the command, and never return."""
-    code = 1
-    try:
-        os.setsid()
-        for number, file in enumerate([os.open(os.devnull, os.O_RDONLY), *files]):
-            os.dup2(file, number)
-        os.chdir(request["cwd"])
-        os.environ.clear()
-        os.environ.update(request["env"])
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = sys.__stderr__ = open(2, "w", closefd=False)  # type: ignore[misc]  # noqa: SIM115
-        sys.argv = ["tnt-exp", *request["arguments"]]
-        from tnt_exp.cli import main
+def main(stores: str, backend: str, connection: str) -> int:
+    """Be the server, or one of its forks."""
+    preload(backend)
+    request = fork_server.serve(int(connection))
+    if request is None:
+        return 0
+    _copy_store(Path(stores) / "mlflow.db")
+    _begin(request)
+    from tnt_exp import cli
 
-        code = main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-    finally:
-        with contextlib.suppress(Exception):
-            threading._shutdown()  # type: ignore[attr-defined]
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+    return cli.main()
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    sys.exit(main(*sys.argv[1:]))

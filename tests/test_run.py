@@ -23,13 +23,10 @@ from tnt_exp.run_folder import RunFolder
 SMALL = ["model=tiny", "trainer.epochs=2", "dataset.train_limit=400", "tracking.system_metrics=false"]
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "tnt_exp", "train", *arguments]
-
-
 def train(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     if any(argument.startswith("trainer.backend=") for argument in arguments):
-        done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=240)
+        command = [sys.executable, "-m", "tnt_exp", "train", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
     else:
         done = preloaded.run(["train", *arguments], folder)
     assert done.returncode == code, done.stdout + done.stderr
@@ -165,10 +162,9 @@ def test_sweep_gives_one_run_a_point_in_one_folder(tmp_path: Path) -> None:
     assert {run.data.tags["sweep_id"] for run in found} == {folder.name}
 
 
-def train_until(folder: Path, epochs: int, number: signal.Signals, *arguments: str) -> int:
+def train_until(folder: Path, epochs: int, number: signal.Signals, *arguments: str, stub: bool = False) -> int:
     """Start a run, send it a signal once it has done so many epochs, and return its exit code."""
-    with (folder / "output.txt").open("w") as output:
-        process = subprocess.Popen(command(*arguments), cwd=folder, stdout=output, stderr=output)
+    process = preloaded.start(["train", *arguments], folder, folder / "output.txt", stub=stub)
     try:
         deadline = time.monotonic() + 120
         while sum(len(file.read_text().splitlines()) for file in folder.glob("multirun/runs/*/metrics.csv")) <= epochs:
@@ -184,7 +180,7 @@ def train_until(folder: Path, epochs: int, number: signal.Signals, *arguments: s
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
 def test_stopped_run_is_killed_everywhere(tmp_path: Path, number: signal.Signals, code: int) -> None:
     long = ["model=tiny", "trainer.epochs=100000", "tracking.system_metrics=false"]
-    assert train_until(tmp_path, 1, number, *long) == code
+    assert train_until(tmp_path, 1, number, *long, stub=True) == code
     result = json.loads(only(tmp_path, "multirun/runs/*/result.json").read_text())
     assert result["status"] == "KILLED"
     assert [run.info.status for run in runs(tmp_path)] == ["KILLED"]

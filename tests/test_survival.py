@@ -19,43 +19,25 @@ RUN = [*SMALL, "tracking.log_model=false", "augmentation=keras_example", "run.na
 LONG = [*SMALL, "trainer.epochs=100000", "trainer.checkpoint.steps=5", "tracking.log_model=false", "run.name=run"]
 
 
-def tnt(
-    folder: Path,
-    *arguments: str,
-    code: int = 0,
-    largest: int = resource.RLIM_INFINITY,
-    memory: int = resource.RLIM_INFINITY,
-) -> str:
+def tnt(folder: Path, *arguments: str, code: int = 0, stub: bool = False, limits: dict[int, int] | None = None) -> str:
     """Everything that a command prints.
 
     Args:
         folder: Where it is typed.
         arguments: Of `tnt-exp`.
         code: The exit code it must have.
-        largest: Bytes of the largest file that it can write.
-        memory: Bytes of memory that it can have.
+        stub: Training computes nothing.
+        limits: Resource: how much of it there is.
     """
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
-        resource.setrlimit(resource.RLIMIT_AS, (memory, resource.RLIM_INFINITY))
-
-    if largest == memory == resource.RLIM_INFINITY:
-        done = preloaded.run([*arguments], folder)
-    else:
-        command = [sys.executable, "-m", "tnt_exp", *arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, preexec_fn=limit)
+    done = preloaded.run([*arguments], folder, stub=stub, limits=limits)
     said = done.stdout + done.stderr
     assert done.returncode == code, said
     return said
 
 
-def begin(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
-    """A run that has made an epoch."""
-    with (folder / "output.txt").open("a") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tnt_exp", "train", *arguments], cwd=folder, stdout=output, stderr=output
-        )
+def begin(folder: Path, *arguments: str) -> preloaded.Process:
+    """A run that has made an epoch, in which nothing is computed."""
+    process = preloaded.start(["train", *arguments], folder, folder / "output.txt", stub=True)
     deadline = time.monotonic() + 200
     while not list(folder.glob("multirun/runs/run/checkpoints/step-*.json")):
         assert process.poll() is None, (folder / "output.txt").read_text()
@@ -151,7 +133,7 @@ def test_killed_run_is_found_mended_and_resumed(tmp_path: Path) -> None:
     (run / "config.yaml").write_text(config.replace("epochs: 100000", f"epochs: {trained + 2}"))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    said = tnt(elsewhere, "resume", str(run_id), "--uri", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    said = tnt(elsewhere, "resume", str(run_id), "--uri", f"sqlite:///{tmp_path / 'mlflow.db'}", stub=True)
     assert "resuming" in said
     # The number of epochs is another one: a fresh run replaces the one that was killed.
     active = "SELECT status FROM runs WHERE lifecycle_stage = 'active'"
@@ -181,15 +163,16 @@ def test_doctor_mends_strays_lost_artifacts_and_an_older_store(finished: Path, t
 
 def test_full_disk_is_one_line_and_leaves_the_checkpoints(tmp_path: Path) -> None:
     wide = [*SMALL, "model.embed_dim=256", "tracking=off", "run.name=run"]
-    tnt(tmp_path, "train", *wide, "trainer.epochs=1", "schedule=constant")
-    said = tnt(tmp_path, "train", *wide, "schedule=constant", code=1, largest=2_000_000)
+    tnt(tmp_path, "train", *wide, "trainer.epochs=1", "schedule=constant", stub=True)
+    limits = {resource.RLIMIT_FSIZE: 2_000_000}
+    said = tnt(tmp_path, "train", *wide, "schedule=constant", code=1, stub=True, limits=limits)
     assert "no space left on the disk" in said
     assert "Traceback" not in said
     run = tmp_path / "multirun/runs/run"
     assert result(run)["status"] == "FAILED"
     assert "no space left on the disk" in str(result(run)["error"])
     assert [file.name for file in run.rglob(".part.*")] == []
-    assert "resuming" in tnt(tmp_path, "train", *wide, "schedule=constant")
+    assert "resuming" in tnt(tmp_path, "train", *wide, "schedule=constant", stub=True)
     assert result(run)["status"] == "FINISHED"
 
 
@@ -202,7 +185,8 @@ def test_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_lack_of_memory_is_one_line(tmp_path: Path) -> None:
     """The outer attention of 128 images of 4,096 patches wants 17 GB, at once."""
     large = ["model.image_size=256", "model.patch_size=4", "model.stride=2", "trainer.batch_size=128"]
-    said = tnt(tmp_path, "train", *SMALL, *large, "tracking=off", "run.name=run", code=1, memory=8 * 2**30)
+    limits = {resource.RLIMIT_AS: 8 * 2**30}
+    said = tnt(tmp_path, "train", *SMALL, *large, "tracking=off", "run.name=run", code=1, limits=limits)
     assert "out of memory" in said
     assert "trainer.batch_size" in said
     assert "Traceback" not in said

@@ -13,7 +13,6 @@ after some kills `tnt-exp doctor --fix` is run, and nothing may be RUNNING then.
 
 import argparse
 import contextlib
-import importlib
 import os
 import random
 import signal
@@ -66,11 +65,8 @@ def main(arguments: list[str]) -> int:
 
 def preload(backend: str) -> None:
     """Import what takes seconds once; each start of a command is a fork of here, where nothing was computed."""
-    os.environ |= {"KERAS_BACKEND": backend, "MLFLOW_DISABLE_TELEMETRY": "true", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    if backend == "tensorflow":
-        preloaded._preload()
-    for name in ("tnt_exp.evaluation", "tnt_exp.experiment", "tnt_exp.tracking.doctor", "tnt_exp.reports.run_figures"):
-        importlib.import_module(name)
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    preloaded.preload(backend)
 
 
 class Report:

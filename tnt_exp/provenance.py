@@ -1,5 +1,6 @@
 """Where a run comes from: code, packages, machine, environment."""
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -32,6 +33,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
+def packages() -> dict[str, str]:
+    """Return the versions of all installed packages."""
+    return {each.name: each.version for each in sorted(importlib.metadata.distributions(), key=_name)}
+
+
 def git() -> dict[str, str]:
     """Return `git_commit` and `git_dirty` (true or false) of the working folder's checkout; empty outside of one."""
     try:
@@ -54,7 +61,7 @@ def start(**facts: object) -> JsonObject:
         "python": platform.python_version(),
         **git(),
         "git_diff": f"git-{hashlib.sha256(diff).hexdigest()[:12]}.diff" if diff else None,
-        "packages": {each.name: each.version for each in sorted(importlib.metadata.distributions(), key=_name)},
+        "packages": packages(),
         "environment": {
             name: hide_passwords(value)
             for name, value in sorted(os.environ.items())

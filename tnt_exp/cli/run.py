@@ -12,7 +12,7 @@ import yaml
 
 from tnt_exp.config.compose import conf_dir, load_config
 from tnt_exp.finished_runs import apply_overrides
-from tnt_exp.sweeps import worker
+from tnt_exp.sweeps import fork_server, worker
 from tnt_exp.sweeps.results import rerun_command
 from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy
 
@@ -20,9 +20,17 @@ from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy
 def main(arguments: Sequence[str]) -> int:
     """Run a frozen configuration and return the exit code."""
     parser = argparse.ArgumentParser(prog="tnt-exp run", description="Run the config.yaml of a run folder, there.")
-    parser.add_argument("folder", type=Path, help="the run folder")
+    parser.add_argument("folder", type=Path, nargs="?", help="the run folder")
     parser.add_argument("--supervised", action="store_true", help="end when standard input is closed")
+    parser.add_argument("--fork-server", nargs=2, metavar=("BACKEND", "CONNECTION"), help="for the trials of a sweep")
     options = parser.parse_args(list(arguments))
+    if options.fork_server:
+        backend, connection = options.fork_server
+        fork_server.preload(backend)
+        request = fork_server.serve(int(connection))
+        return main(request["arguments"]) if request else 0
+    if options.folder is None:
+        parser.error("expected a run folder")
     if options.supervised:
         worker.exit_with_parent()
         faulthandler.enable()  # a crash of native code leaves a stack trace in the log

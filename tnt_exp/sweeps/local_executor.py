@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig
 from tnt_exp.config.sweep import LauncherConfig
 from tnt_exp.errors import UserError
 from tnt_exp.hardware import cpu_count
+from tnt_exp.sweeps.fork_server import ForkServer
 from tnt_exp.sweeps.outcome import FailureReason, Outcome
 from tnt_exp.sweeps.scheduler import Scheduler
 from tnt_exp.sweeps.trial import Trial
@@ -79,7 +80,9 @@ class ProcessMonitor(Protocol):
 class JobSupervisor:
     """Runs trials as processes of this machine, one per slot, in a working folder; the monitors watch them.
 
-    The command that runs a trial is `tnt-exp run`, unless another is given.
+    The command that runs a trial is `tnt-exp run`, unless another is given. On a CPU it is forked from a process that
+    has loaded the backend. With a GPU each trial is a fresh process: what libraries of a GPU do when they are loaded is
+    theirs, and a process that has begun to use one cannot be forked.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class JobSupervisor:
         self._cwd = cwd
         self._monitors = monitors
         self._running: dict[int, tuple[Trial, JobProcess]] = {}
+        self._servers: dict[str, ForkServer] = {}  # backend: its server
 
     def run(self) -> None:
         """Run until no trial is left; if it is interrupted, the running trials are stopped first."""
@@ -107,6 +111,8 @@ class JobSupervisor:
                 time.sleep(_POLL_INTERVAL)
         finally:
             self._stop()
+            for server in self._servers.values():
+                server.close()
 
     def _start_trials(self) -> bool:
         """Start trials on free slots; return True if any was started."""
@@ -118,10 +124,20 @@ class JobSupervisor:
             if trial is None:
                 break
             folder = self._scheduler.study.folder_of(trial)
-            process = JobProcess(folder, self._command, slot.environment, self._limits, self._cwd)
+            server = self._server(trial, slot)
+            process = JobProcess(folder, self._command, slot.environment, self._limits, self._cwd, server)
             self._running[number] = (trial, process)
             started = True
         return started
+
+    def _server(self, trial: Trial, slot: DeviceSlot) -> ForkServer | None:
+        """Return the process that forks a trial, or None where a fresh one is to be started."""
+        if self._command or visible_gpus():
+            return None
+        backend = self._scheduler.study.config(trial).trainer.backend.value
+        if backend not in self._servers or self._servers[backend].ended:
+            self._servers[backend] = ForkServer(backend, {**os.environ, **slot.environment})
+        return self._servers[backend]
 
     def _poll(self) -> None:
         self._complete_trials()

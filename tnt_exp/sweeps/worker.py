@@ -1,4 +1,4 @@
-"""One trial as one fresh process, which ends when the process that started it ends."""
+"""One trial as one process, which ends when the process that started it ends."""
 
 import contextlib
 import ctypes
@@ -15,10 +15,12 @@ from pathlib import Path
 import psutil
 
 from tnt_exp.atomic_files import read_json
+from tnt_exp.sweeps.fork_server import ForkedProcess, ForkServer
 from tnt_exp.sweeps.outcome import FailureReason, Outcome, from_exit_code, oom_kill_count, write_outcome
 
 LOG = "output.log"
 
+_SUPERVISED = "--supervised"
 _GRACE = 30.0  # seconds from SIGTERM to SIGKILL: time to write a checkpoint
 _GIB = 2**30
 _PR_SET_PDEATHSIG = 1
@@ -60,7 +62,8 @@ class JobProcess:
         command: The command that runs it, without the folder; None: `tnt-exp run`.
         environment: Environment variables on top of this process'.
         limits: Its limits.
-        cwd: The working folder.
+        cwd: The working folder; None: that of this process.
+        server: Forks the process; None: a fresh one is started.
 
     Attributes:
         begin: When it was started, monotonic seconds.
@@ -73,6 +76,7 @@ class JobProcess:
         environment: Mapping[str, str] | None = None,
         limits: ResourceLimits | None = None,
         cwd: Path | None = None,
+        server: ForkServer | None = None,
     ) -> None:
         self.folder = folder
         self.begin = time.monotonic()
@@ -82,20 +86,25 @@ class JobProcess:
         self._kernel_kills = oom_kill_count()
         # The result of an earlier try must not be taken for this one's.
         (folder / "result.json").unlink(missing_ok=True)
+        variables = {**os.environ, **(environment or {})}
+        self._process: subprocess.Popen[bytes] | ForkedProcess
+        if server:
+            self._process = server.start([_SUPERVISED, str(folder)], folder / LOG, variables, cwd or Path.cwd())
+            return
         with (folder / LOG).open("ab") as log:
             self._process = subprocess.Popen(
-                [*(command or [sys.executable, "-P", "-m", "tnt_exp", "run", "--supervised"]), str(folder)],
+                [*(command or [sys.executable, "-P", "-m", "tnt_exp", "run", _SUPERVISED]), str(folder)],
                 stdin=subprocess.PIPE,  # closed by the kernel when this process ends
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
-                env={**os.environ, **(environment or {})},
+                env=variables,
                 start_new_session=True,  # Ctrl-C must reach the sweep alone
             )
 
     @property
-    def pid(self) -> int:
-        """The process id."""
+    def pid(self) -> int | None:
+        """The process id; None if it never began."""
         return self._process.pid
 
     @property
@@ -110,7 +119,7 @@ class JobProcess:
             self._enforce()
             return None
         self._signal(signal.SIGKILL)  # children that it left behind
-        if self._process.stdin:
+        if isinstance(self._process, subprocess.Popen) and self._process.stdin:
             self._process.stdin.close()
         result = read_json(self.folder / "result.json", skip=True)
         outcome = from_exit_code(code, result, self._stop_outcome, oom_kill_count() > self._kernel_kills)
@@ -135,13 +144,14 @@ class JobProcess:
         limits = self._limits
         if limits.seconds is not None and self.seconds > limits.seconds:
             self.stop(Outcome(FailureReason.timeout, f"took longer than launcher.timeout={limits.seconds:g} seconds"))
-        elif limits.gib is not None and (taken := _resident(self.pid)) > limits.gib * _GIB:
+        elif limits.gib is not None and self.pid and (taken := _resident(self.pid)) > limits.gib * _GIB:
             error = f"took {taken / _GIB:.2f} GiB of memory, launcher.memory={limits.gib:g} GiB"
             self.stop(Outcome(FailureReason.memory, error), at_once=True)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is gone
-            os.killpg(self.pid, number)
+            if self.pid is not None:
+                os.killpg(self.pid, number)
 
 
 def _resident(pid: int) -> int:

@@ -83,9 +83,8 @@ def prepare_device(trainer: TrainerConfig) -> Device:
         UserError: Keras already runs on another backend, or there are fewer devices than asked for.
     """
     backend = trainer.backend.value
-    os.environ["KERAS_BACKEND"] = backend
-    with _quiet(), _without_optional_packages(backend):
-        import keras
+    load_backend(backend)
+    import keras
 
     if keras.config.backend() != backend:
         raise UserError(
@@ -111,6 +110,13 @@ def prepare_device(trainer: TrainerConfig) -> Device:
         # The cost of a dispatch is constant, and a step is short on a GPU but not on a CPU.
         steps_per_dispatch=trainer.steps_per_dispatch or (32 if on_gpu and backend != "torch" else 1),
     )
+
+
+def load_backend(backend: str) -> None:
+    """Import the backend and Keras, without their start-up messages; no device is initialized."""
+    os.environ["KERAS_BACKEND"] = backend
+    with _quiet(), _without_optional_packages(backend):
+        import keras  # noqa: F401
 
 
 def _count(trainer: TrainerConfig, there: int) -> int:

@@ -1,0 +1,189 @@
+"""A process in which a backend is loaded, and whose forks are trials: to load it takes seconds each time.
+
+Nothing computes in the server: it has no thread and no device, so that its forks may have both. A fork shares nothing
+with the next one, has an exit code of its own, and gives its memory back when it ends.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tnt_exp.atomic_files import JsonObject
+
+PROGRAM = (sys.executable, "-P", "-m", "tnt_exp", "run", "--fork-server")
+
+_INTERVAL = 0.02  # seconds between two looks for forks that have ended
+# What a trial imports at its start, beside the backend.
+_MODULES = ("mlflow.pyfunc", "tnt_exp.cli.run", "tnt_exp.experiment", "tnt_exp.run", "tnt_exp.reports.run_figures")
+
+
+class ForkServer:
+    """Starts `tnt-exp run` as forks of one process. Nothing waits for it: a fork may not have begun yet.
+
+    The forks end when this process ends, whatever ends it.
+
+    Args:
+        backend: Keras backend that the server loads; one that is not installed leads to the message of each command.
+        environment: Variables that libraries read when they are loaded.
+        program: The command of the server, to which the backend and the number of its connection are added.
+    """
+
+    def __init__(
+        self, backend: str, environment: Mapping[str, str] | None = None, program: Sequence[str] = PROGRAM
+    ) -> None:
+        self._connection, theirs = Pipe()
+        self._process = subprocess.Popen(
+            [*program, backend, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.PIPE,  # of all forks, too: closed by the kernel when this process ends
+            env=environment,
+            start_new_session=True,
+        )
+        theirs.close()
+        self._forks: dict[int, ForkedProcess] = {}
+        self._count = 0
+
+    def start(
+        self, arguments: Sequence[str], log: Path, environment: Mapping[str, str], cwd: Path, **options: object
+    ) -> "ForkedProcess":
+        """Start a command in a folder; what it prints is appended to a file. Options are for another program."""
+        self._count += 1
+        fork = self._forks[self._count] = ForkedProcess(self)
+        request = {"number": self._count, "arguments": list(arguments), "environment": dict(environment), **options}
+        with contextlib.suppress(OSError):  # the server is gone, which `poll` sees
+            self._connection.send_bytes(json.dumps({**request, "log": str(log), "cwd": str(cwd)}).encode())
+        return fork
+
+    @property
+    def ended(self) -> bool:
+        """True if the server is gone."""
+        return self._process.poll() is not None
+
+    def receive(self, wait: float | None = 0.0) -> None:
+        """Take what the server has sent, and wait for the first message; None: however long that takes."""
+        try:
+            while self._connection.poll(wait):
+                message = json.loads(self._connection.recv_bytes())
+                fork, wait = self._forks[message["number"]], 0.0
+                fork.known_pid = message.get("pid", fork.known_pid)
+                fork.returncode = message.get("code", fork.returncode)
+        except (EOFError, OSError):  # the server is gone, and its forks are killed with it
+            self._process.wait()
+            for fork in self._forks.values():
+                fork.returncode = -signal.SIGKILL if fork.returncode is None else fork.returncode
+
+    def close(self) -> None:
+        """End the server, and the forks that still run."""
+        self._connection.close()
+        if self._process.stdin:
+            self._process.stdin.close()
+        self._process.wait()
+
+
+class ForkedProcess:
+    """A command that a server has forked, with the methods of `subprocess.Popen` that are needed.
+
+    Attributes:
+        known_pid: The process id, once the server has sent it.
+        returncode: The exit code, minus the number of the signal that killed it; None while it runs.
+    """
+
+    def __init__(self, server: ForkServer) -> None:
+        self._server = server
+        self.known_pid: int | None = None
+        self.returncode: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, which is that of its group, too; None if it never began."""
+        while self.known_pid is None and self.returncode is None:
+            self._server.receive(None)
+        return self.known_pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        self._server.receive()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None and (pid := self.pid) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def preload(backend: str) -> None:
+    """Import what a trial needs, without a device or a thread; a package that is not installed is left to the trial."""
+    from tnt_exp import provenance
+    from tnt_exp.training.device import load_backend
+
+    os.environ["MPLBACKEND"] = "agg"
+    # PyTorch asks CUDA for its devices when Keras is imported; a process that has initialized CUDA cannot be forked.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    with contextlib.suppress(ImportError):
+        load_backend(backend)
+        for module in _MODULES:
+            importlib.import_module(module)
+    provenance.packages()
+    gc.freeze()  # a fork copies each page that it writes to, and the collector writes to all
+
+
+def serve(number: int) -> JsonObject | None:
+    """Fork a process per request until the connection is closed; `preload` comes before.
+
+    Args:
+        number: File descriptor of the connection.
+
+    Returns:
+        In a fork: its request, after its streams, folder and environment were set. In the server: None, at the end.
+    """
+    connection, running = Connection(number), dict[int, int]()
+    while True:
+        ready, _, _ = select.select([connection], [], [], _INTERVAL if running else None)
+        if ready:
+            try:
+                request = json.loads(connection.recv_bytes())
+            except (EOFError, OSError):
+                break
+            pid = os.fork()
+            if pid == 0:
+                connection.close()
+                return _begin(request)
+            running[pid] = request["number"]
+            _send(connection, number=request["number"], pid=pid)
+        for pid in list(running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                _send(connection, number=running.pop(pid), code=os.waitstatus_to_exitcode(status))
+    for pid in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    return None
+
+
+def _send(connection: Connection, **message: int) -> None:
+    with contextlib.suppress(OSError):  # nobody reads any more; the next `recv_bytes` ends the server
+        connection.send_bytes(json.dumps(message).encode())
+
+
+def _begin(request: JsonObject) -> JsonObject:
+    os.setsid()
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = ["tnt-exp", *request["arguments"]]
+    return request
