@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import os
 import resource
+import runpy
 import shutil
 import signal
 import sqlite3
@@ -32,9 +33,14 @@ _server: fork_server.ForkServer | None = None
 class Process:
     """A command that runs, with the methods of `subprocess.Popen` that the tests need."""
 
-    def __init__(self, fork: fork_server.ForkedProcess) -> None:
-        self._fork = fork
+    def __init__(self, fork: fork_server.ForkedProcess, output: Path) -> None:
+        self._fork, self._output = fork, output
         self.poll, self.send_signal = fork.poll, fork.send_signal
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self.poll()
 
     def wait(self, timeout: float = 280) -> int:
         """Wait until it ends, and return the exit code.
@@ -48,6 +54,11 @@ class Process:
                 raise subprocess.TimeoutExpired(str(self._fork.pid), timeout)
             time.sleep(0.01)
         return code
+
+    def communicate(self, timeout: float = 280) -> tuple[str, None]:
+        """Wait until it ends, and return what it printed."""
+        self.wait(timeout)
+        return self._output.read_text(), None
 
     def kill(self) -> None:
         """Kill it and all that it has started."""
@@ -64,6 +75,8 @@ def start(
     env: Mapping[str, str] | None = None,
     stub: bool = False,
     limits: Mapping[int, int] | None = None,
+    trials: Path | None = None,
+    script: Path | None = None,
 ) -> Process:
     """Start `tnt-exp ARGUMENTS` in a folder on TensorFlow; its output is appended to files.
 
@@ -76,6 +89,8 @@ def start(
         stub: The training step computes nothing, and nothing is drawn (`stub_step.py`): for tests of what becomes of
             files, commands and stores, where the values do not matter.
         limits: `resource.RLIMIT_...`: the limit.
+        trials: The script that runs the trials of a sweep, which are fakes.
+        script: Run this script instead of `tnt-exp`.
     """
     global _server
     if _server is None:
@@ -86,7 +101,8 @@ def start(
         atexit.register(_server.close)
     assert not _server.ended
     options = {"errors": str(errors or output), "stub": stub, "limits": list((limits or {}).items())}
-    return Process(_server.start(arguments, output, os.environ if env is None else env, cwd, **options))
+    options |= {"trials": trials and str(trials), "script": script and str(script)}
+    return Process(_server.start(arguments, output, os.environ if env is None else env, cwd, **options), output)
 
 
 def run(
@@ -94,8 +110,7 @@ def run(
     cwd: Path,
     env: Mapping[str, str] | None = None,
     timeout: float = 280,
-    stub: bool = False,
-    limits: Mapping[int, int] | None = None,
+    **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run `tnt-exp ARGUMENTS` as `start` does, and return its exit code and output.
 
@@ -104,7 +119,7 @@ def run(
     """
     with tempfile.TemporaryDirectory() as folder:
         output, errors = Path(folder) / "output", Path(folder) / "errors"
-        process = start(arguments, cwd, output, errors, env, stub, limits)
+        process = start(arguments, cwd, output, errors, env, **options)
         try:
             code = process.wait(timeout)
         finally:
@@ -162,6 +177,8 @@ def _begin(request: Any) -> None:
         stub_step.install()
     for limit, value in request["limits"]:
         resource.setrlimit(limit, (value, resource.RLIM_INFINITY))
+    if request["trials"]:
+        fork_server.PROGRAM = (sys.executable, request["trials"], "--fork-server")
 
 
 def main(stores: str, backend: str, connection: str) -> int:
@@ -170,8 +187,12 @@ def main(stores: str, backend: str, connection: str) -> int:
     request = fork_server.serve(int(connection))
     if request is None:
         return 0
-    _copy_store(Path(stores) / "mlflow.db")
     _begin(request)
+    if request["script"]:
+        sys.argv[0] = request["script"]
+        runpy.run_path(request["script"], run_name="__main__")
+        return 0
+    _copy_store(Path(stores) / "mlflow.db")
     from tnt_exp import cli
 
     return cli.main()

@@ -1,13 +1,12 @@
 """`tnt-exp evaluate` and `tnt_exp.load`."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
+from finished_runs.conftest import tnt_exp as tnt_exp_command
 from finished_runs.refused_command import with_slow_imports_printed
 
 import tnt_exp
@@ -40,8 +39,7 @@ def test_figures_are_those_of_training_to_the_bit(
 
 def test_a_run_with_test_time_flip_is_measured_so(tmp_path: Path) -> None:
     small = ["model=tiny", "trainer.epochs=1", "tracking=off", "run.name=run", "augmentation.repeats=4"]
-    command = [sys.executable, "-m", "tnt_exp", "train", *small, "trainer.test_time_flip=true"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    tnt_exp_command(tmp_path, "train", *small, "trainer.test_time_flip=true")
     folder = tmp_path / "multirun" / "runs" / "run"
     reported = find_run(folder).result["metrics"]["test/loss"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from finished_runs.conftest import tnt_exp
 from finished_runs.refused_command import with_slow_imports_printed
 from PIL import Image
 
@@ -31,22 +32,8 @@ def images(run_folder: Path) -> np.ndarray:
 def exported(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of formats that need nothing more than the package, and what the command printed."""
     folder = tmp_path_factory.mktemp("exported")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tnt_exp",
-            "export",
-            str(run_folder),
-            "format=keras,safetensors,savedmodel,litert",
-            f"output={folder}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    formats = "format=keras,safetensors,savedmodel,litert"
+    return folder, tnt_exp(folder.parent, "export", str(run_folder), formats, f"output={folder}").stdout
 
 
 def test_table_says_what_was_measured(exported: tuple[Path, str]) -> None:

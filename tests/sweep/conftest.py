@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import subprocess
-import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import preloaded
 import pytest
 
 FAKE_TRAIN = Path(__file__).with_name("fake_train.py")
-LAUNCHER = f"launcher.command=['{sys.executable}','{FAKE_TRAIN}','--supervised']"
 QUICK = ["model=tiny", "trainer.epochs=1", "schedule.warmup_epochs=0", "tracking=off"]
 
 
@@ -22,25 +20,20 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def command(self, *arguments: str, verb: str = "train") -> list[str]:
-        extra = ["-m", *QUICK, LAUNCHER] if verb == "train" else []
-        return [sys.executable, "-m", "tnt_exp", verb, *extra, *arguments]
+    @staticmethod
+    def command(*arguments: str, verb: str = "train") -> list[str]:
+        return [verb, *(["-m", *QUICK] if verb == "train" else []), *arguments]
 
     def run(self, *arguments: str, code: int = 0, verb: str = "train") -> str:
         """Run to the end and return what was printed."""
-        done = preloaded.run(self.command(*arguments, verb=verb)[3:], self.path, timeout=120)
+        done = preloaded.run(self.command(*arguments, verb=verb), self.path, timeout=120, trials=FAKE_TRAIN)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def start(self, *arguments: str, verb: str = "train") -> subprocess.Popen[str]:
+    def start(self, *arguments: str, verb: str = "train") -> preloaded.Process:
         """Start and return at once."""
-        return subprocess.Popen(
-            self.command(*arguments, verb=verb),
-            cwd=self.path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        output = self.path / f"output-{uuid.uuid4().hex}.txt"
+        return preloaded.start(self.command(*arguments, verb=verb), self.path, output, trials=FAKE_TRAIN)
 
     @property
     def sweeps(self) -> list[Path]:

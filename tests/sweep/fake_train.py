@@ -1,8 +1,12 @@
 """`tnt-exp run` with a fake training: real processes, folders, locks and results, no TensorFlow.
 
-python fake_train.py --supervised FOLDER; `tracking.run_name` selects what the fake does.
+python fake_train.py --supervised FOLDER                     one trial
+python fake_train.py --fork-server BACKEND CONNECTION        a server of such trials
+
+`tracking.run_name` selects what the fake does.
 """
 
+import importlib
 import math
 import os
 import signal
@@ -12,6 +16,7 @@ from pathlib import Path
 
 from tnt_exp.cli.run import main
 from tnt_exp.experiment import Experiment
+from tnt_exp.sweeps import fork_server
 
 FAILURES = {0: "exit", 1: "raise", 2: "kill", 3: "memory", 4: "hang"}
 
@@ -70,4 +75,7 @@ def fail(how: str) -> None:
 
 if __name__ == "__main__":
     Experiment.train = train  # type: ignore[method-assign]
-    sys.exit(main([sys.argv[1], str(Path(sys.argv[2]))]))
+    if Path("mlflow.db").exists():
+        importlib.import_module("tnt_exp.tracking.tracker")
+    fork_server.preload = lambda backend: None  # type: ignore[assignment]
+    sys.exit(main(sys.argv[1:]))

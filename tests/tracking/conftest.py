@@ -1,11 +1,10 @@
 """Real servers, stores, and fake runs."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import preloaded
 import pytest
 from tracking.servers import FAKE_RUN, Server
 
@@ -25,16 +24,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def fake_run() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def fake_run() -> Iterator[Callable[..., preloaded.Process]]:
     """Starts a run that only writes its curve."""
     processes = []
 
-    def start(folder: Path, uri: str, first: int, last: int, pause: float = 0.0) -> subprocess.Popen[str]:
+    def start(folder: Path, uri: str, first: int, last: int, pause: float = 0.0) -> preloaded.Process:
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, str(FAKE_RUN), str(folder), uri, str(first), str(last), str(pause)]
-        processes.append(
-            subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
+        arguments = [str(folder), uri, str(first), str(last), str(pause)]
+        processes.append(preloaded.start(arguments, folder, folder / f"output-{len(processes)}.txt", script=FAKE_RUN))
         return processes[-1]
 
     yield start

@@ -62,7 +62,7 @@ class Server:
             return False
 
 
-def ended(process: subprocess.Popen[str]) -> str:
+def ended(process: preloaded.Process) -> str:
     """What a process printed that ended well."""
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output

@@ -35,15 +35,16 @@ class ForkServer:
     Args:
         backend: Keras backend that the server loads; one that is not installed leads to the message of each command.
         environment: Variables that libraries read when they are loaded.
-        program: The command of the server, to which the backend and the number of its connection are added.
+        program: The command of the server, to which the backend and the number of its connection are added; None:
+            `PROGRAM`.
     """
 
     def __init__(
-        self, backend: str, environment: Mapping[str, str] | None = None, program: Sequence[str] = PROGRAM
+        self, backend: str, environment: Mapping[str, str] | None = None, program: Sequence[str] | None = None
     ) -> None:
         self._connection, theirs = Pipe()
         self._process = subprocess.Popen(
-            [*program, backend, str(theirs.fileno())],
+            [*(program or PROGRAM), backend, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.PIPE,  # of all forks, too: closed by the kernel when this process ends
             env=environment,

@@ -132,7 +132,7 @@ class JobSupervisor:
 
     def _server(self, trial: Trial, slot: DeviceSlot) -> ForkServer | None:
         """Return the process that forks a trial, or None where a fresh one is to be started."""
-        if self._command or visible_gpus():
+        if self._command or slot.environment.get("CUDA_VISIBLE_DEVICES", visible_gpus()):
             return None
         backend = self._scheduler.study.config(trial).trainer.backend.value
         if backend not in self._servers or self._servers[backend].ended:
