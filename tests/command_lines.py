@@ -124,7 +124,7 @@ def answer(words: list[str], timeout: float = 60) -> Answer:
         problem = f"a traceback: {done.stderr.strip().splitlines()[-1]}"
     elif done.returncode not in (0, 2):
         problem = f"exit code {done.returncode}: {done.stderr[-200:]}"
-    elif done.returncode == 2 and not done.stderr.startswith(("tnt-exp: ", "usage: ")):
+    elif done.returncode == 2 and not done.stderr.startswith("tnt-exp: "):
         problem = f"no reason: {done.stderr[-200:]!r}"
     elif done.returncode == 2 and left:
         problem = f"a refused command leaves {left}"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tnt_exp.cli import main
+from tnt_exp.cli import VERBS, main
 
 _PROBE = """
 import sys
-from tnt_exp.cli import main
+from tnt_exp.cli import VERBS, main
 code = main(sys.argv[1:])
 names = {"tensorflow", "keras", "jax", "torch", "mlflow", "matplotlib", "optuna", "PIL", "scipy"}
 slow = sorted({name.partition(".")[0] for name in sys.modules} & names)
@@ -44,6 +44,21 @@ def test_bad_input_ends_with_2_and_one_line(arguments: list[str], key: str, caps
     assert key in captured.err
     assert len(captured.err.splitlines()) == 1
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"train"}))
+@pytest.mark.parametrize("arguments", [[], ["--no-such-option"], ["a", "b", "--no-such-option"]], ids=repr)
+def test_arguments_that_a_verb_does_not_take_are_one_line(
+    verb: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not arguments and verb in ("doctor", "list", "models", "schema", "sync", "ui"):
+        return  # needs none
+    assert main([verb, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"tnt-exp: {verb}: ")
+    assert captured.err.count(f"`tnt-exp {verb} --help`") == 1
+    assert len(captured.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

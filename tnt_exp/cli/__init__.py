@@ -3,12 +3,14 @@
 Exit codes: 0 done, 1 a run failed, 2 the input cannot be used; 130, 143 and 75: stopped by SIGINT, SIGTERM, SIGUSR1.
 """
 
+import argparse
 import atexit
 import gc
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from tnt_exp import __version__
 from tnt_exp.credentials import hide_passwords, without_passwords
@@ -55,6 +57,14 @@ first steps:
   tnt-exp train -m model.embed_dim=48,64,96         one run per value
   tnt-exp ui                                        compare the runs
 """
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Reports arguments that cannot be used in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError`."""
+        raise UserError(f"{self.prog.removeprefix('tnt-exp ')}: {message} (`{self.prog} --help` describes them)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

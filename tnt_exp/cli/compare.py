@@ -1,17 +1,17 @@
 """`tnt-exp compare`: show what differs between runs, and whether a difference is beyond luck."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.comparison import compare
 
 
 def main(arguments: Sequence[str]) -> int:
     """Compare and return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="tnt-exp compare",
         description="What differs in configuration, data, versions and machine, and the final metrics. Runs that "
         "differ in seed or fold only are a group: mean, deviation, and the p value of its difference from the first.",

@@ -1,6 +1,5 @@
 """`tnt-exp doctor`: find problems of runs and stores, say how to fix them, and fix them with `--fix`."""
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import psutil
 
 from tnt_exp import __version__, atomic_files, provenance
 from tnt_exp.atomic_files import read_json
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.compose import load_config
 from tnt_exp.errors import UserError, first_line
 from tnt_exp.formatting import format_bytes
@@ -31,7 +31,7 @@ _RECORDS = ("config.yaml", "result.json", STUDY_FILE)  # of a run and of a sweep
 
 def main(arguments: Sequence[str]) -> int:
     """Look for problems, fix them if asked to, and return the exit code: 1 if a problem is left."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="tnt-exp doctor",
         description="Find runs marked RUNNING whose process is dead, runs in the experiment Default by mistake, lost "
         "artifacts, an older file store, stale locks and partly written files.",

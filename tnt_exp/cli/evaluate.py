@@ -1,6 +1,5 @@
 """`tnt-exp evaluate`: measure a finished run's model, on its own test images or on others."""
 
-import argparse
 import json
 import logging
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tnt_exp.atomic_files import JsonObject, atomic_write_json
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.errors import describe_system_error
 from tnt_exp.finished_runs import FinishedRun, find_run, test_images
 from tnt_exp.finished_runs.find import RUN_HELP
@@ -24,9 +24,11 @@ _WORST = 20  # classes shown in the terminal; the file has all of them
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, write `evaluation/` in the run folder, log to MLflow, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="tnt-exp evaluate", description="Measure a finished run's model.")
+    parser = ArgumentParser(prog="tnt-exp evaluate", description="Measure a finished run's model.")
     parser.add_argument("run", help=RUN_HELP)
-    parser.add_argument("overrides", nargs="*", help="other images with the same classes: dataset=... dataset.path=...")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], help="other images with the same classes: dataset=... dataset.path=..."
+    )
     parser.add_argument("--uri", help="tracking store to ask for a run (default: mlflow.db in this folder)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(list(arguments))

@@ -1,9 +1,9 @@
 """`tnt-exp explain`: draw the attention of a finished run's model on an image."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs import find_run
 from tnt_exp.finished_runs.find import RUN_HELP
@@ -12,7 +12,7 @@ from tnt_exp.training import device
 
 def main(arguments: Sequence[str]) -> int:
     """Draw the attention on one image and return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="tnt-exp explain", description="Attention between the patches of an image and within a patch, one picture."
     )
     parser.add_argument("run", help=RUN_HELP)

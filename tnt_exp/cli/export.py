@@ -1,6 +1,5 @@
 """`tnt-exp export`: write a finished run's model in other formats; each is verified before it is kept."""
 
-import argparse
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tnt_exp import data
 from tnt_exp.atomic_files import atomic_path
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.trainer import Backend, Precision
 from tnt_exp.errors import UserError
 from tnt_exp.export.formats import FORMATS, Format, chosen, missing
@@ -26,7 +26,7 @@ _IMAGES = 32  # real images on which exports are compared
 
 def main(arguments: Sequence[str]) -> int:
     """Export, and return the exit code: 1 if a format was refused."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="tnt-exp export",
         description="A finished run's model in other formats: preprocessing inside, labels in the metadata. Each is "
         "loaded in a fresh process by its own runtime and compared on test images; one that differs is not kept.",

@@ -1,6 +1,5 @@
 """`tnt-exp list`: the runs of a folder, the newest first."""
 
-import argparse
 import json
 import os
 import shutil
@@ -8,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from tnt_exp.atomic_files import JsonObject
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.collection import Run, RunCollection, runs
 from tnt_exp.finished_runs.find import RUNS
@@ -19,12 +19,12 @@ _METRICS = {"best/val/accuracy": "val acc", "test/accuracy": "test acc"}  # accu
 
 def main(arguments: Sequence[str]) -> int:
     """List runs and return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="tnt-exp list", description="The runs of a folder, the newest first, with the keys that vary among them."
     )
     parser.add_argument("source", nargs="?", default=RUNS, help="a folder, or an MLflow experiment (default: multirun)")
     parser.add_argument(
-        "conditions", nargs="*", help="model.depth=8,12  state=FINISHED  'test/accuracy>0.9'  'name!=first'"
+        "conditions", nargs="*", default=[], help="model.depth=8,12  state=FINISHED  'test/accuracy>0.9'  'name!=first'"
     )
     parser.add_argument("--limit", type=int, default=_ROWS, help=f"rows, 0: all (default {_ROWS}; with --json all)")
     parser.add_argument("--json", action="store_true", help="all values of each run, as JSON")

@@ -1,10 +1,10 @@
 """`tnt-exp models`: the computed cost of each model preset."""
 
-import argparse
 import json
 from collections.abc import Sequence
 
 from tnt_exp.atomic_files import JsonObject
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.compose import compose, options
 from tnt_exp.formatting import format_bytes, format_table
 from tnt_exp.model import cost
@@ -12,10 +12,10 @@ from tnt_exp.model import cost
 
 def main(arguments: Sequence[str]) -> int:
     """Print the table of presets: parameters, MACs and activation memory per image."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="tnt-exp models", description="Parameters, MACs and activation memory of each model preset."
     )
-    parser.add_argument("overrides", nargs="*", help="overrides of every preset, such as model.depth=8")
+    parser.add_argument("overrides", nargs="*", default=[], help="overrides of every preset, such as model.depth=8")
     parser.add_argument("--classes", type=int, help="classes of the head (default: as published: 1000, 100 or 10)")
     parser.add_argument("--json", action="store_true", help="a list of objects, for programs")
     options_ = parser.parse_args(list(arguments))

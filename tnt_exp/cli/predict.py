@@ -1,6 +1,5 @@
 """`tnt-exp predict`: classify image files with a finished run's model."""
 
-import argparse
 import csv
 import json
 import os
@@ -9,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.errors import UserError, printable_name
 from tnt_exp.finished_runs import find_run
 from tnt_exp.finished_runs.find import RUN_HELP
@@ -18,7 +18,7 @@ from tnt_exp.training import device
 
 def main(arguments: Sequence[str]) -> int:
     """Predict and return the exit code: 1 if a file could not be read."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="tnt-exp predict",
         description="Classify images with a finished run's model. A file that cannot be read is named, and the exit "
         "code is 1; the others are classified.",

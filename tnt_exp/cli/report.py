@@ -1,9 +1,9 @@
 """`tnt-exp report`: write a sweep as one HTML page."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.reports.sweep_page import render_page
 from tnt_exp.sweeps import results
 from tnt_exp.sweeps.study import SweepStudy
@@ -11,7 +11,7 @@ from tnt_exp.sweeps.study import SweepStudy
 
 def main(arguments: Sequence[str]) -> int:
     """Write the page and return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="tnt-exp report", description="One HTML page of a sweep: leaderboard, pictures, failures, commands."
     )
     parser.add_argument("sweep", help="a sweep's folder, or its id in MLflow")

@@ -1,6 +1,5 @@
 """`tnt-exp reproduce`: run a finished run again in a new folder, and compare."""
 
-import argparse
 import itertools
 import shutil
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from tnt_exp import provenance
 from tnt_exp.atomic_files import read_json
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.cli.resume import chdir_to_start_dir
 from tnt_exp.cli.run import configure_logging
 from tnt_exp.config.compose import load_config
@@ -21,7 +21,7 @@ from tnt_exp.run_folder import RunFolder
 
 def main(arguments: Sequence[str]) -> int:
     """Run again, compare, and return the exit code: 0 equal to the bit, 1 different or failed."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="tnt-exp reproduce",
         description="Run a finished run again, as it was configured, in a new folder; compare curves, final metrics, "
         "weights and optimizer bit for bit. Equal bits can be expected on the same machine; on a GPU with "

@@ -1,6 +1,5 @@
 """`tnt-exp run`: run the `config.yaml` of a run folder, in that folder. A sweep runs each of its trials this way."""
 
-import argparse
 import faulthandler
 import logging
 import logging.config
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.compose import conf_dir, load_config
 from tnt_exp.finished_runs import apply_overrides
 from tnt_exp.sweeps import fork_server, worker
@@ -19,7 +19,7 @@ from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy
 
 def main(arguments: Sequence[str]) -> int:
     """Run a frozen configuration and return the exit code."""
-    parser = argparse.ArgumentParser(prog="tnt-exp run", description="Run the config.yaml of a run folder, there.")
+    parser = ArgumentParser(prog="tnt-exp run", description="Run the config.yaml of a run folder, there.")
     parser.add_argument("folder", type=Path, nargs="?", help="the run folder")
     parser.add_argument("--supervised", action="store_true", help="end when standard input is closed")
     parser.add_argument("--fork-server", nargs=2, metavar=("BACKEND", "CONNECTION"), help="for the trials of a sweep")

@@ -1,9 +1,9 @@
 """`tnt-exp schema`: print the JSON Schema of YAML files, for editors."""
 
-import argparse
 import json
 from collections.abc import Sequence
 
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.json_schema import SCHEMAS, json_schema
 from tnt_exp.config.keys import did_you_mean
 from tnt_exp.errors import UserError
@@ -11,7 +11,7 @@ from tnt_exp.errors import UserError
 
 def main(arguments: Sequence[str]) -> int:
     """Print the schema and return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="tnt-exp schema",
         description="Print the JSON Schema of a kind of YAML file, for completion and checks in editors.",
     )

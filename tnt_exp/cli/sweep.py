@@ -1,10 +1,10 @@
 """`tnt-exp sweep`: show the state of a sweep, and continue it."""
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.overrides import quote
 from tnt_exp.sweeps import summary
 from tnt_exp.sweeps.study import SweepStudy
@@ -12,13 +12,15 @@ from tnt_exp.sweeps.study import SweepStudy
 
 def main(arguments: Sequence[str]) -> int:
     """Run `tnt-exp sweep` and return its exit code."""
-    parser = argparse.ArgumentParser(prog="tnt-exp sweep", description="Show the state of a sweep, and continue it.")
+    parser = ArgumentParser(prog="tnt-exp sweep", description="Show the state of a sweep, and continue it.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     status = verbs.add_parser("status", help="all trials of a sweep: state, objective, time, failure")
     status.add_argument("folder", type=Path)
     resume = verbs.add_parser("resume", help="continue a sweep that was interrupted")
     resume.add_argument("folder", type=Path)
-    resume.add_argument("overrides", nargs="*", help="changed settings: sweep.rerun=failed launcher.slots=4 ...")
+    resume.add_argument(
+        "overrides", nargs="*", default=[], help="changed settings: sweep.rerun=failed launcher.slots=4 ..."
+    )
     options = parser.parse_args(list(arguments))
     study = SweepStudy.open(options.folder)
     if options.verb == "status":

@@ -1,17 +1,19 @@
 """`tnt-exp sync`: send MLflow what it missed while it could not be reached, or copy runs to another store."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.validation import store_problem
 from tnt_exp.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
     """Deliver what is pending, or copy, and return the exit code: 1 if some is left."""
-    parser = argparse.ArgumentParser(prog="tnt-exp sync", description="Send MLflow what it missed. Nothing twice.")
-    parser.add_argument("folder", type=Path, nargs="*", help="a run, a sweep or a folder of them (default: multirun)")
+    parser = ArgumentParser(prog="tnt-exp sync", description="Send MLflow what it missed. Nothing twice.")
+    parser.add_argument(
+        "folder", type=Path, nargs="*", default=[], help="a run, a sweep or a folder of them (default: multirun)"
+    )
     parser.add_argument("--to", metavar="URI", help="copy all runs that have ended to this store instead")
     parser.add_argument("--uri", help="with --to: the store to copy from (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))

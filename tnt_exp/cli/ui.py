@@ -1,6 +1,5 @@
 """`tnt-exp ui`: open the MLflow UI with this folder's runs."""
 
-import argparse
 import os
 import socket
 import sys
@@ -8,6 +7,7 @@ import time
 import webbrowser
 from collections.abc import Sequence
 
+from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.validation import store_problem
 from tnt_exp.errors import UserError
 from tnt_exp.tracking.client import newest_runs_url, resolve_tracking_uri
@@ -17,7 +17,7 @@ _START_TIMEOUT = 60.0  # seconds
 
 def main(arguments: Sequence[str]) -> int:
     """Replace this process by `mlflow ui` with the store that `tnt-exp train` uses; it serves on localhost only."""
-    parser = argparse.ArgumentParser(prog="tnt-exp ui", description="Open the MLflow UI on this folder's runs.")
+    parser = ArgumentParser(prog="tnt-exp ui", description="Open the MLflow UI on this folder's runs.")
     parser.add_argument("--port", type=int, default=5000, help="port on localhost (default 5000)")
     parser.add_argument("--uri", help="tracking store (default: mlflow.db in this folder)")
     parser.add_argument("--no-open", action="store_true", help="open no browser")
