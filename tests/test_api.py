@@ -67,7 +67,10 @@ def test_compose_says_what_the_command_line_says(overrides: list[str], capsys: p
 
 def test_a_configuration_becomes_the_overrides_that_make_it(tmp_path: Path) -> None:
     awkward = ["run.name=1.10", "dataset=npz", "dataset.path=it's \\ (2), [3].npz", "optimizer=lion", "seed=3"]
-    for overrides in (awkward, *([f"experiment={name}"] for name in ("cifar100_best", "imagenet_tnt_s", "photos"))):
+    for overrides in (
+        awkward,
+        *([f"experiment={name}"] for name in ("cifar100_keras_example", "cifar100_15min", "photos")),
+    ):
         config = api.compose_config(overrides)
         assert api.compose_config(api.to_overrides(config)) == config
     assert api.to_overrides(api.compose_config(["seed=3", "trainer.epochs=7"])) == ["trainer.epochs=7", "seed=3"]

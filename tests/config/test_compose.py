@@ -96,10 +96,8 @@ def test_every_shipped_option_composes_and_obeys_the_rules(group: str) -> None:
     assert offered
     for option in offered:
         overrides = [f"{group}={option}"]
-        if option in ("image_folder", "npz", "finetune", "imagenet_tnt_s", "photos"):
+        if option in ("image_folder", "npz", "photos"):
             overrides.append("dataset.path=somewhere")
-        if option == "finetune":
-            overrides.append("model.weights=tnt_s.safetensors")
         config = compose(overrides)
         validation.validate(config)
         section = getattr(config, group, None)
