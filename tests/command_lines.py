@@ -25,6 +25,7 @@ import sys, types
 module = types.ModuleType("tnt_exp.run")
 module.run_experiment = lambda config, *, folder, overrides=None, tags=None, wait=0.0: 0
 module.damaged_files = lambda folder: []
+module.MAY_CHANGE_ON_RESUME = ()
 sys.modules["tnt_exp.run"] = module
 from tnt_exp.cli import main
 sys.exit(main(sys.argv[1:]))

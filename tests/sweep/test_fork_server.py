@@ -84,17 +84,19 @@ def test_a_server_that_is_killed_takes_its_forks_along(server: ForkServer, tmp_p
     assert never.pid is None
 
 
-def test_trials_end_with_the_process_of_the_sweep(tmp_path: Path) -> None:
-    RunFolder(tmp_path / "run").write_config(compose(["model=tiny", "trainer.epochs=1000000", "tracking=off"]), [])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.jax)])
+def test_trials_compute_and_end_with_the_process_of_the_sweep(backend: str, tmp_path: Path) -> None:
+    settings = ["model=tiny", "model.depth=1", "trainer.epochs=1000000", "tracking=off", f"trainer.backend={backend}"]
+    RunFolder(tmp_path / "run").write_config(compose(settings), [])
     sweep = (
         "import os, pathlib, sys, time\n"
         "from tnt_exp.sweeps.fork_server import ForkServer\nfrom tnt_exp.sweeps.worker import JobProcess\n"
-        "server = ForkServer('tensorflow')\nfolder = pathlib.Path(sys.argv[1])\n"
+        "server = ForkServer(sys.argv[2])\nfolder = pathlib.Path(sys.argv[1])\n"
         "job = JobProcess(folder, server=server)\n"
         "while not (folder / 'metrics.csv').exists(): job.poll(); time.sleep(0.1)\n"
         "print(job.pid, flush=True)\ntime.sleep(600)\n"
     )
-    command = [sys.executable, "-c", sweep, str(tmp_path / "run")]
+    command = [sys.executable, "-c", sweep, str(tmp_path / "run"), backend]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout
     job = psutil.Process(int(process.stdout.readline()))
