@@ -288,6 +288,27 @@ def test_a_store_that_was_deleted_gets_everything_again(tmp_path: Path, uri: str
     assert mlflow.MlflowClient(uri).list_artifacts(found.info.run_id) != []
 
 
+def test_a_store_of_another_name_does_not_take_the_place_of_a_deleted_one(
+    tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other.db"
+    shutil.copyfile(Path(uri.removeprefix("sqlite:///")), other)
+    run = FakeFolder(tmp_path / "run")
+    config = compose(["trainer.epochs=2", f"tracking.uri=sqlite:///{other}", "tracking.log_model=false"])
+    run.folder.write_config(config, [])
+    run.begin(f"sqlite:///{other}", experiment="tnt")
+    run.record(1, 2)
+    run.finish()
+    assert run.sync() is None
+    other.unlink()
+    assert "no tracking store" in str(Mirror(run.path).sync())
+    assert runs(uri) == []
+    caplog.set_level("INFO")
+    finalize_run(run.folder, config, [])
+    assert points(f"sqlite:///{other}", the_run(f"sqlite:///{other}", run), "train/loss") == curve(2)
+    assert runs(uri) == []
+
+
 def test_doctor_logs_a_run_again_that_the_store_does_not_have(
     tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

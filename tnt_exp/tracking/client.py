@@ -120,11 +120,12 @@ def get_or_create_experiment(client: mlflow.MlflowClient, uri: str, name: str) -
 def relocated_uri(uri: str, folder: Path) -> str | None:
     """Return where the store of a run folder or sweep folder is now, or None if it is gone.
 
-    If a project was moved as a whole, it is the SQLite file above the folder.
+    If a project was moved as a whole, it is the SQLite file of that name above the folder.
     """
-    if store_exists(uri):
+    file = sqlite_file(uri)
+    if file is None or store_exists(uri):
         return uri
-    files = (above / "mlflow.db" for above in folder.parents)
+    files = (above / file.name for above in folder.parents)
     return next((f"{SQLITE_PREFIX}{file}" for file in files if file.is_file()), None)
 
 
