@@ -208,12 +208,15 @@ def test_run_continued_after_kill_and_stop_ends_with_the_same_bits(tmp_path: Pat
     assert last[0].name == last[1].name
     assert last[0].read_bytes() == last[1].read_bytes()
     curves = [list(csv.DictReader((folder / "metrics.csv").read_text().splitlines())) for folder in folders]
+    seconds = [[float(row["seconds"]) for row in rows] for rows in curves]
     for row in curves[0] + curves[1]:
         del row["seconds"], row["time"], row["train/images_per_second"], row["train/waiting"]
     assert len(curves[0]) == 5
     assert curves[0] == curves[1]
     results = [json.loads((folder / "result.json").read_text())["metrics"] for folder in folders]
     assert results[0]["test/loss"] == results[1]["test/loss"]
+    times = json.loads((folders[1] / "result.json").read_text())
+    assert times["total_seconds"] > times["train_seconds"] == pytest.approx(sum(seconds[1]), abs=1e-2)
     (run,) = runs(cut)
     assert run.info.status == "FINISHED"
     client = mlflow.MlflowClient(f"sqlite:///{cut / 'mlflow.db'}")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,7 @@ def wrap_read_errors(file: Path | str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"{printable_name(file)}: cannot be read: {os.strerror(error.errno)}") from error
         reason = " ".join(f"{type(error).__name__}: {error}"[:200].split())
+        reason = re.sub(r" <_io\.\w+ object at \w+>", "", reason)  # Pillow's name of bytes in memory
         raise UserError(
             f"{printable_name(file)}: truncated, damaged or of another format "
             f"({printable_name(reason)}); fetch the file again"

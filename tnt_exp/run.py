@@ -14,7 +14,7 @@ from tnt_exp.config import Config
 from tnt_exp.credentials import hide_passwords
 from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.experiment import Experiment
-from tnt_exp.run_folder import RunFolder, flat, is_whole_model, read_metrics
+from tnt_exp.run_folder import RunFolder, flat, is_whole_model, parse_number, read_metrics
 from tnt_exp.signals import Signals, Stopped
 from tnt_exp.tracking.record import is_tracked
 from tnt_exp.training.checkpoint import CheckpointStore, NonFiniteError
@@ -83,6 +83,10 @@ def _run(
         return 0
     is_new = run_folder.read_config() is None
     previous_result = run_folder.read_result()
+    earlier_seconds = max(
+        sum(parse_number(row.get("seconds")) or 0.0 for row in read_metrics(run_folder.path).rows),
+        previous_result.get("total_seconds", 0.0),
+    )
     run_folder.write_config(config, overrides)
     run_folder.remove_result()
     result: JsonObject = {"status": "FAILED", "metrics": {}}
@@ -97,7 +101,7 @@ def _run(
             run_folder.write_result(previous_result)
         return code
     with signals.deferred():
-        result["total_seconds"] = round(time.monotonic() - begin, 3)
+        result["total_seconds"] = round(earlier_seconds + time.monotonic() - begin, 3)
         try:
             run_folder.write_result(result)
         except OSError as error:

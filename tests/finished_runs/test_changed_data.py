@@ -74,6 +74,7 @@ def test_another_folder_is_measured_whole_without_images_of_training(project: Pa
     assert report(project, "evaluation_more")["images"] == 20
     shutil.copytree(project / "photos", project / "mixed")
     draw(project / "mixed", 50, 60)
+    assert "Write dataset.path=mixed" in tnt(project, "evaluate", RUN, "mixed", code=2)
     output = tnt(project, "evaluate", RUN, "dataset.path=mixed", "--uri", "sqlite:///mlflow.db")
     seen = sum(len(RunFolder(project / RUN).read_dataset()["files"][part]) for part in ("train", "validation"))
     assert f"{seen} of 60 images are left out" in output

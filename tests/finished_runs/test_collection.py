@@ -52,6 +52,16 @@ def test_runs_of_a_folder_are_found_the_newest_first(folder: Path, monkeypatch: 
     assert repr(runs("s")) == "<3 runs: 2 FINISHED, 1 SCHEDULED>"
 
 
+def test_copies_in_mlflow_are_no_runs(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "project"
+    shutil.copytree(folder, copy / "multirun")
+    names = {run.name for run in runs(copy)}
+    artifacts = copy / "mlartifacts/0123456789abcdef0123456789abcdef/artifacts"
+    shutil.copytree(next(path.parent for path in folder.rglob("result.json")), artifacts)
+    assert {run.name for run in runs(copy)} == names
+    assert names
+
+
 def test_a_locked_folder_is_of_a_running_run(folder: Path) -> None:
     with (folder / "multirun/runs/dead/.lock").open() as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)

@@ -92,12 +92,12 @@ def test_the_best_of_a_sweep(run_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "word"),
     [
-        ("nowhere", "received something else"),
+        ("nowhere", "found nothing of that name"),
         ("best:nowhere", "sweep"),
         ("0" * 32, "run"),
         ("models:/nobody@champion", "nobody"),
         ("models:/m-1", "m-1"),
-        (".", "config.yaml"),
+        (".", "a folder of something else"),
     ],
 )
 def test_what_is_no_run_is_said_in_one_line(
@@ -107,6 +107,18 @@ def test_what_is_no_run_is_said_in_one_line(
     with pytest.raises(UserError, match=word) as error:
         find_run(reference)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_run_may_have_the_name_of_the_folder_of_its_photos(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"photos: expected a run folder, .* received a folder of something else"):
+        find_run("photos")
+    shutil.copytree(run_folder, tmp_path / "multirun/runs/photos")
+    assert find_run("photos").path.samefile("multirun/runs/photos")
+    assert find_run(tmp_path / "multirun/runs/photos").path.samefile("multirun/runs/photos")
 
 
 def test_no_store_is_made_by_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

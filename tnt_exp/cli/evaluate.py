@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tnt_exp.atomic_files import JsonObject, atomic_write_json
 from tnt_exp.cli import ArgumentParser
-from tnt_exp.errors import describe_system_error
+from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.finished_runs import FinishedRun, find_run, test_images
 from tnt_exp.finished_runs.find import RUN_HELP
 from tnt_exp.training import device
@@ -33,6 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(list(arguments))
     finished = find_run(options.run, options.uri)
+    for text in options.overrides:
+        if "=" not in text and Path(text).expanduser().exists():
+            raise UserError(f"{text}: expected KEY=VALUE, received a path. Write dataset.path={text}")
     config, own = test_images.configure(finished, options.overrides)
     device.check_backend(config.trainer)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -34,8 +34,10 @@ def main(arguments: Sequence[str]) -> int:
         _open_later(url, options.port)
     # MLflow's jobs judge answers of language models: five processes that would make its start slower.
     environment.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    environment.setdefault("PYTHONWARNINGS", "ignore:starlette.middleware.wsgi")  # MLflow's own, in each process
     command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    os.execve(sys.executable, [*command, "--port", str(options.port)], environment)
+    # One process serves one user, and is ready sooner than four.
+    os.execve(sys.executable, [*command, "--port", str(options.port), "--workers", "1"], environment)
 
 
 def _open_later(url: str, port: int) -> None:

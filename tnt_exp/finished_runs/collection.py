@@ -192,8 +192,8 @@ class RunCollection(Sequence[Run]):
         """Return one row per run: `name`, the keys that vary, the final metrics, times, `state` and `path`.
 
         Keys and metrics have the names of MLflow, where `mlflow.search_runs` puts `params.` and `metrics.` before them.
-        `total_seconds` is the time from the start of the command to its end. The recall of each class is in
-        `Run.metrics` only.
+        `total_seconds` is the time from the start of the command to its end, of all starts together. The recall
+        of each class is in `Run.metrics` only.
         """
         import pandas as pd
 

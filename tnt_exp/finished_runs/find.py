@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
+_FILES_OF_A_RUN = ("config.yaml", "overrides.yaml", "result.json", "metrics.csv", "checkpoints")
 RUNS = "multirun"  # the folder of runs and sweeps in a working folder
 RUN_HELP = (
     "a run folder, the name of a run, an MLflow run id, runs:/ID, models:/NAME@ALIAS, best:SWEEP_FOLDER, or cifar100, "
@@ -46,6 +47,8 @@ def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> Finis
     if path.is_dir():
         if (path / STUDY_FILE).is_file():
             raise UserError(f"{text}: expected one run, received a sweep. Its best run is best:{text}")
+        if not any((path / name).exists() for name in _FILES_OF_A_RUN):
+            raise UserError(f"{text}: expected {RUN_HELP}, received a folder of something else.{_newest()}")
         return FinishedRun.open(path)
     if shipped := shipped_model(text):
         return FinishedRun.open(shipped)
@@ -53,7 +56,7 @@ def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> Finis
         from tnt_exp.tracking.queries import resolve_run_folder
 
         return FinishedRun.open(resolve_run_folder(text, uri, Path("multirun/fetched")))
-    raise UserError(f"{text}: expected {RUN_HELP}, received something else.{_newest()}")
+    raise UserError(f"{text}: expected {RUN_HELP}, found nothing of that name.{_newest()}")
 
 
 def find_run_folder(reference: str, uri: str | None = None) -> Path:
@@ -111,14 +114,19 @@ def _run_folders(root: Path) -> Iterator[Path]:
         if "config.yaml" in files and not {"overrides.yaml", "result.json", "plots"}.isdisjoint([*files, *below]):
             yield Path(folder)
             below.clear()
-        below[:] = [name for name in below if not name.startswith(".")]
+        below[:] = [name for name in below if not name.startswith(".") and name != "mlartifacts"]  # MLflow's copies
 
 
 def _folder(text: str) -> Path:
-    """Return the folder that a text names: as a path, or as a run, sweep or trial of this working folder."""
+    """Return the folder that a text names: as a path, or as a run, sweep or trial of this working folder.
+
+    A folder of photos may have the name of the run that was trained on it: the run is meant.
+    """
     path = Path(text).expanduser()
+    if any((path / file).is_file() for file in ("config.yaml", STUDY_FILE)):
+        return path
     named = [Path(RUNS, kind, text) for kind in ("runs", "sweeps")]
-    return path if path.exists() else next((folder for folder in named if folder.is_dir()), path)
+    return next((folder for folder in named if folder.is_dir()), path)
 
 
 def _best(folder: Path) -> Path:

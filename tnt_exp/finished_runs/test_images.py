@@ -204,9 +204,9 @@ def _relabel(class_names: Sequence[str], chosen: TestImages) -> "Split":
         return chosen.split
     unknown = [name for name in chosen.class_names if name not in class_names]
     if unknown:
+        known = ", ".join([*class_names[:5], *["..."] * (len(class_names) > 5)])
         raise UserError(
-            f"dataset={chosen.name}: expected the model's classes ({', '.join(class_names[:5])}, ...), "
-            f"received others: {', '.join(unknown[:5])}."
+            f"dataset={chosen.name}: expected the model's classes ({known}), received others: {', '.join(unknown[:5])}."
         )
     numbers = np.array([class_names.index(name) for name in chosen.class_names], np.int32)
     return replace(chosen.split, labels=numbers[chosen.split.labels])

@@ -131,7 +131,11 @@ class FolderRun:
         old = self.reference["run_id"]
         self.reference["replaces"] = [*self.reference.get("replaces", []), old]
         self._create()
-        log.info("MLflow run %s replaces %s, which differs from the run folder", self.reference["run_id"], old)
+        log.info(
+            "MLflow run %s replaces %s: parameters or points of the run have changed since",
+            self.reference["run_id"],
+            old,
+        )
 
     def _forget_run(self) -> None:
         """The folder has no MLflow run: it is a copy."""

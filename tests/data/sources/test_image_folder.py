@@ -150,6 +150,7 @@ def test_unreadable_images_are_skipped_named_and_counted(tmp_path: Path, caplog:
         [level for level in [*range(8), *range(100, 108)] if level not in (3, 101)]
     )
     assert "a/3.png: truncated" in caplog.text
+    assert "UnidentifiedImageError: cannot identify image file)" in caplog.text  # without the address of its bytes
     assert "b/1.png: cannot be read: No such file" in caplog.text
     for split in (dataset.train, dataset.test):
         assert [level // 100 for level in levels(split)] == split.labels.tolist()
@@ -158,7 +159,7 @@ def test_unreadable_images_are_skipped_named_and_counted(tmp_path: Path, caplog:
 def test_nothing_readable_is_an_error_even_when_skipping(tmp_path: Path) -> None:
     for file in classes(tmp_path).glob("*/*"):
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="expected training images, received 12 files, none of which can be read"):
+    with pytest.raises(UserError, match="expected images, received 12 files, none of which can be read"):
         load_dataset(folder(tmp_path, on_error=OnError.skip))
 
 

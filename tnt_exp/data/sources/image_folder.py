@@ -64,7 +64,9 @@ class ImageFolderSource(DatasetSource):
         def files(part: ClassFolders | None, name: str) -> "ImageFiles | None":
             return None if part is None else ImageFiles.of_folders(part, config, name, root)
 
-        train = ImageFiles.of_folders(folders.train, config, "training images", root)
+        # Validation and test images may be drawn from the same folder.
+        name = "training images" if folders.validation and folders.test else "images"
+        train = ImageFiles.of_folders(folders.train, config, name, root)
         validation = files(folders.validation, "validation images")
         test = files(folders.test, "test images")
         left_out = sum((part.left_out for part in (train, validation, test) if part is not None), Counter())
