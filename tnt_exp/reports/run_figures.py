@@ -42,7 +42,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path, tr
     comparable with those of validation.
     """
     remark = f" ({', '.join(training)})" if training else ""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
     panels = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in rows]
     for axes, name, title in zip(panels[:2], ("loss", "accuracy"), ("Loss", "Accuracy"), strict=True):
@@ -50,7 +50,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path, tr
         _line(axes, epochs, rows, f"val/{name}", _VALIDATION, "validation")
         axes.axvline(chosen, color=_CHOSEN, linewidth=0.8, linestyle=":", label=f"kept: epoch {chosen}")
         axes.set(title=title, xlabel="Epoch")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.18), borderaxespad=0)  # below the curves
     _line(panels[2], epochs, rows, "train/learning_rate", _TRAIN, None)
     panels[2].set(title="Learning rate at the end of the epoch", xlabel="Epoch")
     panels[2].set_ylim(bottom=0)
