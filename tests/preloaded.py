@@ -168,7 +168,7 @@ def _copy_store(kept: Path) -> None:
 
 def _begin(request: Any) -> None:
     """Complete what a fork needs before its command."""
-    errors = os.open(request["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    errors = os.open(request["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     null = os.open(os.devnull, os.O_RDONLY)
     for file, number in ((null, 0), (errors, 2)):
         os.dup2(file, number)

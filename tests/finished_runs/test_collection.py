@@ -93,7 +93,7 @@ def test_curves_are_one_long_table(folder: Path) -> None:
     assert list(found.columns) == ["name", "model.depth", "seed", "epoch", "metric", "value"]
     assert len(found) == 6 * 3
     curve = found[found["name"] == "d2s0"].sort_values("epoch")
-    np.testing.assert_array_equal(curve["value"], [0.4 * (epoch / 3) for epoch in (1, 2, 3)])
+    np.testing.assert_allclose(curve["value"], [0.4 * (epoch / 3) for epoch in (1, 2, 3)], rtol=1e-15)
     assert {*runs(folder / "multirun/runs/d2s0").curves()["metric"]} >= {"train/loss", "val/accuracy"}
     with pytest.raises(UserError, match=r"val/acuracy.*Did you mean val/accuracy"):
         runs(folder / "multirun/runs/d2s0").curves(["val/acuracy"])

@@ -49,6 +49,7 @@ def test_forks_have_exit_codes_streams_and_environments_of_their_own(server: For
     first = server.start(["print", "a"], log, {"FORK": "1"}, tmp_path / "first")
     assert ended(first) == 1
     assert log.read_text() == f"1 {tmp_path / 'first'} True a\n"
+    assert log.stat().st_mode & 0o111 == 0
     second = server.start(["print"], log, {}, tmp_path / "second")
     assert ended(second) == 0
     assert log.read_text().splitlines()[1] == f"None {tmp_path / 'second'} True"

@@ -179,7 +179,7 @@ def _send(connection: Connection, **message: int) -> None:
 
 def _begin(request: JsonObject) -> JsonObject:
     os.setsid()
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)
