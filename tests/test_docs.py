@@ -112,6 +112,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("dark", "bright"):
             size = (20 + 7 * number, 90 - number)
             photograph(folder / f"photos/{name}/{number}.{suffix}", mode, size, name == "bright")
+    for name in ("dark", "bright"):
+        for number in range(3):
+            photograph(folder / f"others/{name}/{number}.png", "RGB", (50, 40), name == "bright")
     for name in ("new.jpg", "photo.jpg", "folder/a.png", "folder/b.jpg", "more/deep/c.png"):
         photograph(folder / name, "RGB", (70, 50), bright=True)
     (folder / "tnt_s.safetensors").touch()  # stands for published weights, where a command is only composed
