@@ -229,8 +229,8 @@ class Life(RuleBasedStateMachine):
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-def walk(lives: int, *, stub: bool, events: int = 8) -> Counter[str]:
-    """Walk so many lives, and return how often each event came; raise `AssertionError` at the first fault."""
+def walk(lives: int, *, stub: bool, events: int = 8, same: bool = False) -> Counter[str]:
+    """Walk so many lives (the `same` each time), and return how often each event came; raise at the first fault."""
     torture.preload("tensorflow")
     machine = type("RandomLife", (Life,), {"stub": stub, "events": Counter(), "reference": []})
     if not stub:
@@ -246,6 +246,7 @@ def walk(lives: int, *, stub: bool, events: int = 8) -> Counter[str]:
             stateful_step_count=events,
             deadline=None,
             database=None,
+            derandomize=same,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
             print_blob=False,
@@ -259,10 +260,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Walk the lives of runs at random.")
     parser.add_argument("--lives", type=int, default=200, help="on a stub of the training step (default 200)")
     parser.add_argument("--real", type=int, default=10, help="with real training (default 10)")
+    parser.add_argument("--same", action="store_true", help="the same lives each time, as in the tests")
     options = parser.parse_args(arguments)
     for lives, stub in ((options.lives, True), (options.real, False)):
         if lives:
-            events = walk(lives, stub=stub)
+            events = walk(lives, stub=stub, same=options.same)
             print("stub" if stub else "real training", dict(events), flush=True)
     return 0
 
