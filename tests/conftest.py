@@ -1,7 +1,5 @@
 """What all tests share."""
 
-import atexit
-import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -10,8 +8,7 @@ import pytest
 
 from tnt_exp import cli
 
-gc.set_threshold(*cli._GC_THRESHOLD)
-atexit.register(gc.freeze)
+cli.collect_less_garbage()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,11 +17,11 @@ PRESETS = {
 }
 
 
-SMALL = [pytest.param(name, marks=pytest.mark.backend) for name in ("tnt_s", "tnt_s_legacy")]
-
-
-# The largest has no layer that the others lack: its logits alone, on TensorFlow alone.
-@pytest.fixture(scope="module", params=["tnt_b", *SMALL])
+# The largest has no layer that the others lack: on TensorFlow alone.
+@pytest.fixture(
+    scope="module",
+    params=["tnt_b", *(pytest.param(name, marks=pytest.mark.backend) for name in ("tnt_s", "tnt_s_legacy"))],
+)
 def pair(request, timm, tmp_path_factory):
     """timm's network with all weights random, ours with the same, and random images."""
     import torch
@@ -67,7 +67,6 @@ def test_logits(pair):
     assert np.abs(received - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("pair", SMALL, indirect=True)
 def test_gradients(pair, gradients):
     theirs, network, images, _ = pair
     weights = np.random.default_rng(1).normal(size=(2, 10)).astype("float32")

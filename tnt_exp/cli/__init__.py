@@ -40,8 +40,6 @@ VERBS = {
     "ui": ("tnt_exp.cli.ui", "open the MLflow UI on this folder's runs"),
 }
 
-_GC_THRESHOLD = (100_000, 20, 100)  # of Python's garbage collector, instead of (700, 10, 10)
-
 _HELP = f"""\
 tnt-exp {__version__}: compose an experiment from YAML groups, train a TNT, find every run in MLflow.
 
@@ -67,6 +65,16 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{self.prog.removeprefix('tnt-exp ')}: {message} (`{self.prog} --help` describes them)")
 
 
+def collect_less_garbage() -> None:
+    """Let Python's garbage collector run less often in this process, and not at its end.
+
+    Imports and traced graphs are millions of objects that stay: to look for cycles among them again and again takes a
+    third of the time of a short command.
+    """
+    gc.set_threshold(100_000, 20, 100)  # instead of 700, 10, 10
+    atexit.register(gc.freeze)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     if os.name == "nt":
@@ -74,10 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from tnt_exp.signals import exiting
 
-    # Imports and traced graphs are millions of objects that stay: to look for cycles among them again and again, and
-    # once more at the end, takes a third of the time of a short command.
-    gc.set_threshold(*_GC_THRESHOLD)
-    atexit.register(gc.freeze)
+    collect_less_garbage()
     _open_missing_streams()
     os.environ["MPLBACKEND"] = "agg"  # a notebook's own backend cannot be imported here
     arguments = without_passwords(sys.argv[1:] if arguments is None else arguments)

@@ -24,7 +24,7 @@ PROGRAM = (sys.executable, "-P", "-m", "tnt_exp", "run", "--fork-server")
 
 _INTERVAL = 0.02  # seconds between two looks for forks that have ended
 # What a trial imports at its start, beside the backend.
-_MODULES = ("mlflow.pyfunc", "tnt_exp.cli.run", "tnt_exp.experiment", "tnt_exp.run", "tnt_exp.reports.run_figures")
+_MODULES = ("mlflow.pyfunc", "tnt_exp.experiment", "tnt_exp.run", "tnt_exp.reports.run_figures")
 
 
 class ForkServer:
@@ -74,14 +74,15 @@ class ForkServer:
         """Take what the server has sent, and wait for the first message; None: however long that takes."""
         try:
             while self._connection.poll(wait):
-                message = json.loads(self._connection.recv_bytes())
-                fork, wait = self._forks[message["number"]], 0.0
-                fork.known_pid = message.get("pid", fork.known_pid)
-                fork.returncode = message.get("code", fork.returncode)
+                message, wait = json.loads(self._connection.recv_bytes()), 0.0
+                if "pid" in message:
+                    self._forks[message["number"]].known_pid = message["pid"]
+                else:
+                    self._forks.pop(message["number"]).returncode = message["code"]
         except (EOFError, OSError):  # the server is gone, and its forks are killed with it
             self._process.wait()
             for fork in self._forks.values():
-                fork.returncode = -signal.SIGKILL if fork.returncode is None else fork.returncode
+                fork.returncode = -signal.SIGKILL
 
     def close(self) -> None:
         """End the server, and the forks that still run."""
@@ -129,8 +130,6 @@ def preload(backend: str) -> None:
     from tnt_exp.training.device import load_backend
 
     os.environ["MPLBACKEND"] = "agg"
-    # PyTorch asks CUDA for its devices when Keras is imported; a process that has initialized CUDA cannot be forked.
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     with contextlib.suppress(ImportError):
         load_backend(backend)
         for module in _MODULES:
