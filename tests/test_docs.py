@@ -1,6 +1,6 @@
-"""The commands of the README and of docs/ work: run as they are typed, shrunk where they take long, or composed.
+"""README and docs: each page's commands are typed in their order, in a fresh folder; links, files and programs work.
 
-Every line of a block of code marked bash or sh is a command, and every command has a line in `KINDS`.
+Every line of a block of code marked bash or sh is a command.
 """
 
 import importlib
@@ -15,8 +15,8 @@ import sys
 import time
 import tomllib
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import preloaded
 import pytest
+from data import official_files
 from finished_runs.fake_runs import write_run
 from PIL import Image
 
@@ -31,7 +32,6 @@ import tnt_exp
 from tnt_exp import api
 from tnt_exp.cli import main
 from tnt_exp.config.compose import compose
-from tnt_exp.preflight import preflight
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -41,24 +41,18 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 
-# What a command begins with: what is done with it. The first that matches counts.
+# What a command begins with: what is done with it, where that is not to type it. The first that matches counts.
 KINDS = {
     r"make ": "target",
     r"pip install": "extra",
-    r"(apt-get|runuser|export|mlflow server) ": "outside",  # of a machine that serves others: not tried
-    r"tnt-exp train experiment=photos .*run.name=photos": "walk",
-    r"tnt-exp (predict|export) multirun/runs/photos": "walk",
+    r"(apt-get|runuser|export) ": "outside",  # of a machine that serves others: not tried
     r"tnt-exp train tracking.register=": "serve",
     r".*mlflow models serve": "serve",
     r"curl .*invocations": "serve",
-    r"tnt-exp train .*launcher=ray": "dry run, ray",
+    r"mlflow server ": "server",
+    r"tnt-exp train .*launcher=ray": "dry run, ray",  # sweeps on these are in tests/sweep
     r"tnt-exp train .*launcher=submitit": "dry run, submitit",
-    r"tnt-exp train -m": "dry run",
-    r"tnt-exp train( |$)": "compose",
-    r"tnt-exp (evaluate|predict|explain|export) (RUN|multirun/)": "on a run",
-    r"find .*\| tnt-exp predict RUN": "on a run",
-    r"python multirun/runs/photos/export": "example",
-    r"tnt-exp (\w+)": "help",
+    r"tnt-exp ui": "ui",
 }
 
 FAKE_TRAIN = ROOT / "tests/sweep/fake_train.py"
@@ -70,20 +64,24 @@ def blocks(page: Path | str, kind: str) -> list[str]:
     return re.findall(rf"^ *```{kind}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
 
 
-def commands() -> Iterator[str]:
-    for page in PAGES:
-        for block in re.findall(r"^ *```(?:bash|sh)\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE):
-            for line in block.replace("\\\n", " ").splitlines():
-                if command := re.sub(r"(^|\s+)# .*", "", line).strip():
-                    yield re.sub(r"\s+", " ", command)
+def lines(block: str) -> Iterator[str]:
+    """The commands of a block, each in one line without its comment."""
+    for line in block.replace("\\\n", " ").splitlines():
+        if command := re.sub(r"(^|\s+)# .*", "", line).strip():
+            yield re.sub(r"\s+", " ", command)
 
 
-def kind(command: str) -> str | None:
-    return next((kind for beginning, kind in KINDS.items() if re.match(beginning, command)), None)
+def commands(page: Path) -> list[str]:
+    return [command for block in blocks(page, "(?:bash|sh)") for command in lines(block)]
+
+
+def kind(command: str) -> str:
+    return next((kind for beginning, kind in KINDS.items() if re.match(beginning, command)), "typed")
 
 
 def of_kind(*kinds: str) -> list[str]:
-    return list(dict.fromkeys(command for command in commands() if kind(command) in kinds))
+    found = itertools.chain.from_iterable(map(commands, PAGES))
+    return list(dict.fromkeys(command for command in found if kind(command) in kinds))
 
 
 def photograph(file: Path, mode: str, size: tuple[int, int], bright: bool) -> None:
@@ -94,10 +92,8 @@ def photograph(file: Path, mode: str, size: tuple[int, int], bright: bool) -> No
     Image.fromarray(noise).convert(mode).save(file)
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a user has it: sizes, formats and colour modes as they come."""
-    folder = tmp_path_factory.mktemp("photos")
+def write_files_of_a_reader(folder: Path) -> None:
+    """Write what the pages take for granted: photos as people have them, and the files whose text they show."""
     kinds = [
         ("RGB", "jpg"),
         ("L", "jpg"),
@@ -117,44 +113,121 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             photograph(folder / f"others/{name}/{number}.png", "RGB", (50, 40), name == "bright")
     for name in ("new.jpg", "photo.jpg", "folder/a.png", "folder/b.jpg", "more/deep/c.png"):
         photograph(folder / name, "RGB", (70, 50), bright=True)
-    (folder / "tnt_s.safetensors").touch()  # stands for published weights, where a command is only composed
-    return folder
+    cifar100 = official_files.binary_cifar100()
+    del cifar100["fine_label_names.txt"]  # the real names are known
+    (folder / "cifar-100-binary.tar.gz").write_bytes(official_files.tar(cifar100, "cifar-100-binary", mode="gz"))
+    write_yaml_files(folder)
 
 
-# What makes a real run of a few seconds of any training command.
-_SMALL = [
-    *("model=tiny", "trainer.epochs=1", "trainer.steps_per_epoch=3", "trainer.batch_size=16"),
-    *("schedule.warmup_epochs=0", "model.weights=null", "tracking.system_metrics=false"),
+# What a real run of a few seconds is made of.
+SHORT = [
+    *("trainer.epochs=1", "trainer.steps_per_epoch=3", "trainer.batch_size=16", "schedule.warmup_epochs=0"),
+    *("augmentation.mix_off_epochs=0", "tracking.system_metrics=false"),
 ]
 
 
 def shell(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as typed, with the commands that are installed beside this Python."""
-    words = shlex.split(command)
-    if words[0] == "tnt-exp" and not set("|<>*?") & set(command):
-        return preloaded.run(words[1:], folder)
+    """Run a command in a shell that finds those installed beside this Python."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         command, shell=True, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=280
     )
 
 
-@pytest.fixture(scope="module")
-def run(photos: Path) -> Path:
-    """The folder in which the README's three commands were typed: photos in, a model out."""
-    walk = of_kind("walk")
-    assert [command.split()[1] for command in walk] == ["train", "predict", "export"]
-    for command in walk:
-        done = shell(photos, shlex.join([*shlex.split(command), *(_SMALL if " train " in command else [])]))
-        assert done.returncode == 0, command + done.stdout + done.stderr
-        (photos / f"{command.split()[1]}.txt").write_text(done.stdout)
-    return photos
+class Reader:
+    """Someone who types the commands of one page, one after the other, in a folder of their own."""
+
+    def __init__(self, page: Path, folder: Path) -> None:
+        self.page, self.folder, self._servers = page, folder, ExitStack()
+        self._names = {"ARCHIVE": "cifar-100-binary.tar.gz", "/data/imagenet": "photos"}  # word: what it stands for
+        self._names["format=all"] = "format=keras,safetensors"
+        write_files_of_a_reader(folder)
+        typed = " ".join(commands(page))
+        if "tnt_s.safetensors" in typed:
+            from tnt_exp.model import build, pretrained
+
+            network = build(compose(["model=tnt_s"]).model, 1000, 3).network
+            pretrained.save_timm(network, folder / "tnt_s.safetensors")
+        if re.search(r"\b(RUN|NAME)\b", typed):  # the reader's
+            self.type("tnt-exp train experiment=photos dataset.path=photos run.name=photos")
+            self._names |= {"RUN": "multirun/runs/photos", "NAME": "photos"}
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._servers.close()
+
+    def type(self, command: str) -> str:
+        """Type a command; return what it printed.
+
+        A training takes three steps, which compute something for the photos of README alone. Trials of a sweep are
+        fakes, without MLflow, and at most four of a search. Two formats stand for all. There is no GPU, and no server
+        of the names in the text.
+        """
+        for word, meaning in self._names.items():
+            command = re.sub(rf"(?<!\w){re.escape(word)}\b", meaning, command)
+        kind_, words = kind(command), shlex.split(command)
+        if kind_ == "server":
+            return self._serve(words)
+        if kind_ == "ui":
+            return self._open_ui(words[1:])
+        if words[0] != "tnt-exp" or set("|<>*?") & set(command):
+            return self._checked(command, shell(self.folder, command))
+        options: dict[str, Any] = {}
+        if words[1] == "train" and "--cfg" not in words:
+            words, options = self._shortened(words, kind_)
+        return self._checked(command, preloaded.run(words[1:], self.folder, **options))
+
+    def _shortened(self, words: list[str], kind_: str) -> tuple[list[str], dict[str, Any]]:
+        words = [word for word in words if word not in ("...", "trainer=gpu", "trainer.devices=8")]
+        if "-m" in words:
+            search = ["sweep.trials=4"] if {"sweep=bayes", "sweep=recipe"} & set(words) else []
+            dry = ["--dry-run"] if kind_.startswith("dry run") else []
+            some = [] if any("," in word or "range" in word for word in words) or search else ["model.depth=2,3"]
+            return [*words, *search, *some, "tracking=off", *dry], {"trials": FAKE_TRAIN}
+        if any("cifar" in word for word in words):
+            words = [*words, "dataset.path=cifar-100-binary.tar.gz"]
+        real = self.page.name == "README.md" and "experiment=photos" in words
+        return [*words, *SHORT, *(["model=tiny", "model.weights=null"] if real else [])], {"stub": not real}
+
+    def _checked(self, command: str, done: subprocess.CompletedProcess[str]) -> str:
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert done.stdout or ">" in command or " sync" in command, command
+        for sweep in self.folder.glob("multirun/sweeps/*"):
+            self._names["SWEEP"] = sweep.name
+        return done.stdout
+
+    def _serve(self, words: list[str]) -> str:
+        """Start the server of a team, in this folder and on a free port, until the page ends."""
+        port = free_port()
+        here = {"0.0.0.0": "127.0.0.1", "5000": str(port), "server:5000": f"127.0.0.1:{port}", "/srv/mlflow": "srv"}
+        words = [here.get(word, word) for word in words]
+        words[words.index("--backend-store-uri") + 1] = "sqlite:///server.db"
+        self._servers.enter_context(serving(self.folder, words, f"http://127.0.0.1:{port}/health"))
+        self._names["http://server:5000"] = f"http://127.0.0.1:{port}"
+        self._names["postgresql+psycopg2://mlflow@server/mlflow"] = "sqlite:///another.db"
+        return ""
+
+    def _open_ui(self, words: list[str]) -> str:
+        port, output = free_port(), self.folder / "ui.txt"
+        process = preloaded.start([*words, "--no-open", "--port", str(port)], self.folder, output)
+        try:
+            wait_for(f"http://127.0.0.1:{port}/health", lambda: process.poll() is None, output)
+        finally:
+            process.kill()
+        return output.read_text()
 
 
-def test_every_command_is_of_a_kind() -> None:
-    found = list(commands())
-    assert len(found) > 20
-    assert [command for command in found if kind(command) is None] == []
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands(page) and page.name != "python.md"], ids=lambda page: page.name
+)
+def test_the_commands_of_a_page_in_their_order(page: Path, tmp_path: Path) -> None:
+    with Reader(page, tmp_path) as reader:
+        for command in commands(page):
+            if kind(command) in ("typed", "ui", "server"):
+                reader.type(command)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -165,7 +238,7 @@ def test_every_block_of_code_says_what_it_is(page: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_page_on_python_runs_and_names_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its blocks in their order. Trials and the run that fails are fakes, the other run starts in a forked process."""
+    """Its blocks in their order. Trials and the run that fails are fakes, the others start in a forked process."""
 
     class Child(api._Child):
         def __init__(self, arguments: list[str], progress: object) -> None:
@@ -181,14 +254,17 @@ def test_the_page_on_python_runs_and_names_everything(tmp_path: Path, monkeypatc
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(api, "_Child", Child)
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/python.md").read_text(), re.DOTALL | re.MULTILINE)
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "docs/python.md", "exec"), names)
+    page, names = ROOT / "docs/python.md", {}
+    reader = Reader(page, tmp_path)
+    for language, block in re.findall(r"^```(python|bash)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        if language == "python":
+            exec(compile(block, str(page), "exec"), names)
+        else:
+            assert all(map(reader.type, lines(block)))
     assert names["run"].state == "FINISHED"
     assert [run.state for run in names["trials"]] == ["FINISHED"] * 4
     assert names["comparison"].names == ["depth=1 (2 runs)", "depth=2 (2 runs)"]
-    used = set(re.findall(r"tnt_exp\.(\w+)", " ".join(blocks)))
+    used = set(re.findall(r"tnt_exp\.(\w+)", " ".join(blocks(page, "python"))))
     assert set(tnt_exp.__all__) - used == set()
 
 
@@ -219,21 +295,7 @@ def test_targets_and_extras_exist() -> None:
         assert command.split()[1] in targets, command
 
 
-@pytest.mark.parametrize("command", of_kind("compose"))
-def test_training_command_composes_and_can_run(command: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(photos)
-    arguments = shlex.split(command.replace("/data/imagenet", "photos"))[2:]
-    if "--cfg" in arguments:
-        assert main(["train", *arguments]) == 0
-        return
-    config_dir = arguments.pop(arguments.index("--config-dir") + 1) if "--config-dir" in arguments else None
-    if config_dir is not None:
-        write_files_of_a_user(photos)
-    # The archives of known datasets are not here; that they would be fetched is all that is not tried.
-    preflight(compose([argument for argument in arguments if not argument.startswith("-")], config_dir))
-
-
-def write_files_of_a_user(folder: Path) -> list[Path]:
+def write_yaml_files(folder: Path) -> list[Path]:
     """Copy the YAML blocks of docs/configuration.md to the files that the text names before them."""
     files = []
     text = (ROOT / "docs/configuration.md").read_text()
@@ -248,7 +310,7 @@ def test_the_files_of_a_user_compose_as_they_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert len(write_files_of_a_user(tmp_path)) == (ROOT / "docs/configuration.md").read_text().count("```yaml") == 2
+    assert len(write_yaml_files(tmp_path)) == (ROOT / "docs/configuration.md").read_text().count("```yaml") == 2
     config = compose(["experiment=mine", "model=mine"], "my_conf")
     assert (config.trainer.epochs, config.model.depth, config.dataset.name.value) == (100, 6, "cifar100")
     file = tmp_path / "my_conf/experiment/mine.yaml"
@@ -257,93 +319,42 @@ def test_the_files_of_a_user_compose_as_they_are_copied(
     assert "experiment/mine.yaml: expected '# @package _global_' as its first line" in capsys.readouterr().err
 
 
-def _dry(kind_: str, mark: str | None = None) -> list[object]:
-    marks = [getattr(pytest.mark, mark)] if mark else []
-    return [pytest.param(command, marks=marks) for command in of_kind(kind_)]
-
-
-@pytest.mark.parametrize(
-    "command", [*_dry("dry run"), *_dry("dry run, ray", "ray"), *_dry("dry run, submitit", "submitit")]
-)
-def test_sweep_lists_its_points(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    arguments = [argument for argument in shlex.split(command)[1:] if argument != "..."]
-    if "..." in command:
-        arguments.append("model.depth=2,3")
-    assert main([*arguments, "--dry-run"]) == 0, capsys.readouterr().err
-    assert not (tmp_path / "mlflow.db").exists()
-
-
-@pytest.mark.parametrize("command", of_kind("help"))
-def test_verb_has_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    verb, *arguments = shlex.split(command)[1:]
-    with pytest.raises(SystemExit, match="0"):
-        main([verb, "--help"])
-    printed = capsys.readouterr().out
-    assert [word for word in arguments if word.startswith("--") and word.split("=")[0] not in printed] == []
-
-
-@pytest.mark.timeout(600)
-def test_photos_become_a_model_by_the_readmes_three_commands(run: Path) -> None:
-    assert "new.jpg" in (run / "predict.txt").read_text()
-    assert re.search(r"bright|dark", (run / "predict.txt").read_text())
-    folder = run / "multirun/runs/photos"
-    result = json.loads((folder / "result.json").read_text())
-    assert result["status"] == "FINISHED"
-    assert (folder / "export/savedmodel/saved_model.pb").exists()
-    labels = json.loads((folder / "export/litert/metadata.json").read_text())["labels"]
-    assert sorted(labels) == ["bright", "dark"]
-
-
-@pytest.mark.parametrize("command", of_kind("on a run"))
-def test_command_on_a_run(
-    command: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = re.sub(r"RUN|multirun/runs/\w+", "multirun/runs/photos", command)
-    command = re.sub(r"format=\S+", "format=keras", command)  # the README's export writes others
-    if "|" in command:
-        done = shell(run, command)
-        assert done.returncode == 0, done.stderr
-        assert "photo.jpg" in (run / "answers.csv").read_text()
-        return
-    monkeypatch.chdir(run)
-    assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
-    assert len(capsys.readouterr().out) > 50 or "explain" in command
-
-
 def free_port() -> int:
     with socket.socket() as there:
         there.bind(("127.0.0.1", 0))
         return int(there.getsockname()[1])
 
 
+def wait_for(address: str, runs: Callable[[], bool], output: Path) -> None:
+    """Wait until an address answers.
+
+    Raises:
+        AssertionError: What serves it ended, or needs too long.
+    """
+    deadline = time.monotonic() + 250
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            assert runs(), output.read_text()
+            assert time.monotonic() < deadline, output.read_text()
+            time.sleep(0.2)
+
+
 @contextmanager
-def serving(folder: Path, command: str, port: int) -> Iterator[None]:
-    """The server of the documented command on another port, until the block ends."""
-    words = shlex.split(command.replace("-p 5001", f"-p {port}"))
-    environment = os.environ | dict(word.split("=", 1) for word in words[: words.index("mlflow")])
+def serving(folder: Path, words: list[str], address: str) -> Iterator[None]:
+    """A server that runs until the block ends: a command, perhaps with variables in front, and where it answers."""
+    variables = list(itertools.takewhile(lambda word: "=" in word, words))
+    environment = os.environ | dict(word.split("=", 1) for word in variables)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    with (folder / "server.txt").open("w") as output:
+    file = folder / "server.txt"
+    with file.open("w") as output:
         server = subprocess.Popen(
-            words[words.index("mlflow") :],
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
+            words[len(variables) :], cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + 250
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, (folder / "server.txt").read_text()
-                assert time.monotonic() < deadline, (folder / "server.txt").read_text()
-                time.sleep(0.2)
+        wait_for(address, lambda: server.poll() is None, file)
         yield
     finally:
         os.killpg(server.pid, 15)
@@ -356,7 +367,8 @@ def test_served_model_answers_what_predict_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train, serve, ask = of_kind("serve")
-    done = shell(tmp_path, shlex.join([*shlex.split(train), *_SMALL, "run.name=served", "model.depth=1"]))
+    small = [*SHORT, "model=tiny", "model.depth=1", "run.name=served"]
+    done = preloaded.run([*shlex.split(train)[1:], *small], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     from tnt_exp import data
 
@@ -369,7 +381,7 @@ def test_served_model_answers_what_predict_answers(
     assert len(classes) == 6
 
     port = free_port()
-    with serving(tmp_path, serve, port):
+    with serving(tmp_path, shlex.split(serve.replace("-p 5001", f"-p {port}")), f"http://127.0.0.1:{port}/ping"):
         documented = shell(tmp_path, ask.replace("localhost:5001", f"127.0.0.1:{port}").replace("curl", "curl -s", 1))
         assert len(json.loads(documented.stdout)["predictions"]) == 1, documented.stdout + documented.stderr
         request = urllib.request.Request(
@@ -385,12 +397,6 @@ def test_served_model_answers_what_predict_answers(
     exec(program, namespace)
     assert len(namespace["table"]) == len(namespace["images"]) == 2
     assert list(namespace["model"].predict(images)["class"]) == classes
-
-
-def test_the_example_of_an_export_runs_as_it_is_typed(run: Path) -> None:
-    (command,) = of_kind("example")
-    done = shell(run, command)
-    assert re.fullmatch(r"photo\.jpg (bright|dark) [01]\.\d{4}\n", done.stdout), done.stderr
 
 
 def test_every_program_and_yaml_file_is_run_by_a_test() -> None:

@@ -1,5 +1,6 @@
 """Errors that a user can do something about, each as one clear line."""
 
+import difflib
 import errno
 import os
 import re
@@ -87,6 +88,16 @@ def wrap_read_errors(file: Path | str) -> Iterator[None]:
             f"{printable_name(file)}: truncated, damaged or of another format "
             f"({printable_name(reason)}); fetch the file again"
         ) from error
+
+
+def similar_path(path: Path) -> str:
+    """Return ' Did you mean X?' for the entry of the same folder that has the most similar name, or nothing."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
+    return f" Did you mean {printable_name(path.parent / close[0])}?" if close else ""
 
 
 def printable_name(name: Path | str) -> str:

@@ -5,9 +5,11 @@ fail without it.
 """
 
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tnt_exp import data, provenance
@@ -102,12 +104,16 @@ class Experiment:
             self.tracker.finish()
 
     def next_steps(self) -> str:
-        """Return where the results are and how to compare them, a line each."""
+        """Return where the results are, and how to compare and use them, a line each."""
         lines = [f"run folder {self.folder.path}"]
         if self.tracker:
             from tnt_exp.tracking.client import ui_command
 
             lines.append(f"compare    {ui_command(self.tracker.uri, self.tracker.experiment_id)}")
+        if self.result["status"] == "FINISHED":
+            folder = self.folder.path
+            path = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+            lines.append(f"use        tnt-exp predict {shlex.quote(str(path))} FILE")
         return "\n".join(lines)
 
     def _require_the_same_data(self, dataset: data.Dataset) -> None:
@@ -240,15 +246,10 @@ class Experiment:
             run_figures.draw_curves(rows, best.epoch, plots / "curves.png", self._training_differs())
         with _picture():
             run_figures.draw_confusion_matrix(test.confusion, dataset.class_names, title, file)
-        log.info(
-            "test      accuracy %.4f, balanced %.4f, macro F1 %.4f, top-5 %.4f, loss %.4f (weights of epoch %d)",
-            test.accuracy,
-            test.balanced_accuracy,
-            test.macro_f1,
-            test.top5_accuracy,
-            test.loss,
-            best.epoch,
-        )
+        values = {"accuracy": test.accuracy, "balanced": test.balanced_accuracy, "macro F1": test.macro_f1}
+        values |= {"top-5": test.top5_accuracy} if dataset.num_classes > 5 else {}
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in {**values, "loss": test.loss}.items())
+        log.info("test      %s (weights of epoch %d)", shown, best.epoch)
 
     def _training_differs(self) -> list[str]:
         """Return in words what makes loss and accuracy of training other than those of validation."""

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from finished_runs.fake_runs import write_run
 
 from tnt_exp.cli import VERBS, main
 
@@ -91,6 +92,27 @@ def test_unknown_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture
     assert "Did you mean train?" in capsys.readouterr().err
     assert main(["model.depth=3"]) == 2
     assert "Did you mean: tnt-exp train model.depth=3?" in capsys.readouterr().err
+
+
+def test_a_misspelt_path_is_answered_with_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "multirun/runs/clothes", "run.name=clothes")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "new.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    for arguments, answer in [
+        (["train", "experiment=photos", "dataset.path=photo"], "Did you mean photos?"),
+        (["train", "experiment=photos", "dataset.path=there"], "Correct it."),
+        (["predict", "cifar100", "news.jpg"], "Did you mean new.jpg?"),
+        (["predict", "cloths", "new.jpg"], "Did you mean multirun/runs/clothes?"),
+        (["evaluate", "multirun/runs/cloth"], "Did you mean multirun/runs/clothes?"),
+        (["compare", "clothes", "cloths"], "Did you mean multirun/runs/clothes?"),
+        (["export", "clothes", "--format", "litert"], "Keys have no dashes: format=VALUE"),
+        (["evaluate", "clothes", "--dataset.path", "photos"], "Keys have no dashes: dataset.path=VALUE"),
+    ]:
+        assert main(arguments) == 2, arguments
+        assert answer in capsys.readouterr().err, arguments
 
 
 def test_help_of_train_shows_groups_and_keys() -> None:

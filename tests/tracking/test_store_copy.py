@@ -133,7 +133,11 @@ def test_killed_after_each_write_it_continues_without_doubles(
         ),
         (["--to", "sqlite:///other.db", "--uri", "none.db"], ["--uri", "sqlite:///none.db"]),
         (["--uri", "sqlite:///mlflow.db"], ["--uri", "expected with --to=URI"]),
-        (["--to", "postgresql+psycopg2://x:secret@127.0.0.1:1/y"], ["expected a tracking store", "refused"]),
+        pytest.param(
+            ["--to", "postgresql+psycopg2://x:secret@127.0.0.1:1/y"],
+            ["expected a tracking store", "refused"],
+            marks=pytest.mark.postgresql,  # its driver
+        ),
     ],
 )
 def test_bad_addresses_are_one_line(

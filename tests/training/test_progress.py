@@ -13,16 +13,21 @@ METRICS = {"train/loss": 1.0, "train/accuracy": 0.5, "train/learning_rate": 1e-3
 
 
 def lines_of(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, epochs: int, steps: int, chunk: int
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    epochs: int,
+    steps: int,
+    chunk: int,
+    seconds: float = 2.0,
 ) -> list[str]:
-    """The line of each epoch: 60 seconds of compiling in the first step, then 2 seconds per epoch; 0.1 validate."""
+    """What is printed: 50 seconds of compiling in the first step, then an epoch takes `seconds`; 0.1 validate."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock.now)
     with caplog.at_level(logging.INFO, "tnt_exp"), ProgressBar(epochs, epochs * steps) as shown:
-        clock.now += 60.0
+        clock.now += 50.0
         for epoch in range(1, epochs + 1):
             for done in range(chunk, steps + 1, chunk):
-                clock.now += 1.9 * chunk / steps
+                clock.now += (seconds - 0.1) * chunk / steps
                 shown.on_step(epoch, done, steps, 32)
             clock.now += 0.1
             shown.on_epoch_end(epoch, METRICS)
@@ -44,6 +49,17 @@ def test_an_epoch_of_one_chunk_says_nothing_at_first(
     lines = lines_of(monkeypatch, caplog, epochs=3, steps=10, chunk=10)
     assert "left" not in lines[0]
     assert [line.rpartition("left ")[2] for line in lines[1:]] == ["0:02", "0:00"]
+
+
+def test_a_long_epoch_has_a_line_per_minute(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    lines = lines_of(monkeypatch, caplog, epochs=10, steps=20, chunk=1, seconds=190.1)
+    assert lines[:3] == [
+        "epoch  1/10 | step 2/20 | left 31:21",
+        "epoch  1/10 | step 9/20 | left 30:14",
+        "epoch  1/10 | step 16/20 | left 29:08",
+    ]
+    assert lines[3].startswith("epoch  1/10 | loss")
+    assert lines[4].startswith("epoch  2/10 | step 7/20 | left ")
 
 
 def test_a_learning_rate_that_jumps_where_a_run_continues_is_reported(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ import atexit
 import gc
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -62,7 +63,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError`."""
-        raise UserError(f"{self.prog.removeprefix('tnt-exp ')}: {message} (`{self.prog} --help` describes them)")
+        flag = re.match(r"unrecognized arguments: --([a-z_.]+)", message)
+        takes_keys = any("KEY=VALUE" in str(action.metavar) for action in self._actions)
+        hint = f". Keys have no dashes: {flag[1]}=VALUE" if flag and takes_keys else ""
+        raise UserError(f"{self.prog.removeprefix('tnt-exp ')}: {message}{hint} (`{self.prog} --help` describes them)")
 
 
 def collect_less_garbage() -> None:

@@ -27,7 +27,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = ArgumentParser(prog="tnt-exp evaluate", description="Measure a finished run's model.")
     parser.add_argument("run", help=RUN_HELP)
     parser.add_argument(
-        "overrides", nargs="*", default=[], help="other images with the same classes: dataset=... dataset.path=..."
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="other images with the same classes: dataset=... dataset.path=...",
     )
     parser.add_argument("--uri", help="tracking store to ask for a run (default: mlflow.db in this folder)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
@@ -108,7 +112,8 @@ def _draw(folder: Path, finished: FinishedRun, split: "Split", evaluation: "Eval
     from tnt_exp.reports import run_figures
 
     names = finished.class_names
-    title = f"{report['dataset']} test: accuracy {evaluation.accuracy:.4f}"
+    images = Path(report["path"]).name if report["path"] else report["dataset"]
+    title = f"{images}: accuracy of {len(split):,} test images {evaluation.accuracy:.4f}"
     run_figures.draw_confusion_matrix(evaluation.confusion, names, title, folder / "confusion_matrix.png")
     wrong = evaluation.mistakes(_MISTAKES)
     if len(wrong):

@@ -6,7 +6,7 @@ from math import floor
 from pathlib import Path
 
 from tnt_exp.config.dataset import DatasetConfig
-from tnt_exp.errors import UserError
+from tnt_exp.errors import UserError, similar_path
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,10 @@ def required_path(config: DatasetConfig) -> Path:
         )
     path = Path(config.path).expanduser()
     if not path.exists():
-        raise UserError(f"dataset.path={path}: expected a file or folder, received a path where nothing is; correct it")
+        raise UserError(
+            f"dataset.path={path}: expected a file or folder, received a path where nothing is."
+            f"{similar_path(path) or ' Correct it.'}"
+        )
     if not os.access(path, os.R_OK):
         raise UserError(
             f"dataset.path={path}: expected something you may read, received something you may not; see its permissions"

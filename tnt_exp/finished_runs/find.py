@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tnt_exp.config.trainer import TrainerConfig
-from tnt_exp.errors import UserError
+from tnt_exp.errors import UserError, similar_path
 from tnt_exp.finished_runs.run import FinishedRun
 from tnt_exp.model.weights_file import shipped_model
 from tnt_exp.sweeps.results import ranked, rows
@@ -48,7 +48,7 @@ def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> Finis
         if (path / STUDY_FILE).is_file():
             raise UserError(f"{text}: expected one run, received a sweep. Its best run is best:{text}")
         if not any((path / name).exists() for name in _FILES_OF_A_RUN):
-            raise UserError(f"{text}: expected {RUN_HELP}, received a folder of something else.{_newest()}")
+            raise UserError(f"{text}: expected {RUN_HELP}, received a folder of something else.{_suggestion(text)}")
         return FinishedRun.open(path)
     if shipped := shipped_model(text):
         return FinishedRun.open(shipped)
@@ -56,7 +56,7 @@ def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> Finis
         from tnt_exp.tracking.queries import resolve_run_folder
 
         return FinishedRun.open(resolve_run_folder(text, uri, Path("multirun/fetched")))
-    raise UserError(f"{text}: expected {RUN_HELP}, found nothing of that name.{_newest()}")
+    raise UserError(f"{text}: expected {RUN_HELP}, found nothing of that name.{_suggestion(text)}")
 
 
 def find_run_folder(reference: str, uri: str | None = None) -> Path:
@@ -75,7 +75,9 @@ def find_run_folder(reference: str, uri: str | None = None) -> Path:
 
         folder = tagged_run_folder(reference, uri)
     if not folder.is_dir():
-        raise UserError(f"{reference}: expected a run folder or an MLflow run id, found no folder {folder}.")
+        raise UserError(
+            f"{reference}: expected a run folder or an MLflow run id, found no folder {folder}.{_suggestion(reference)}"
+        )
     return folder.resolve()
 
 
@@ -102,6 +104,7 @@ def find_run_folders(reference: str, uri: str | None = None) -> list[Path]:
     if not (uri or os.environ.get("MLFLOW_TRACKING_URI") or Path("mlflow.db").is_file()):
         raise UserError(
             f"{reference}: expected a folder of runs, the name of a run or an MLflow experiment, found none."
+            f"{_suggestion(reference)}"
         )
     from tnt_exp.tracking.queries import experiment_folders
 
@@ -137,7 +140,11 @@ def _best(folder: Path) -> Path:
     return Path(ranking[0].best.place)
 
 
-def _newest() -> str:
+def _suggestion(text: str) -> str:
+    """Return ' Did you mean X?' for the run or sweep of the most similar name, or the newest run, or nothing."""
+    similar = (similar_path(Path(RUNS, kind, Path(text).name)) for kind in ("runs", "sweeps"))
+    if suggestion := next(filter(None, similar), None):
+        return suggestion
     folders = sorted(file.parent for file in Path("multirun/runs").glob("*/model.keras"))
     return f" The newest run here: {folders[-1]}" if folders else ""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from tnt_exp.data.image_files import decode_image
 from tnt_exp.data.sources.folder_layout import list_images
-from tnt_exp.errors import UserError, printable_name
+from tnt_exp.errors import UserError, printable_name, similar_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,10 @@ def expand_inputs(arguments: Sequence[str], stdin: Iterable[str] = sys.stdin) ->
     """
     for argument in arguments:
         if argument != _STDIN and not Path(argument).exists() and next(_matches(argument), None) is None:
-            raise UserError(f"{printable_name(argument)}: expected an image, a folder or a glob, found nothing there.")
+            raise UserError(
+                f"{printable_name(argument)}: expected an image, a folder or a glob, found nothing there."
+                f"{similar_path(Path(argument))}"
+            )
     return _expand_one(arguments, stdin)
 
 

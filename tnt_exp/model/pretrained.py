@@ -219,13 +219,19 @@ def save_timm(network: TNT, path: str | os.PathLike[str]) -> None:
     Raises:
         UserError: timm has no such network, or the file cannot be written.
     """
-    if problems := [*_unpublished_settings(network), *_settings_unknown_to_timm(network)]:
-        raise UserError(f"{path}: timm has no such TNT.\n" + "\n".join(problems))
+    if problem := timm_problem(network):
+        raise UserError(f"{path}: {problem}")
     tensors: dict[str, Array] = {}
     for mapping in weight_mappings(network):
         value = np.asarray(keras.ops.convert_to_numpy(mapping.variable.value), "float32")
         tensors.update(zip(mapping.tensors, mapping.to_torch(value), strict=True))
     state_dict_io.write_state_dict(Path(path), tensors)
+
+
+def timm_problem(network: TNT) -> str | None:
+    """Return why timm has no such network, in one line; None: it has."""
+    problems = [*_unpublished_settings(network), *_settings_unknown_to_timm(network)]
+    return " ".join(["timm has no such TNT:", *problems]) if problems else None
 
 
 def _unpublished_settings(network: TNT) -> Iterator[str]:

@@ -20,6 +20,8 @@ log = logging.getLogger("tnt_exp")
 class ProgressBar:
     """A bar with step, rate and time left on a terminal, and one plain line per epoch everywhere.
 
+    Where there is no terminal, an epoch that takes long has a line per minute.
+
     It is `warm` once the process has made its first step. The time left is estimated from the steps after that one, and
     from the second epoch on from whole epochs, because the first ones compile.
     """
@@ -29,6 +31,7 @@ class ProgressBar:
         self._ends: list[float] = []  # of the epochs of this process
         self._first: tuple[float, int] | None = None  # when the first chunk had ended, and the steps until then
         self._last = 0.0  # when the last one had
+        self._begin, self._reported = time.perf_counter(), 0.0  # now, and when a line about a step was printed
         self.warm = False
         self._bar: Bar | None = None
         if sys.stdout.isatty():
@@ -60,11 +63,19 @@ class ProgressBar:
         self._last = time.perf_counter()
         self._first = self._first or (self._last, made)
         if not self._bar:
+            if done < of and self._last - max(self._begin, self._reported, *self._ends[-1:]) > 60:
+                self._reported = self._last
+                self._log_step(epoch, done, of, made)
             return
         rate = (self._bar.tasks[0].speed or 0.0) * images
         description, left = f"epoch {epoch}/{self._epochs}", self.left(made)
         shown = "?" if left is None else format_duration(left)
         self._bar.update(self._task, completed=made, rate=rate, description=description, left=shown)
+
+    def _log_step(self, epoch: int, done: int, of: int, made: int) -> None:
+        left = self.left(made)
+        shown = "" if left is None else f" | left {format_duration(left)}"
+        log.info("epoch %*d/%d | step %d/%d%s", len(str(self._epochs)), epoch, self._epochs, done, of, shown)
 
     def left(self, made: int) -> float | None:
         """Return the estimated seconds left after so many steps of the run; None: not known yet."""
