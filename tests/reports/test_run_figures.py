@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
@@ -30,3 +32,43 @@ def test_names_of_classes_are_no_mathematics(tmp_path: Path, monkeypatch: pytest
     assert "$\\nothing$" in drawn
     for name in ("samples", "confusion"):
         assert imread(tmp_path / f"{name}.png").std() > 0
+
+
+def write_font(file: Path, name: str, letters: str) -> None:
+    """A font in which each of some letters is a square."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for point in ((0, 700), (700, 700), (700, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    square, names = pen.glyph(), [".notdef", *(f"uni{ord(letter):04X}" for letter in letters)]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap(dict(zip(map(ord, letters), names[1:], strict=True)))
+    font.setupGlyf(dict.fromkeys(names, square))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (800, 50)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": name, "styleName": "Regular", "fullName": name, "psName": name})
+    font.setupOS2()
+    font.setupPost()
+    font.save(file)
+
+
+def test_fonts_are_found_that_have_the_letters_of_the_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also fonts that were installed after Matplotlib made its list; what no font has is reported once."""
+    write_font(tmp_path / "one.ttf", "Squares", "甲乙")
+    write_font(tmp_path / "two.ttf", "More squares", "丙")
+    (tmp_path / "no.ttf").write_text("no font")
+    monkeypatch.setattr(run_figures.font_manager.fontManager, "ttflist", [])
+    monkeypatch.setattr(run_figures.font_manager, "findSystemFonts", lambda: list(map(str, tmp_path.iterdir())))
+    run_figures._fonts_with.cache_clear()
+    try:
+        assert run_figures._fonts_with("甲乙丙") == ["Squares", "More squares"]
+        assert caplog.messages == []
+        for _ in range(2):
+            assert run_figures._fonts_with("甲丁") == ["Squares"]
+        assert [message[:34] for message in caplog.messages] == ["no font of this machine has 丁: pic"]
+    finally:
+        run_figures._fonts_with.cache_clear()

@@ -112,14 +112,14 @@ def _draw(folder: Path, finished: FinishedRun, split: "Split", evaluation: "Eval
     from tnt_exp.reports import run_figures
 
     names = finished.class_names
-    images = Path(report["path"]).name if report["path"] else report["dataset"]
+    images = Path(report["path"]).name if report["dataset"] == "image_folder" else report["dataset"]
     title = f"{images}: accuracy of {len(split):,} test images {evaluation.accuracy:.4f}"
     run_figures.draw_confusion_matrix(evaluation.confusion, names, title, folder / "confusion_matrix.png")
     wrong = evaluation.mistakes(_MISTAKES)
     if len(wrong):
         titles = [
             f"is {names[split.labels[index]]}\n"
-            f"predicted {names[evaluation.predicted[index]]}, {evaluation.confidence[index]:.0%}"
+            f"predicted {evaluation.confidence[index]:.0%} {names[evaluation.predicted[index]]}"
             for index in wrong
         ]
         run_figures.draw_samples(split.images[wrong].astype(np.float32) / 255, titles, folder / "mistakes.png")

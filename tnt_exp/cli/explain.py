@@ -36,6 +36,6 @@ def main(arguments: Sequence[str]) -> int:
     name, probability, pixels, maps = read_attention(classifier, image)
     file = options.output or finished.output / "explained" / f"{options.image.stem}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
-    attention_maps(pixels, maps, f"{options.image.name}: {name} ({probability:.3f})", file)
+    attention_maps(pixels, maps, f"{options.image.name}: {probability:.1%} {name}", file)
     print(f"{probability:.4f}  {name}  {options.image}\nwritten to {file}")
     return 0

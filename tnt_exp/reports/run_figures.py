@@ -4,6 +4,8 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from matplotlib.ticker import MaxNLocator
 
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs that it builds a list of fonts
 
-# Fonts with letters that DejaVu Sans lacks.
-_FONTS = ("Noto Sans CJK SC", "WenQuanYi Zen Hei", "PingFang SC", "Noto Sans Arabic", "Arial Unicode MS")
+log = logging.getLogger("tnt_exp")
+
+_FONT = "DejaVu Sans"  # comes with Matplotlib
 
 _TRAIN, _VALIDATION, _CHOSEN = "#3b6ea8", "#d1662b", "#777777"
 
@@ -25,14 +28,46 @@ _TRAIN, _VALIDATION, _CHOSEN = "#3b6ea8", "#d1662b", "#777777"
 def save_figure(figure: Figure, file: Path) -> None:
     """Write a PNG file; text is drawn as it is, not as mathematics, in a font that has its letters if there is one."""
     FigureCanvasAgg(figure)
-    there = set(font_manager.get_font_names())
-    fonts = ["DejaVu Sans", *(name for name in _FONTS if name in there)]
-    for text in figure.findobj(Text):
+    texts: list[Text] = figure.findobj(Text)
+    letters = "".join(sorted(set().union(*(text.get_text() for text in texts))))
+    fonts = [_FONT, *_fonts_with(_lacking(font_manager.findfont(_FONT), letters))]
+    for text in texts:
         text.set_parse_math(False)
         text.set_fontfamily(fonts)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a letter that no font has becomes an empty box
         figure.savefig(file, dpi=120)
+
+
+@cache
+def _fonts_with(missing: str) -> list[str]:
+    """Return fonts of this machine that together have these letters, as far as there are any."""
+    fonts, files = [], _font_files() if missing else {}
+    while missing:
+        lacks = {name: _lacking(file, missing) for name, file in sorted(files.items())}
+        best = min(lacks, key=lambda name: len(lacks[name]))
+        if lacks[best] == missing:
+            log.warning("no font of this machine has %s: pictures show boxes instead; install one", missing[:20])
+            break
+        fonts.append(best)
+        missing = lacks[best]
+    return fonts
+
+
+def _font_files() -> dict[str, str]:
+    """Return name: file of the fonts of this machine, also of those that Matplotlib's list does not know yet."""
+    manager = font_manager.fontManager
+    for file in {*font_manager.findSystemFonts()} - {font.fname for font in manager.ttflist}:
+        with suppress(RuntimeError, OSError):  # not a font that Matplotlib can read
+            manager.addfont(file)
+    # Its last resort has a box for every letter.
+    return {font.name: font.fname for font in manager.ttflist if "LastResort" not in font.fname}
+
+
+def _lacking(file: str, letters: str) -> str:
+    """Return the letters that a font lacks; those without a shape of their own count as there."""
+    font = font_manager.get_font(file)
+    return "".join(letter for letter in letters if letter.isprintable() and not font.get_char_index(ord(letter)))
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path, training: Sequence[str] = ()) -> None:
