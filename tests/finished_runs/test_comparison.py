@@ -1,4 +1,4 @@
-"""Runs compared: what differs, and whether it is beyond luck."""
+"""Runs compared: what differs, and whether it is significant."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def test_two_groups_of_five_seeds_have_the_p_value_of_scipy(tmp_path: Path, pair
     text = str(found)
     assert f"(+0.0292, p {p_value})" in text
     assert ("paired t-test by seed and fold; assumes" if paired else "Welch's t-test; assumes") in text
-    assert "beyond luck, p < 0.05: best/val/accuracy, best/val/loss, test/accuracy, test/loss" in text
+    assert "significant, p < 0.05: best/val/accuracy, best/val/loss, test/accuracy, test/loss" in text
     assert ("seed" in found.differences) is not paired
     # One collection, a folder of both, and single runs are the same comparison.
     assert compare(runs(tmp_path)[::-1]).metrics == compare(tmp_path).metrics == found.metrics
@@ -77,7 +77,7 @@ def test_luck_is_not_taken_for_a_difference(tmp_path: Path) -> None:
     group(tmp_path, 3, SHALLOW[::-1])
     group(tmp_path, 4, [each + 0.2 for each in SHALLOW])
     text = str(compare(tmp_path))
-    assert "beyond luck, p < 0.025 (0.05 divided by 2 comparisons)" in text
+    assert "significant, p < 0.025 (0.05 divided by 2 comparisons)" in text
     assert "test/accuracy of depth=4 (5 runs)" in text.splitlines()[-1]
     assert "depth=3" not in text.splitlines()[-1]
 

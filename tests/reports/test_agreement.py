@@ -27,10 +27,10 @@ TIES = [
 ]
 ORDER = ["3", "5", "2", "4"]
 VERDICT = [
-    "Best: model.depth=3: val/accuracy 0.9722 (4 of 144 wrong), test/accuracy 0.9528.",
-    "2 trials are equal and share rank 1: also model.depth=5. The first of them is shown as the best.",
-    "It leads model.depth=2 by 0.0069, 1 of 144 images. That may be chance: two standard errors are 0.0410, and 2 of 2 "
-    "others are that near. Repeat the best ones with several seeds (seed=0,1,2) to know.",
+    "2 are tied as the best: model.depth=3, model.depth=5: best/val/accuracy 0.9722 (4 of 144 wrong), "
+    "test/accuracy 0.9528, 0.9722.",
+    "They lead model.depth=2 by 0.0069, 1 of 144 images. That may be chance: two standard errors on 144 images are "
+    "0.0410, and 2 of the 2 ranked below are that near. Repeat the best ones with several seeds (seed=0,1,2) to know.",
 ]
 
 
@@ -60,7 +60,7 @@ def test_terminal_page_and_mlflow_agree_on_a_sweep_with_ties(
         ["3", "2", "0.9653", "0.9583"],
         ["4", "4", "0.9583", "0.9472"],
     ]
-    assert trials_summary(study).splitlines()[-3:] == VERDICT
+    assert trials_summary(study).splitlines()[-3:] == [*VERDICT, f"settings   {folder}/1/config.yaml"]
 
     # ---- MLflow: the parent's description, its table, and the descriptions and names of the trials
     client = mlflow.MlflowClient(uri)
@@ -117,11 +117,11 @@ def test_verdicts() -> None:
         return verdict(rank_points(rows, maximize=maximize), "val/accuracy", images)
 
     assert of([row(0, None, depth=1)]) == ["No trial has finished with val/accuracy."]
-    assert of([row(0, 0.9, depth=1)]) == ["Best: depth=1: val/accuracy 0.9000."]
+    assert of([row(0, 0.9, depth=1)]) == ["Best: depth=1: best/val/accuracy 0.9000."]
     # sqrt(0.9 * 0.1 / 1000 + 0.8 * 0.2 / 1000) = 0.0158
     assert of([row(0, 0.9, depth=1), row(1, 0.8, depth=2)], 1000)[-1] == (
-        "It leads depth=2 by 0.1000, 100 of 1,000 images. That is more than two standard errors (0.0316): unlikely to "
-        "be chance."
+        "It leads depth=2 by 0.1000, 100 of 1,000 images. That is more than two standard errors on 1,000 images "
+        "(0.0316): unlikely to be chance."
     )
     assert of([row(0, 0.3, depth=1), row(1, 0.8, depth=2)], maximize=False)[-1] == (
         "It leads depth=2 by 0.5000. Whether that is more than chance is known with several seeds (seed=0,1,2)."
@@ -129,7 +129,9 @@ def test_verdicts() -> None:
     # Means 0.5 and 0.499 of two seeds; standard deviations 0.1 * sqrt(2) and 0: the error is 0.1.
     seeds = [row(0, 0.4, depth=1, seed=0), row(1, 0.6, depth=1, seed=1)]
     seeds += [row(2, 0.499, depth=2, seed=0), row(3, 0.499, depth=2, seed=1)]
-    assert of(seeds, 100)[-1] == (
+    assert of(seeds, 100) == [
+        "Best: depth=1: best/val/accuracy 0.5000 (mean of 2 runs, 50 of 100 wrong).",
         "It leads depth=2 by 0.0010, 0.1 of 100 images: less than one image. That may be chance: two standard errors "
-        "are 0.2000, and 1 of 1 others are that near. Repeat the best ones with more seeds to know."
-    )
+        "over 2 runs are 0.2000, and 1 of the 1 ranked below are that near. Repeat the best ones with more seeds to "
+        "know.",
+    ]

@@ -33,12 +33,20 @@ def test_a_grid_is_run_over_slots_and_the_best_is_named(folder: Any) -> None:
     assert sorted(results) == [0, 1, 2, 3, 4, 5]
     assert all(result["status"] == "FINISHED" for result in results.values())
     assert "6 finished" in text
-    assert "Best: model.embed_dim=64 model.inner_dim=8: " in text
+    assert (
+        "2 are tied as the best: model.embed_dim=64 model.inner_dim=8, model.embed_dim=64 model.inner_dim=16: " in text
+    )
     assert "tnt-exp train model=tiny" in text
     assert folder.study()["ended"]
     status = folder.run("status", str(folder.sweep), verb="sweep")
     assert "(ended): 6 finished" in status
-    assert status.splitlines()[0].split()[:5] == ["job", "model.embed_dim", "model.inner_dim", "state", "val/accuracy"]
+    assert status.splitlines()[0].split()[:5] == [
+        "job",
+        "model.embed_dim",
+        "model.inner_dim",
+        "state",
+        "best/val/accuracy",
+    ]
 
 
 def test_five_ways_to_fail_leave_the_other_seven_alone(folder: Any) -> None:

@@ -71,7 +71,7 @@ def test_a_parent_tells_of_its_children_and_of_the_best(finished: Any, tmp_path:
     with (local / "leaderboard.csv").open() as stream:
         table = list(csv.DictReader(stream))
     assert [row["model.embed_dim"] for row in table] == ["64", "32"]
-    assert float(table[0]["val/accuracy"]) == pytest.approx(0.9995)
+    assert float(table[0]["best/val/accuracy"]) == pytest.approx(0.9995)
     assert float(table[0]["std"]) == pytest.approx(0.001 / 2**0.5)
     assert table[0]["runs"] == "2"
 

@@ -26,7 +26,7 @@ VERBS = {
     "doctor": ("tnt_exp.cli.doctor", "find dead runs marked RUNNING, misplaced runs, lost artifacts (--fix: repair)"),
     "sweep": ("tnt_exp.cli.sweep", "show a sweep (status FOLDER) or continue it (resume FOLDER)"),
     "list": ("tnt_exp.cli.list", "runs of a folder, the newest first: list [FOLDER] [KEY=VALUE ...]"),
-    "compare": ("tnt_exp.cli.compare", "what differs between runs, and whether a difference is beyond luck"),
+    "compare": ("tnt_exp.cli.compare", "what differs between runs, and whether a difference is significant"),
     "report": ("tnt_exp.cli.report", "write one HTML page of a sweep (FOLDER or MLflow sweep id)"),
     "models": ("tnt_exp.cli.models", "table of model presets: parameters, MACs, memory"),
     "evaluate": ("tnt_exp.cli.evaluate", "measure a finished run's model on its own test images or on others"),

@@ -1,4 +1,4 @@
-"""`tnt-exp compare`: show what differs between runs, and whether a difference is beyond luck."""
+"""`tnt-exp compare`: show what differs between runs, and whether a difference is significant."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Compare runs: what differs in configuration, data, versions and machine, and whether a difference is beyond luck."""
+"""Compare runs: what differs in configuration, data, versions and machine, and whether a difference is significant."""
 
 import statistics
 import warnings
@@ -104,7 +104,7 @@ class Comparison:
         level = _LEVEL / others
         beyond = ", ".join(name for p, name in found if p < level) or "nothing"
         divided = f" ({_LEVEL} divided by {others} comparisons)" if others > 1 else ""
-        return [*lines, f"beyond luck, p < {level:.2g}{divided}: {beyond}"]
+        return [*lines, f"significant, p < {level:.2g}{divided}: {beyond}"]
 
     def __repr__(self) -> str:
         # One column per group, or one row per group where that is narrower.

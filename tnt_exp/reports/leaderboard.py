@@ -16,6 +16,7 @@ FOLD = "dataset.fold"
 REPEATED = ("seed", FOLD)  # runs that differ in nothing else are repetitions of one point
 TEST = "test/accuracy"
 TEST_METRICS = (TEST, "test/balanced_accuracy", "test/macro_f1")
+_NAMED = 4  # of points that are tied
 MOST_VALUES = 8  # a key with more values is a range, not a choice; it has no main effects
 
 
@@ -118,6 +119,11 @@ def _is_equal(value: float | None, other: float | None) -> bool:
     return value is not None and other is not None and math.isclose(value, other, rel_tol=1e-9, abs_tol=1e-12)
 
 
+def kept_name(metric: str) -> str:
+    """Return the name in MLflow of a metric of the kept epoch: there, `val/accuracy` is that of the last epoch."""
+    return f"best/{metric}" if metric.startswith(("train/", "val/")) else metric
+
+
 def verdict(ranking: Sequence[RankedPoint], objective: str, images: int | None) -> list[str]:
     """Return in sentences which trial is the best, by how much, and whether that is more than chance.
 
@@ -129,39 +135,42 @@ def verdict(ranking: Sequence[RankedPoint], objective: str, images: int | None) 
     best, others = ([p for p in ranking if p.rank and (p.rank == 1) == first] for first in (True, False))
     if not best:
         return [f"No trial has finished with {objective}."]
-    mean, test = best[0].mean or 0.0, best[0].mean_of(TEST)
-    wrong = f" ({format_wrong(mean, images)})" if images else ""
-    tested = f", {TEST} {test:.4f}" if test is not None and objective != TEST else ""
-    lines = [f"Best: {best[0].label}: {objective} {mean:.4f}{wrong}{tested}."]
-    if len(best) > 1:
-        equal = ", ".join(point.label for point in best[1:4]) + (", ..." if len(best) > 4 else "")
-        lines.append(
-            f"{len(best)} trials are equal and share rank 1: also {equal}. The first of them is shown as the best."
-        )
+    mean, tests = best[0].mean or 0.0, [point.mean_of(TEST) for point in best[:_NAMED]]
+    count = max(len(point.rows) for point in best)
+    remarks = [f"mean of {count} runs"] if count > 1 else []
+    remarks += [format_wrong(mean, images)] if images else []
+    remark = f" ({', '.join(remarks)})" if remarks else ""
+    tested = f", {TEST} " + ", ".join("-" if test is None else f"{test:.4f}" for test in tests)
+    tested = tested if objective != TEST and any(test is not None for test in tests) else ""
+    names = ", ".join(point.label for point in best[:_NAMED]) + (", ..." if len(best) > _NAMED else "")
+    begin = f"{len(best)} are tied as the best" if len(best) > 1 else "Best"
+    lines = [f"{begin}: {names}: {kept_name(objective)} {mean:.4f}{remark}{tested}."]
     if others := [point for point in others if point.is_complete or not best[0].is_complete]:
-        lines.append(_lead(best[0], others, images))
+        lines.append(_lead(best[0], others, images, "They lead" if len(best) > 1 else "It leads"))
     return lines
 
 
-def _lead(best: RankedPoint, others: Sequence[RankedPoint], images: int | None) -> str:
+def _lead(best: RankedPoint, others: Sequence[RankedPoint], images: int | None, begin: str) -> str:
     """Return by how much a point leads, and what that means beside the standard error of the difference."""
     lead = abs((best.mean or 0.0) - (others[0].mean or 0.0))
     count = f", {lead * images:.3g} of {images:,} images" if images else ""
     count += ": less than one image" if images and lead * images < 0.999 else ""
-    begin = f"It leads {others[0].label} by {lead:.4f}{count}."
+    begin = f"{begin} {others[0].label} by {lead:.4f}{count}."
     errors = [_standard_error(best, other, images) for other in others]
     if errors[0] is None:
         return f"{begin} Whether that is more than chance is known with several seeds (seed=0,1,2)."
+    seeds = best.std is not None and others[0].std is not None
+    of = f"over {len(best.rows)} runs" if seeds else f"on {images:,} images"
     if lead > 2 * errors[0]:
-        return f"{begin} That is more than two standard errors ({2 * errors[0]:.4f}): unlikely to be chance."
+        return f"{begin} That is more than two standard errors {of} ({2 * errors[0]:.4f}): unlikely to be chance."
     within = sum(
         error is not None and abs((best.mean or 0.0) - (other.mean or 0.0)) <= 2 * error
         for other, error in zip(others, errors, strict=True)
     )
     advice = "more seeds" if best.std is not None else "several seeds (seed=0,1,2)"
     return (
-        f"{begin} That may be chance: two standard errors are {2 * errors[0]:.4f}, and {within} of {len(others)} "
-        f"others are that near. Repeat the best ones with {advice} to know."
+        f"{begin} That may be chance: two standard errors {of} are {2 * errors[0]:.4f}, and {within} of the "
+        f"{len(others)} ranked below are that near. Repeat the best ones with {advice} to know."
     )
 
 
@@ -179,15 +188,16 @@ def leaderboard_columns(ranking: Sequence[RankedPoint], objective: str) -> dict[
     table: dict[str, list[Any]] = {"rank": [point.rank for point in ranking]}
     for key in dict.fromkeys(key for point in ranking for key in point.params):
         table[key] = [point.params.get(key, "") for point in ranking]
-    table[objective] = [point.mean for point in ranking]
+    table[kept_name(objective)] = [point.mean for point in ranking]
     if any(len(point.rows) > 1 for point in ranking):
         table["std"] = [point.std for point in ranking]
         table["runs"] = [sum(row.state == "finished" for row in point.rows) for point in ranking]
     for name in TEST_METRICS:
         if name != objective and any(name in row.metrics for point in ranking for row in point.rows):
             table[name] = [point.mean_of(name) for point in ranking]
-    for name in ("parameters", "macs", "train_seconds"):
+    for name in ("parameters", "macs"):
         table[name] = [point.best.facts.get(name) for point in ranking]
+    table["train_seconds"] = [_mean(_finite(row.facts.get("train_seconds") for row in point.rows)) for point in ranking]
     table["state"] = [point.best.state for point in ranking]
     table["jobs"] = [" ".join(str(row.job) for row in point.rows) for point in ranking]
     return table

@@ -8,6 +8,7 @@ from pathlib import Path
 from tnt_exp.reports.leaderboard import (
     RankedPoint,
     TrialRow,
+    kept_name,
     leaderboard_columns,
     main_effects,
     param_importances,
@@ -99,13 +100,14 @@ def render_figures(sweep: SweepResults) -> dict[str, str]:
 
 def _tiles(sweep: SweepResults, ranking: Sequence[RankedPoint]) -> str:
     states = [row.state for row in sweep.rows]
-    tiles = [(str(len(states)), "trials")]
+    tiles = [(str(len(states)), "runs")]
     tiles += [(str(states.count(name)), name) for name in ("finished", "failed", "pruned", "waiting") if name in states]
     if ranking and ranking[0].mean is not None:
-        best = ranking[0]
+        best, tied = ranking[0], sum(point.rank == 1 for point in ranking) - 1
         spread = f" ± {best.std:.4f}" if best.std is not None else ""
-        tiles.append((f"{best.mean:.4f}{spread}", f"best {sweep.objective}"))
-        tiles.append((", ".join(f"{key}={value}" for key, value in best.params.items()) or "-", "best trial"))
+        tiles.append((f"{best.mean:.4f}{spread}", kept_name(sweep.objective)))
+        name = ", ".join(f"{key}={value}" for key, value in best.params.items()) or "-"
+        tiles.append((name, f"tied as the best with {tied} more" if tied else "best"))
     hours = sum(row.facts.get("total_seconds", 0.0) for row in sweep.rows) / 3600
     tiles.append((f"{hours:.2f} h" if hours >= 1 else f"{hours * 60:.1f} min", "time of all runs"))
     return (
@@ -118,7 +120,10 @@ def _tiles(sweep: SweepResults, ranking: Sequence[RankedPoint]) -> str:
 def _leaderboard(ranking: Sequence[RankedPoint], objective: str) -> str:
     table = leaderboard_columns(ranking, objective)
     head = "".join(f"<th>{escape(name)}</th>" for name in table)
-    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in zip(*table.values(), strict=True))
+    body = "".join(
+        ('<tr class="best">' if row[0] == 1 else "<tr>") + "".join(map(_cell, row)) + "</tr>"
+        for row in zip(*table.values(), strict=True)
+    )
     return (
         f'<div class="card"><table id="leaderboard"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )

@@ -10,6 +10,7 @@ from tnt_exp.reports.leaderboard import (
     TEST,
     MainEffect,
     RankedPoint,
+    kept_name,
     leaderboard_columns,
     main_effects,
     write_leaderboard,
@@ -113,8 +114,9 @@ class MlflowObserver:
             for row in point.rows
         }
         if ranking and ranking[0].mean is not None:
-            row, label = ranking[0].best, ", ".join(f"{key}={value}" for key, value in ranking[0].best.params.items())
-            tags |= {"best_job": str(row.job), "best_point": label, "best_run_id": row.run_id or ""}
+            best = ranking[0]
+            jobs = " ".join(str(row.job) for row in best.rows)
+            tags |= {"best_job": jobs, "best_point": best.label, "best_run_id": best.best.run_id or ""}
             metrics = {f"best/{found.objective}": [ranking[0].mean, time.time_ns() // 1_000_000]}
         self._tracker.note(tags, metrics=metrics, ranks=ranks)
         self._last = time.monotonic()
@@ -129,7 +131,11 @@ def _ties(point: RankedPoint, ranking: Sequence[RankedPoint]) -> str:
 def _describe(found: SweepResults, tracker: "SweepTracker") -> str:
     """Return the verdict on a sweep and its best points, as Markdown."""
     names = [found.objective, *([TEST] if found.objective != TEST else [])]
-    lines = [*(f"- {line}" for line in found.verdict), "", f"| rank | trial | {' | '.join(names)} | parameters |"]
+    lines = [
+        *(f"- {line}" for line in found.verdict),
+        "",
+        f"| rank | trial | {' | '.join(map(kept_name, names))} | parameters |",
+    ]
     lines.append("|---:|---|" + "---:|" * (len(names) + 1))
     for point in found.ranking[:_DESCRIBED]:
         values = [point.mean, *(point.mean_of(name) for name in names[1:])]

@@ -6,7 +6,7 @@ from tnt_exp.config import Config
 from tnt_exp.config.sweep import SweepConfig
 from tnt_exp.formatting import format_bytes, format_duration, format_table
 from tnt_exp.preflight import estimate_resources
-from tnt_exp.reports.leaderboard import leaderboard_columns
+from tnt_exp.reports.leaderboard import kept_name, leaderboard_columns
 from tnt_exp.reports.sweep_page import SweepResults
 from tnt_exp.sweeps.outcome import read_outcome
 from tnt_exp.sweeps.plan import Plan
@@ -96,7 +96,8 @@ def trials_summary(study: SweepStudy) -> str:
         )
     right = [*range(len(keys) + 1), len(keys) + 2, len(keys) + 3]
     found = load_results(study)
-    return "\n".join([format_table(["job", *keys, "state", found.objective, "time", ""], rows, right), *found.verdict])
+    header = ["job", *keys, "state", kept_name(found.objective), "time", ""]
+    return "\n".join([format_table(header, rows, right), *found.verdict, *_settings(found)])
 
 
 def best_trials_summary(found: SweepResults) -> str:
@@ -112,6 +113,12 @@ def _cell(value: object) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def _settings(found: SweepResults) -> list[str]:
+    """Return the line that names the file with all settings of the best trial."""
+    best = next((point.best for point in found.ranking if point.rank == 1), None)
+    return [f"settings   {best.place}/config.yaml"] if best and best.place else []
+
+
 def end_summary(study: SweepStudy, scheduler: Scheduler) -> str:
     """Return what became of the sweep, and what to do next."""
     lines = [f"sweep {study.id}: {state_counts(study)}"]
@@ -119,6 +126,7 @@ def end_summary(study: SweepStudy, scheduler: Scheduler) -> str:
     if scheduler.best:
         lines += [best_trials_summary(found), *found.verdict]
         lines.append(f"alone      {found.ranking[0].best.command}")
+        lines += _settings(found)
     for trial, outcome in scheduler.failures:
         if outcome.cause:
             log = study.folder_of(trial) / LOG
