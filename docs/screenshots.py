@@ -117,7 +117,7 @@ def pages(folder: Path, sweep: str) -> dict[str, tuple[str, list[str]]]:
     runs_page = f"/#/experiments/{experiment}/runs"
     found = {
         "mlflow_table": (f"{runs_page}?{training}&viewStateShareKey=tnt-exp", ["best/val/accuracy", "matching runs"]),
-        "mlflow_sweep": (f"{runs_page}/{parent.info.run_id}?{training}", ["Best: ", "Child runs"]),
+        "mlflow_sweep": (f"{runs_page}/{parent.info.run_id}?{training}", ["best/val/accuracy 0.", "Child runs"]),
         "mlflow_run": (f"{one}?{training}", ["was kept: ", best.info.run_name]),
         "mlflow_charts": (f"{one}/model-metrics?{training}", ["best/val", "accuracy"]),
         "mlflow_compare": (

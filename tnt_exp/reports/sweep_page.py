@@ -48,8 +48,9 @@ def render_page(sweep: SweepResults) -> str:
     parts = [
         f"<h1>Sweep {escape(sweep.id)}</h1>",
         f'<p class="sub">{escape(sweep.place)} · {"highest" if sweep.maximize else "lowest"} '
-        f"{escape(sweep.objective)} first</p>",
+        f"{escape(kept_name(sweep.objective))} first</p>",
         f'<ul id="verdict">{"".join(f"<li>{escape(line)}</li>" for line in sweep.verdict)}</ul>',
+        _settings(ranking),
         _tiles(sweep, ranking),
         "<h2>Leaderboard</h2>",
         _leaderboard(ranking, sweep.objective),
@@ -71,15 +72,12 @@ def render_figures(sweep: SweepResults) -> dict[str, str]:
     """Return the HTML of each block of figures, by title."""
     from tnt_exp.reports import sweep_figures  # imports Matplotlib, which takes half a second
 
-    keys = list(dict.fromkeys(key for row in sweep.rows for key in row.params))
+    keys, name = list(dict.fromkeys(key for row in sweep.rows for key in row.params)), kept_name(sweep.objective)
     found = {
         "Parallel coordinates": f'<div class="card" id="parallel">'
-        f"{sweep_figures.parallel_coordinates(sweep.rows, sweep.objective, maximize=sweep.maximize)}</div>",
+        f"{sweep_figures.parallel_coordinates(sweep.rows, name, maximize=sweep.maximize)}</div>",
         "Objective against each swept key": '<div class="row">'
-        + "".join(
-            f'<div class="card">{sweep_figures.objective_scatter(sweep.rows, key, sweep.objective)}</div>'
-            for key in keys
-        )
+        + "".join(f'<div class="card">{sweep_figures.objective_scatter(sweep.rows, key, name)}</div>' for key in keys)
         + "</div>",
     }
     if effects := main_effects(sweep.ranking):
@@ -90,12 +88,18 @@ def render_figures(sweep: SweepResults) -> dict[str, str]:
         )
         found["Importance of each key"] = f'<div class="card"><table id="importances">{rows}</table></div>'
         found["Effect of each value"] = (
-            f'<div class="card" id="effects">{sweep_figures.effects_chart(effects, sweep.objective)}</div>'
+            f'<div class="card" id="effects">{sweep_figures.effects_chart(effects, name)}</div>'
         )
     if sweep.curves:
         svg = sweep_figures.best_curves(sweep.curves, sweep.objective)
         found[f"Curves of the best {len(sweep.curves)}"] = f'<div class="card" id="curves">{svg}</div>'
     return found
+
+
+def _settings(ranking: Sequence[RankedPoint]) -> str:
+    place = ranking[0].best.place if ranking and ranking[0].rank else ""
+    file = "/".join([*Path(place).parts[-4:], "config.yaml"])  # multirun/sweeps/ID/JOB
+    return f'<p class="sub">All settings of the best trial: <code>{escape(file)}</code></p>' if place else ""
 
 
 def _tiles(sweep: SweepResults, ranking: Sequence[RankedPoint]) -> str:
