@@ -150,12 +150,13 @@ def _draw(found: SweepResults, effects: list[MainEffect], folder: Path) -> None:
         return
     from tnt_exp.reports import sweep_figures  # imports Matplotlib, which takes half a second
 
-    parallel = sweep_figures.parallel_coordinates(found.rows, found.objective, maximize=found.maximize)
+    name = kept_name(found.objective)
+    parallel = sweep_figures.parallel_coordinates(found.rows, name, maximize=found.maximize)
     (folder / "parallel_coordinates.svg").write_text(parallel)
     for key in dict.fromkeys(key for row in found.rows for key in row.params):
         file = f"objective_against_{key.replace('/', '_')}.svg"
-        (folder / file).write_text(sweep_figures.objective_scatter(found.rows, key, found.objective))
+        (folder / file).write_text(sweep_figures.objective_scatter(found.rows, key, name))
     if effects:
-        (folder / "effect_of_each_value.svg").write_text(sweep_figures.effects_chart(effects, found.objective))
+        (folder / "effect_of_each_value.svg").write_text(sweep_figures.effects_chart(effects, name))
     if found.curves:
         (folder / "curves_of_the_best.svg").write_text(sweep_figures.best_curves(found.curves, found.objective))
