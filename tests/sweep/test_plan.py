@@ -1,5 +1,7 @@
 """From a command to points: spelling, expansion, composition, checks, endings."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from tnt_exp.cli import main
 from tnt_exp.config.compose import compose, conf_dir, options, register
 from tnt_exp.errors import UserError
 from tnt_exp.run_folder import RunFolder, read_confusion_matrix, write_confusion_matrix
+from tnt_exp.sweeps import study
 from tnt_exp.sweeps.outcome import FailureReason, Outcome, from_exit_code, read_outcome, write_outcome
 from tnt_exp.sweeps.plan import TrialComposer, plan_trials
 from tnt_exp.sweeps.results import folds_summary
@@ -216,6 +219,26 @@ def test_a_point_without_a_result_waits_and_has_no_objective() -> None:
     assert objective_value(None, None) is None
     assert objective_value({"metrics": {"test/accuracy": 0.5}}, None) == 0.5
     assert objective_value({"metrics": {"test/accuracy": 0.5}, "train_seconds": 3}, "train_seconds") == 3
+
+
+@pytest.mark.parametrize("search", [[], ["sweep=random", "sweep.trials=2"]])
+def test_a_sweep_that_cannot_be_written_leaves_nothing(
+    search: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk is full once the configurations of the trials are written; a folder of the user's stays."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "atomic_write_json", full)
+    command = ["train", "-m", "model.depth=2,3", "tracking=off", *search]
+    assert main(command) == 1
+    assert "no space left on the disk" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    assert main([*command, "hydra.sweep.dir=mine"]) == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
 def test_a_lock_has_one_owner(tmp_path: Path) -> None:

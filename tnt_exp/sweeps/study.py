@@ -9,7 +9,8 @@ asks for its failed trials or `hydra.sweep.dir=FOLDER` names it.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
@@ -45,6 +46,7 @@ class SweepStudy:
         self.data = data
         self.trials = [Trial(**trial) for trial in data.get("points", [])]
         self._lock: IO[str] | None = None
+        self._is_new = False
 
     @classmethod
     def new(
@@ -67,6 +69,7 @@ class SweepStudy:
             objective: The metric that trials are compared by; None: the default.
             direction: `maximize` or `minimize`.
         """
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         data = {
             "command": list(command),
@@ -80,7 +83,9 @@ class SweepStudy:
             "ended": None,
             "points": [],
         }
-        return cls(folder, data)
+        study = cls(folder, data)
+        study._is_new = is_new
+        return study
 
     @classmethod
     def open(cls, folder: Path) -> "SweepStudy":
@@ -115,6 +120,18 @@ class SweepStudy:
         if data := read_json(self.folder / STUDY_FILE):
             latest = SweepStudy(self.folder, data)
             self.data, self.trials = latest.data, latest.trials
+
+    @contextmanager
+    def remove_on_error(self) -> Iterator[None]:
+        """Remove the folder again if the block fails before a new study was saved: nothing was run there."""
+        try:
+            yield
+        except BaseException:
+            if self._lock:
+                self._lock.close()
+            if self._is_new and not (self.folder / STUDY_FILE).exists():
+                RunFolder(self.folder).remove()
+            raise
 
     def is_running(self) -> bool:
         """Return True if a process runs this sweep now."""

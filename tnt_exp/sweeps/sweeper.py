@@ -86,9 +86,10 @@ class Sweeper(HydraSweeper):
         if settings.dry_run:
             return Summary(0, None)
         study = study or self._new_study(None)
-        for spec, config in planned.trials:
-            study.add_trial(spec, config)
-        study.mark_complete(complete=False)
+        with study.remove_on_error():
+            for spec, config in planned.trials:
+                study.add_trial(spec, config)
+            study.mark_complete(complete=False)
         return self._run(study, GridSource(self._pending_trials(study), len(study.trials)), [])
 
     def _specs(self, space: SearchSpace) -> list[TrialSpec]:
@@ -115,8 +116,9 @@ class Sweeper(HydraSweeper):
         if settings.dry_run:
             return Summary(0, None)
         study = study or self._new_study(fingerprint)
-        search = OptunaSearch(study, space, settings, self._compose, parallel)
-        study.mark_complete(complete=False)
+        with study.remove_on_error():
+            search = OptunaSearch(study, space, settings, self._compose, parallel)
+            study.mark_complete(complete=False)
         if settings.pruning and not local:
             print("sweep.pruning works with the local launcher only: every trial runs to its end")
         monitors = [PruningMonitor(search, objective_name(study))] if settings.pruning else []
