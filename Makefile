@@ -87,9 +87,11 @@ everything: $(VENV)/.test-installed $(VENV)/.jax-installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
 
 # Not PyTorch: its version is the peers' own, and with it would come several GB of CUDA packages.
-lock: $(VENV)/.check-installed  ## Resolve the newest versions that pyproject.toml allows
+lock: $(VENV)/.check-installed  ## Resolve the newest and the lowest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 		--extra jax --extra test --extra check --extra browser --extra ray --extra slurm --extra postgresql --extra notebooks --extra onnx-format --extra site --upgrade pyproject.toml --output-file requirements.lock
+	@$(BIN)/uv pip compile --quiet --resolution lowest-direct --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+		--extra test --upgrade pyproject.toml --output-file requirements-lowest.lock
 
 clean:  ## Remove caches and the virtual environment; runs and mlflow.db stay
 	@rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis

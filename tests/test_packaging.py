@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -71,3 +73,14 @@ def test_compose_file_serves_on_localhost_and_holds_no_password() -> None:
     secrets = [str(value) for service in services.values() for value in service.get("environment", {}).values()]
     assert sum(value.startswith("${POSTGRES_PASSWORD:?") for value in secrets) == 2
     assert not any(re.search(r"//[^/]*:[^/]*@", value) for value in secrets)
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-lowest.lock"])
+def test_locks_fit_the_bounds(lock: str) -> None:
+    """`make lock` writes both: the newest versions that the bounds allow, and the lowest. Where this fails: run it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"]["test"]]]
+    locked = [Requirement(line) for line in (ROOT / lock).read_text().splitlines()]
+    versions = {requirement.name: str(requirement.specifier).removeprefix("==") for requirement in locked}
+    wrong = [str(each) for each in needed if not each.specifier.contains(versions[each.name])]
+    assert wrong == []
