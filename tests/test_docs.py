@@ -55,6 +55,8 @@ KINDS = {
     r"tnt-exp ui": "ui",
 }
 
+TYPED = ("typed", "ui", "server")
+
 FAKE_TRAIN = ROOT / "tests/sweep/fake_train.py"
 
 
@@ -176,16 +178,14 @@ class Reader:
             return self._checked(command, shell(self.folder, command))
         options: dict[str, Any] = {}
         if words[1] == "train" and "--cfg" not in words:
-            words, options = self._shortened(words, kind_)
+            words, options = self._shortened(words)
         return self._checked(command, preloaded.run(words[1:], self.folder, **options))
 
-    def _shortened(self, words: list[str], kind_: str) -> tuple[list[str], dict[str, Any]]:
-        words = [word for word in words if word not in ("...", "trainer=gpu", "trainer.devices=8")]
+    def _shortened(self, words: list[str]) -> tuple[list[str], dict[str, Any]]:
+        words = [word for word in words if word not in ("trainer=gpu", "trainer.devices=8")]
         if "-m" in words:
             search = ["sweep.trials=4"] if {"sweep=bayes", "sweep=recipe"} & set(words) else []
-            dry = ["--dry-run"] if kind_.startswith("dry run") else []
-            some = [] if any("," in word or "range" in word for word in words) or search else ["model.depth=2,3"]
-            return [*words, *search, *some, "tracking=off", *dry], {"trials": FAKE_TRAIN}
+            return [*words, *search, "tracking=off"], {"trials": FAKE_TRAIN}
         if any("cifar" in word for word in words):
             words = [*words, "dataset.path=cifar-100-binary.tar.gz"]
         real = self.page.name == "README.md" and "experiment=photos" in words
@@ -225,9 +225,48 @@ class Reader:
 )
 def test_the_commands_of_a_page_in_their_order(page: Path, tmp_path: Path) -> None:
     with Reader(page, tmp_path) as reader:
-        for command in commands(page):
-            if kind(command) in ("typed", "ui", "server"):
-                reader.type(command)
+        answers = {command: reader.type(command) for command in commands(page) if kind(command) in TYPED}
+    if page.name == "README.md":
+        check_the_model_of_photos(tmp_path, answers)
+    if page.name == "after-training.md":
+        assert "photo.jpg" in (tmp_path / "answers.csv").read_text()
+        (answer,) = (text for command, text in answers.items() if command.startswith("python "))
+        assert re.fullmatch(r"photo\.jpg (bright|dark) [01]\.\d{4}\n", answer)
+
+
+def check_the_model_of_photos(folder: Path, answers: dict[str, str]) -> None:
+    """Photos in, a model out: by the README's commands."""
+    (predicted,) = (text for command, text in answers.items() if command.startswith("tnt-exp predict"))
+    assert "new.jpg" in predicted
+    assert re.search(r"bright|dark", predicted)
+    run = folder / "multirun/runs/photos"
+    assert json.loads((run / "result.json").read_text())["status"] == "FINISHED"
+    assert (run / "export/savedmodel/saved_model.pb").exists()
+    labels = json.loads((run / "export/litert/metadata.json").read_text())["labels"]
+    assert sorted(labels) == ["bright", "dark"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=getattr(pytest.mark, package))
+        for package in ("ray", "submitit")
+        for command in of_kind(f"dry run, {package}")
+    ],
+)
+def test_sweep_on_other_machines_lists_its_points(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [argument for argument in shlex.split(command)[1:] if argument != "..."]
+    if "..." in command:
+        arguments.append("model.depth=2,3")
+    assert main([*arguments, "--dry-run"]) == 0, capsys.readouterr().err
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_commands_are_found() -> None:
+    assert len(of_kind(*TYPED)) > 20
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
