@@ -127,6 +127,9 @@ def draw_growth(suites: dict[str, Any], file: Path) -> None:
 def table(suites: dict[str, Any]) -> Iterator[str]:
     """Lines of docs/performance.md."""
     for name, suite in suites.items():
+        if name.startswith("inference"):
+            yield from inference_table(name, suite)
+            continue
         yield (
             f"| {name}: {suite['mode']}, batch {suite['batch']}, {suite['rounds']} rounds | images/s | "
             "images per CPU-second | speed relative to the first | peak GiB | first step, s |"
@@ -144,6 +147,23 @@ def table(suites: dict[str, Any]) -> Iterator[str]:
                 f"{row['peak_gib']:.2f} | {first:.1f} |"
             )
         yield ""
+
+
+def inference_table(name: str, suite: dict[str, Any]) -> Iterator[str]:
+    """Lines of docs/performance.md about exports."""
+    latency = "ms per image (99 % below) | " if suite["batch"] == 1 else ""
+    yield (
+        f"| {name}: batch {suite['batch']}, {suite['rounds']} rounds | {latency}images/s | speed relative to the first "
+        "| peak GiB | file, MB |"
+    )
+    yield "|---" * (6 if latency else 5) + "|"
+    for row in suite["sides"]:
+        own = row.get("latency_ms", {})
+        latency = f"{own['median']:.2f} ({own['p99']:.2f}) | " if own else ""
+        size = f"{row['file_mb']:.2f}" if row["file_mb"] else ""
+        speed = f"{row['images_per_second']['median']:.1f} | {_spread(row['speed_ratio'])}"
+        yield f"| {row['side']} | {latency}{speed} | {row['peak_gib']:.2f} | {size} |"
+    yield ""
 
 
 def _spread(value: dict[str, float]) -> str:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -103,6 +104,21 @@ def timm(compiled: bool, options: dict[str, int]) -> Side:
     return Side("timm, compiled" if compiled else "timm, eager", "torch", spec)
 
 
+def export(format: str, label: str, side: int, overrides: Sequence[str] = ()) -> Side:
+    """An export in its own runtime; without overrides, of the shipped weights of CIFAR-100."""
+    backend = "torch" if format == "timm" else "tensorflow"
+    return Side(label, backend, {"kind": "export", "format": format, "side": side, "overrides": list(overrides)})
+
+
+EXPORTS = {
+    "keras": "Keras, TensorFlow",
+    "savedmodel": "SavedModel",
+    "litert": "LiteRT",
+    "onnx": "ONNX Runtime",
+    "onnx_int8": "ONNX Runtime, int8",
+}
+
+
 def suites(batch: int) -> dict[str, Suite]:
     """All of them."""
     backends = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
@@ -120,6 +136,18 @@ def suites(batch: int) -> dict[str, Suite]:
                 found[f"{name}_{mode}"] = Suite(
                     mode, images, tuple(peers), steps=3 if (name, mode) == ("timm", "infer") else 1
                 )
+    if all(importlib.util.find_spec(name) for name in ("tensorflow", "onnxruntime")):
+        for name, size, overrides, images in (
+            ("cifar100", 32, [], (1, 128)),
+            ("timm", 96, SAME, (1, 128)),
+            ("tnt_s", 224, ["model=tnt_s", *PLAIN], (1, 16)),
+        ):
+            exports = [export(format, label, size, overrides) for format, label in EXPORTS.items()]
+            if name != "cifar100" and importlib.util.find_spec("timm"):
+                exports.insert(1, timm(True, TIMM_SAME if name == "timm" else TIMM_S))
+            for count in images:
+                steps = {1: 20 if name == "tnt_s" else 100, 16: 1, 128: 3}[count]
+                found[f"inference_{name}_{count}"] = Suite("infer", count, tuple(exports), steps)
     deeper = [f"model.depth={2 * 5}"]
     found["first_step"] = Suite(
         "first_step",
@@ -167,7 +195,7 @@ class Worker:
         )
         self.start = self._answer()
 
-    def run(self, steps: int) -> dict[str, float]:
+    def run(self, steps: int) -> dict[str, Any]:
         """Make steps; what they took."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps({"steps": steps}) + "\n")
@@ -179,13 +207,13 @@ class Worker:
         self._process.communicate()
         self._errors.close()
 
-    def _answer(self) -> dict[str, float]:
+    def _answer(self) -> dict[str, Any]:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
             self._errors.seek(0)
             raise RuntimeError(f"{self._process.args} ended. {self._errors.read()[-3000:]}")
-        answer: dict[str, float] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
 
@@ -197,8 +225,10 @@ class Result:
     rate: list[float] = field(default_factory=list)  # images/s
     rate_cpu: list[float] = field(default_factory=list)  # images per CPU-second
     first_step_seconds: list[float] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
     peak_bytes: float = 0
     parameters: float = 0
+    bytes: float = 0  # of an export's files
 
 
 def measure(suite: Suite, rounds: int, say: Any) -> list[Result]:
@@ -221,11 +251,12 @@ def measure(suite: Suite, rounds: int, say: Any) -> list[Result]:
             images = suite.batch * suite.steps
             result.rate.append(images / answer["seconds"])
             result.rate_cpu.append(images / answer["cpu_seconds"])
+            result.step_seconds += answer["step_seconds"]
             result.peak_bytes = answer["peak_bytes"]
         say(f"round {number + 1}: " + ", ".join(f"{result.side.label} {result.rate[-1]:.1f}/s" for result in results))
     for result, worker in workers:
         result.first_step_seconds.append(worker.start["first_step_seconds"])
-        result.parameters = worker.start["parameters"]
+        result.parameters, result.bytes = worker.start["parameters"], worker.start["bytes"]
         worker.close()
     return results
 
@@ -251,6 +282,11 @@ def summary(suite: Suite, results: list[Result]) -> list[dict[str, Any]]:
             row["cpu_speed_ratio"] = quartiles(
                 [a / b for a, b in zip(result.rate_cpu, results[0].rate_cpu, strict=True)]
             )
+            if suite.batch == 1:
+                median, slowest = np.percentile(result.step_seconds, [50, 99])
+                row["latency_ms"] = {"median": round(1000 * median, 3), "p99": round(1000 * slowest, 3)}
+            if any(other.bytes for other in results):
+                row["file_mb"] = round(result.bytes / 1e6, 2)
             row["peak_gib"] = round(result.peak_bytes / 2**30, 3)
             row["memory_ratio"] = round(result.peak_bytes / results[0].peak_bytes, 3)
         rows.append(row)
@@ -269,6 +305,8 @@ def show(console: Console, name: str, suite: Suite, rows: list[dict[str, Any]]) 
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, dict) and "p99" in value:
+        return f"{value['median']:.2f} (99 %: {value['p99']:.2f})"
     if isinstance(value, dict):
         return f"{value['median']:.4g} ({value['lower']:.4g} to {value['upper']:.4g})"
     return f"{value:,}"
@@ -311,7 +349,7 @@ def hardware() -> str:
 def versions() -> dict[str, str]:
     """Of what computes."""
     found = {"python": platform.python_version()}
-    for name in ("keras", "tensorflow", "jax", "torch", "timm", "numpy"):
+    for name in ("keras", "tensorflow", "jax", "torch", "timm", "numpy", "onnxruntime"):
         if importlib.util.find_spec(name):
             found[name] = importlib.metadata.version(name)
     return found

@@ -3,6 +3,7 @@
 Its first line is the time from the start of the process to the end of the first step.
 """
 
+import itertools
 import json
 import os
 import resource
@@ -26,6 +27,10 @@ def competitor(spec: dict):
         from benchmarks.ours import Ours
 
         return Ours(**spec)
+    if kind == "export":
+        from benchmarks.exports import Exported
+
+        return Exported(**spec)
     from benchmarks.timm_tnt import Timm
 
     return Timm(**spec)
@@ -40,7 +45,7 @@ def main() -> None:
     one = competitor(spec)
     step = getattr(one, mode)
     step()
-    say = {"first_step_seconds": time.time() - BEGIN, "parameters": one.parameters()}
+    say = {"first_step_seconds": time.time() - BEGIN, "parameters": one.parameters(), "bytes": getattr(one, "bytes", 0)}
     while True:
         say["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps(say), file=answers, flush=True)
@@ -48,9 +53,12 @@ def main() -> None:
         if not line:
             return
         wall, cpu = time.perf_counter(), time.process_time()
+        ends = [wall]
         for _ in range(json.loads(line)["steps"]):
             step()
-        say = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+            ends.append(time.perf_counter())
+        steps = [end - begin for begin, end in itertools.pairwise(ends)]
+        say = {"seconds": ends[-1] - wall, "cpu_seconds": time.process_time() - cpu, "step_seconds": steps}
 
 
 if __name__ == "__main__":

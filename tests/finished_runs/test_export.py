@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from finished_runs.conftest import tnt_exp
 from finished_runs.refused_command import with_slow_imports_printed
@@ -101,14 +102,13 @@ def test_onnx_says_what_to_install(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name))
     assert main(["export", str(run_folder), "format=onnx"]) == 2
     error = capsys.readouterr().err
     assert "pip install 'tnt-exp[onnx]'" in error
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.onnx
 def test_onnx_runtime_reads_what_is_written_for_it(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +118,54 @@ def test_onnx_runtime_reads_what_is_written_for_it(
     session = onnxruntime.InferenceSession(tmp_path / "out/onnx/model.onnx")
     assert json.loads(session.get_modelmeta().custom_metadata_map["labels"]) == LABELS
     assert session.run(None, {"images": np.zeros((7, 8, 8, 1), np.uint8)})[0].shape == (7, 10)
+
+
+# What the presets do not vary among themselves.
+ONNX_VARIANTS = {
+    "plain": [],
+    "full_heads_with_bias": ["model.head_width=full", "model.qkv_bias=true"],
+    "narrow_heads_with_bias": ["model.num_heads=4", "model.inner_num_heads=4", "model.qkv_bias=true"],
+    "some_inner_blocks": ["model.inner_blocks=[2]", "model.pool=sequence", "model.representation_size=24"],
+    "no_positions": ["model.pixel_position=false", "model.patch_position=false", "model.pool=average"],
+    "cropped": ["model.crop_fraction=0.8", "model.interpolation=bicubic", "model.std=[0.2,0.3,0.4]"],
+}
+
+
+@pytest.mark.parametrize("variant", ONNX_VARIANTS)
+@pytest.mark.parametrize("preset", ["tiny", "cifar_small", "tnt_ti", "tnt_s_legacy", "keras_example"])
+def test_onnx_graph_computes_what_the_model_does(preset: str, variant: str, tmp_path: Path) -> None:
+    from tnt_exp import model
+    from tnt_exp.export import onnx_graph, runtime
+
+    sizes = ["model.image_size=16", "model.patch_size=8", "model.stride=4", "model.depth=2"]
+    sizes += ["model.embed_dim=48", "model.inner_dim=12"]
+    classifier = model.build(
+        compose(["dataset=cifar10", f"model={preset}", *sizes, *ONNX_VARIANTS[variant]]).model, 10, 3
+    )
+    rng = np.random.default_rng(0)
+    for variable in classifier.network.trainable_variables:  # biases, scales and positions begin as constants
+        variable.assign(np.asarray(variable) + 0.2 * rng.standard_normal(variable.shape).astype(np.float32))
+    onnx_graph.write(classifier, {"input": {"shape": [None, 20, 27, 3]}, "labels": LABELS}, tmp_path / "model.onnx")
+    images = rng.integers(0, 256, (3, 20, 27, 3), dtype=np.uint8)
+    wanted = np.asarray(classifier(images))
+    np.testing.assert_allclose(runtime.onnx(tmp_path)(images), wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+def test_int8_is_smaller_and_its_accuracy_is_measured(
+    run_folder: Path, tmp_path: Path, result: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["format=onnx", f"output={tmp_path}"]
+    assert main(["export", str(run_folder), *settings]) == 0
+    assert main(["export", str(run_folder), *settings, "quantize=int8"]) == 0
+    assert "accuracy on 359 test images: 0." in capsys.readouterr().out
+    float32, int8 = (tmp_path / name / "model.onnx" for name in ("onnx", "onnx_int8"))
+    assert int8.stat().st_size < float32.stat().st_size
+    accuracy = json.loads((int8.parent / "metadata.json").read_text())["quantization"]
+    assert accuracy["images"] == 359
+    assert accuracy["float32"] == pytest.approx(result["metrics"]["test/accuracy"])
+    assert accuracy["int8"] == pytest.approx(accuracy["float32"], abs=0.02)
+    kernels = {tensor.data_type for tensor in onnx.load(int8).graph.initializer if len(tensor.dims) == 2}
+    assert onnx.TensorProto.INT8 in kernels
 
 
 # timm imports torchvision, of which the CPU wheel may lack its operators: two names are enough.
@@ -159,6 +207,8 @@ def test_timm_reads_what_is_written_for_it(
         (["format=tflite"], "litert"),
         (["output=x"], "format"),
         (["format=keras", "model.depth=3"], "model.depth"),
+        (["format=litert", "quantize=int8"], "format=onnx"),
+        (["format=onnx", "quantize=int4"], "quantize=int8"),
         (["format=keras", "dataset=npz"], "dataset.path"),
     ],
 )

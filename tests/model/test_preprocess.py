@@ -59,7 +59,7 @@ def test_crop_is_that_of_the_published_weights(photo, size):
 
 def test_short_side_of_published_sizes():
     layer = Preprocess(224, crop_fraction=0.9)
-    rows, columns = (np.asarray(ops.convert_to_numpy(m)) for m in layer._matrices(248, 248))
+    rows, columns = (np.asarray(ops.convert_to_numpy(m)) for m in layer.matrices(248, 248))
     expected = np.eye(248, dtype="float32")[12:236]  # 248 px stay as they are; the middle 224 are kept
     np.testing.assert_allclose(rows, expected, atol=1e-6)
     np.testing.assert_allclose(columns, expected, atol=1e-6)

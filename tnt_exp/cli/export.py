@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from tnt_exp.atomic_files import atomic_path
 from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.trainer import Backend, Precision
 from tnt_exp.errors import UserError
-from tnt_exp.export.formats import FORMATS, Format, chosen, missing
+from tnt_exp.export.formats import FORMATS, INT8, Format, chosen, missing
 from tnt_exp.finished_runs import apply_overrides, find_run
 from tnt_exp.finished_runs.find import RUN_HELP
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from tnt_exp.export.writers import ExportCheck
 
 _IMAGES = 32  # real images on which exports are compared
+_IMAGES_OF_INT8 = 1_000  # those on which the accuracy of int8 is measured
+_SETTINGS = ("format", "quantize", "output")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,22 +39,24 @@ def main(arguments: Sequence[str]) -> int:
         "settings",
         nargs="+",
         metavar="KEY=VALUE",
-        help=f"format=all, or some of {','.join(FORMATS)}; output=FOLDER (default: export/ in the run folder); "
-        "dataset.path=... if the run's images have moved",
+        help=f"format=all, or some of {','.join(FORMATS)}; quantize=int8 with format=onnx; output=FOLDER (default: "
+        "export/ in the run folder); dataset.path=... if the run's images have moved",
     )
     parser.add_argument("--uri", help="tracking store to ask for a run (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
-    settings = dict(text.split("=", 1) for text in options.settings if text.startswith(("format=", "output=")))
+    pairs = [(text, *text.partition("=")[::2]) for text in options.settings]
+    settings = {key: value for _, key, value in pairs if key in _SETTINGS}
     if "format" not in settings:
         raise UserError(f"format: expected format=all or format=NAME of {', '.join(FORMATS)}, received none.")
-    formats = _available(settings["format"])
+    formats = _available(settings["format"], settings.get("quantize"))
     finished = find_run(options.run, options.uri)
-    others = [text for text in options.settings if not text.startswith(("format=", "output="))]
-    config = apply_overrides(finished.config, others)
+    config = apply_overrides(finished.config, [text for text, key, _ in pairs if key not in _SETTINGS])
     data.validate(config.dataset)
     output = Path(settings.get("output") or finished.output / "export").expanduser().resolve()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    images = data.load_dataset(config.dataset).test.images[:_IMAGES]
+    test = data.load_dataset(config.dataset).test
+    count = _IMAGES_OF_INT8 if formats == [INT8] else _IMAGES
+    images, labels = test.images[:count], test.labels[:count]
 
     # All runtimes are compared on the CPU, because GPUs round differently.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -67,10 +72,11 @@ def main(arguments: Sequence[str]) -> int:
         formats = [format_ for format_ in formats if format_.name != "timm"]
         print(f"tnt-exp: left out: format=timm: {problem}", file=sys.stderr)
 
-    from tnt_exp.export.writers import WRITERS, as_float32, example_program, export_metadata, verify_export
+    from tnt_exp.export.writers import TOLERANCE, WRITERS, as_float32, example_program, export_metadata, verify_export
 
     classifier = as_float32(classifier)
-    logits = np.asarray(classifier(images))
+    batches = [images[begin : begin + _IMAGES] for begin in range(0, len(images), _IMAGES)]
+    logits = np.concatenate([classifier.predict_on_batch(batch) for batch in batches])
     about = export_metadata(
         classifier,
         finished.image_shape,
@@ -86,18 +92,26 @@ def main(arguments: Sequence[str]) -> int:
                 part.mkdir()
                 metadata = dict(about)
                 WRITERS[format_.name](classifier, metadata, part)
-                (part / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
                 (part / "example.py").write_text(example_program(format_.name))
-                checks[format_.name] = verify_export(format_.name, part, images, logits)
+                tolerance = math.inf if format_ == INT8 else TOLERANCE
+                check = verify_export(format_.name, part, images, logits, tolerance)
+                if format_ == INT8:
+                    accuracy = [float((found.argmax(axis=1) == labels).mean()) for found in (check.logits, logits)]
+                    metadata["quantization"] = dict(zip(("int8", "float32"), accuracy, strict=True), images=len(images))
+                (part / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+                checks[format_.name] = check
         except UserError as error:
             print(f"tnt-exp: {error}", file=sys.stderr)
     _print(checks, output)
+    if INT8.name in checks:
+        found = metadata["quantization"]
+        print(f"accuracy on {found['images']:,} test images: {found['int8']:.4f}, in float32 {found['float32']:.4f}")
     return 0 if len(checks) == len(formats) else 1
 
 
-def _available(text: str) -> list[Format]:
+def _available(text: str, quantize: str | None) -> list[Format]:
     """Return the formats asked for; of `all`, those whose packages are installed."""
-    formats = chosen(text)
+    formats = chosen(text, quantize)
     lines = {format_.name: line for format_ in formats if (line := missing(format_)) is not None}
     for line in lines.values():
         if text != "all":
@@ -115,7 +129,7 @@ def _print(checks: "dict[str, ExportCheck]", output: Path) -> None:
             format_bytes(found.bytes),
             f"{found.difference:.1e}",
             f"{found.milliseconds:.2f}",
-            str(output / name / FORMATS[name].file),
+            str(output / name / {**FORMATS, INT8.name: INT8}[name].file),
         ]
         for name, found in checks.items()
     ]

@@ -17,6 +17,8 @@ class Format:
     install: str = ""  # the arguments of `pip install`
 
 
+_ONNX = "'tnt-exp[onnx]'"
+
 FORMATS = {
     format_.name: format_
     for format_ in (
@@ -24,18 +26,27 @@ FORMATS = {
         Format("safetensors", "model.safetensors"),
         Format("savedmodel", ""),
         Format("litert", "model.tflite"),
-        Format("onnx", "model.onnx", ("torch", "onnx", "onnxscript", "onnxruntime"), "'tnt-exp[onnx]'"),
+        Format("onnx", "model.onnx", ("onnx", "onnxruntime"), _ONNX),
         Format("timm", "model.safetensors", ("torch", "timm"), "torch timm"),
     )
 }
 
+INT8 = Format("onnx_int8", "model.onnx", ("onnx", "onnxruntime"), _ONNX)  # of `format=onnx quantize=int8`
 
-def chosen(text: str) -> list[Format]:
-    """Return the formats of `format=TEXT`: names separated by commas, or `all`.
+
+def chosen(text: str, quantize: str | None = None) -> list[Format]:
+    """Return the formats of `format=TEXT`: names separated by commas, or `all`; `quantize` is that of `quantize=TEXT`.
 
     Raises:
-        UserError: One is unknown.
+        UserError: One is unknown, or cannot be quantized.
     """
+    if quantize is not None:
+        if (text, quantize) != ("onnx", "int8"):
+            raise UserError(
+                f"quantize={quantize}: expected quantize=int8 with format=onnx, received format={text}. "
+                "Export other formats by a command of their own."
+            )
+        return [INT8]
     if text == "all":
         return list(FORMATS.values())
     for name in text.split(","):

@@ -16,6 +16,7 @@ import numpy as np
 
 Model = Callable[[np.ndarray], np.ndarray]
 _REPEATS = 30
+_BATCH = 32
 
 
 def keras(folder: Path) -> Model:
@@ -87,6 +88,7 @@ RUNTIMES: dict[str, Callable[[Path], Model]] = {
     "savedmodel": savedmodel,
     "litert": litert,
     "onnx": onnx,
+    "onnx_int8": onnx,
     "timm": timm,
 }
 
@@ -94,7 +96,7 @@ RUNTIMES: dict[str, Callable[[Path], Model]] = {
 def main(format_: str, folder: Path, images: Path, output: Path) -> None:
     """Write `logits` of all images and `milliseconds`, the median time of one image alone."""
     model, batch = RUNTIMES[format_](folder), np.load(images)
-    logits = model(batch)
+    logits = np.concatenate([model(batch[begin : begin + _BATCH]) for begin in range(0, len(batch), _BATCH)])
     seconds = []
     for repeat in range(_REPEATS + 3):  # the first few warm up
         one = batch[repeat % len(batch)][None]

@@ -70,13 +70,13 @@ class PixelEmbedding(TNTLayer):
             margin = WINDOW // 2
             x = ops.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
         padding = "same" if config.stem == "image_same" else "valid"
-        kernel, offset = self._kernel_and_offset()
+        kernel, offset = self.kernel_and_offset()
         x = ops.conv(x, kernel, geometry.stride, padding, data_format="channels_last")
         if config.stem != "patch":
             x = split_into_patches(x, geometry.grid)
         return ops.add(ops.reshape(x, (-1, geometry.pixels, config.inner_dim)), offset)
 
-    def _kernel_and_offset(self) -> tuple[Tensor, Tensor]:
+    def kernel_and_offset(self) -> tuple[Tensor, Tensor]:
         """Return the convolution's kernel, and what is added to its outputs: (C,) or (M, C)."""
         kernel, offset = self.kernel, self.bias
         if self.config.pixel_projection:  # a Dense after a convolution is another convolution

@@ -125,7 +125,7 @@ class Preprocess(keras.layers.Layer):
         x = ops.cast(images, "float32")
         if self.crop_fraction < 1 or tuple(x.shape[1:3]) != (self.image_size, self.image_size):
             _, height, width, channels = ops.shape(x)
-            rows, columns = self._matrices(height, width)
+            rows, columns = self.matrices(height, width)
             # Products of matrices, not einsum: LiteRT's converter loses the shape of one.
             x = ops.matmul(rows, ops.reshape(x, (-1, height, width * channels)))
             x = ops.matmul(columns, ops.reshape(x, (-1, width, channels)))
@@ -136,7 +136,7 @@ class Preprocess(keras.layers.Layer):
         shift = np.asarray(self.mean) / self.std
         return ops.subtract(ops.multiply(x, scale.astype("float32")), shift.astype("float32"))
 
-    def _matrices(self, height: int | Tensor, width: int | Tensor) -> tuple[Tensor, Tensor]:
+    def matrices(self, height: int | Tensor, width: int | Tensor) -> tuple[Tensor, Tensor]:
         """Return the matrices that resize and crop rows and columns: (S, height), (S, width)."""
         is_static = isinstance(height, int) and isinstance(width, int)
         xp = np if is_static else ops

@@ -23,8 +23,12 @@ from tnt_exp.atomic_files import JsonObject
 PROGRAM = (sys.executable, "-P", "-m", "tnt_exp", "run", "--fork-server")
 
 _INTERVAL = 0.02  # seconds between two looks for forks that have ended
-# What a trial imports at its start, beside the backend.
-_MODULES = ("mlflow.pyfunc", "tnt_exp.experiment", "tnt_exp.run", "tnt_exp.reports.run_figures")
+# What a trial imports, beside the backend.
+_MODULES = (
+    *("tnt_exp.run", "tnt_exp.training.trainer", "tnt_exp.evaluation", "tnt_exp.reports.run_figures"),
+    *("tnt_exp.tracking.tracker", "tnt_exp.tracking.models", "tnt_exp.export.portable"),
+    *("mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.tracing.processor.otel", "opentelemetry.sdk.trace"),
+)
 
 
 class ForkServer:
@@ -132,7 +136,9 @@ def preload(backend: str) -> None:
     os.environ["MPLBACKEND"] = "agg"
     with contextlib.suppress(ImportError):
         load_backend(backend)
-        for module in _MODULES:
+        importlib.import_module(f"tnt_exp.training.backends.{backend}")
+    for module in _MODULES:
+        with contextlib.suppress(ImportError):
             importlib.import_module(module)
     provenance.packages()
     gc.freeze()  # a fork copies each page that it writes to, and the collector writes to all

@@ -1,0 +1,57 @@
+"""Exported models in their own runtimes, for `make bench ARGS=inference`.
+
+    python -m benchmarks.exports FORMAT FOLDER SIDE OVERRIDES    write an export; no OVERRIDES: of the shipped weights
+
+A process of its own writes the export, so that the memory of the measured one is the runtime's.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from tnt_exp.export import runtime
+
+
+class Exported:
+    """An export, which computes on noise; `side`: side of the images, pixels."""
+
+    def __init__(self, batch: int, format: str, side: int, overrides: Sequence[str] = ()) -> None:
+        self.images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
+        self.folder = TemporaryDirectory()
+        command = [sys.executable, "-m", "benchmarks.exports", format, self.folder.name, str(side), *overrides]
+        subprocess.run(command, check=True)
+        self.bytes = sum(file.stat().st_size for file in Path(self.folder.name).rglob("*") if file.is_file())
+        self.predict = runtime.RUNTIMES[format](Path(self.folder.name))
+
+    def parameters(self) -> int:
+        """Not known: a runtime does not count them."""
+        return 0
+
+    def infer(self) -> None:
+        """One batch."""
+        self.predict(self.images)
+
+
+def main(format: str, folder: Path, side: int, overrides: Sequence[str]) -> None:
+    """Write an export of a new model, or of the shipped weights."""
+    from tnt_exp import model
+    from tnt_exp.config.compose import compose
+    from tnt_exp.export import writers
+    from tnt_exp.model.weights_file import find_weights
+
+    if overrides:
+        classifier = model.build(
+            compose(["dataset=cifar100", *overrides]).model, 100, 3, class_names=[*map(str, range(100))]
+        )
+    else:
+        classifier = model.load(find_weights("cifar100"))
+    metadata = {"labels": list(classifier.class_names), "input": {"shape": [None, side, side, 3]}}
+    writers.WRITERS[format](writers.as_float32(classifier), metadata, folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
