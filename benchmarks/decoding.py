@@ -144,7 +144,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             "numpy": np.__version__,
         },
         "images": options.images,
-        "bytes_an_image": round(statistics.mean(sizes)),
+        "bytes_per_image": round(statistics.mean(sizes)),
         "size": options.size,
         "batch_size": options.batch_size,
         "epochs": options.epochs,
@@ -185,7 +185,7 @@ def pipeline(images: FileImages, batches: Sequence[np.ndarray], memory: list[flo
 
 
 def timed(side: Callable[[], None], images: int) -> dict[str, float]:
-    """Images a second of wall clock and of processor time."""
+    """Images per second of wall clock and of processor time."""
     wall, cpu = time.perf_counter(), time.process_time()
     side()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -217,8 +217,8 @@ def show(result: dict[str, Any]) -> None:
     def spread(values: dict[str, float]) -> str:
         return f"{values['median']:.3f} (quartiles {values['lower']:.3f} to {values['upper']:.3f})"
 
-    print(f"pipeline / capacity, images a second            {spread(result['ratio'])}")
-    print(f"pipeline / capacity, images a processor second  {spread(result['ratio_per_cpu_second'])}")
+    print(f"pipeline / capacity, images per second            {spread(result['ratio'])}")
+    print(f"pipeline / capacity, images per processor second  {spread(result['ratio_per_cpu_second'])}")
     print(f"largest memory in each epoch, MiB               {result['largest_memory_mib']}")
 
 

@@ -4,7 +4,7 @@
 
 Both in this package's code, one run at a time, alone on the machine; who begins turns. Writes
 benchmarks/results/equal_time.json and docs/pictures/equal_time.png, prints the table of docs/recipes.md. Runs have
-names, so the same command goes on where it was interrupted.
+names, so the same command continues where it was interrupted.
 """
 
 import argparse
@@ -47,26 +47,26 @@ def train(overrides: Sequence[str], path: Path, seed: int, name: str) -> dict[st
 
 def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Means and standard deviations over the seeds, and what the second side is ahead by."""
-    told: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for side, found in runs.items():
         for key in ("test/accuracy", "test/top5_accuracy"):
             values = [run["metrics"][key] for run in found]
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-            told.setdefault(side, {})[key] = {"mean": statistics.fmean(values), "std": deviation}
-        told[side]["train_minutes"] = [run["train_seconds"] / 60 for run in found]
-        told[side]["total_minutes"] = [run["total_seconds"] / 60 for run in found]
+            figures.setdefault(side, {})[key] = {"mean": statistics.fmean(values), "std": deviation}
+        figures[side]["train_minutes"] = [run["train_seconds"] / 60 for run in found]
+        figures[side]["total_minutes"] = [run["total_seconds"] / 60 for run in found]
     first, second = runs
     pairs = zip(runs[first], runs[second], strict=False)
-    told["points ahead"] = [100 * (b["metrics"]["test/accuracy"] - a["metrics"]["test/accuracy"]) for a, b in pairs]
-    return told
+    figures["points ahead"] = [100 * (b["metrics"]["test/accuracy"] - a["metrics"]["test/accuracy"]) for a, b in pairs]
+    return figures
 
 
-def table(told: dict[str, Any], runs: dict[str, list[dict[str, Any]]]) -> str:
+def table(figures: dict[str, Any], runs: dict[str, list[dict[str, Any]]]) -> str:
     """The table of docs/recipes.md."""
     lines = ["| | parameters | epochs | minutes, start to end | test top-1 | test top-5 |", "|---|---|---|---|---|---|"]
     for side, found in runs.items():
-        minutes = told[side]["total_minutes"]
-        top1, top5 = (told[side][key] for key in ("test/accuracy", "test/top5_accuracy"))
+        minutes = figures[side]["total_minutes"]
+        top1, top5 = (figures[side][key] for key in ("test/accuracy", "test/top5_accuracy"))
         lines.append(
             f"| `{side}` | {found[0]['parameters']:,} | {len(found[0]['curve'])} "
             f"| {min(minutes):.1f} to {max(minutes):.1f} | {100 * top1['mean']:.2f} % ± {100 * top1['std']:.2f} "
@@ -129,10 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for side in list(SIDES)[:: 1 if seed % 2 == 0 else -1]:
             name = f"equal_time_{side.replace(' ', '_')}_{seed}"
             runs[side].append(train(SIDES[side], options.path, seed, name))
-    told = summary(runs)
-    print(table(told, runs))
-    print("points ahead, by seed:", ", ".join(f"{points:.2f}" for points in told["points ahead"]))
-    result = {"date": datetime.date.today().isoformat(), "hardware": processor(), "summary": told, "runs": runs}
+    figures = summary(runs)
+    print(table(figures, runs))
+    print("points ahead, by seed:", ", ".join(f"{points:.2f}" for points in figures["points ahead"]))
+    result = {"date": datetime.date.today().isoformat(), "hardware": processor(), "summary": figures, "runs": runs}
     result["command"] = "python -m benchmarks.equal_time"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "equal_time.json").write_text(json.dumps(result, indent=1) + "\n")

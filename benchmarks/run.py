@@ -3,9 +3,9 @@
     python -m benchmarks.run                       every suite that can be run here
     python -m benchmarks.run seed --rounds 20      one suite
 
-Each competitor lives in a process of its own. In each round every one makes its steps, alone, in turning order; a ratio
-is taken within a round, so what else the machine does meets both sides. Prints medians with quartiles, and writes
-benchmarks/results/NAME_HARDWARE.json, the growth curve and the roofline beside it.
+Each implementation runs in a process of its own. In each round every one makes its steps, alone, in rotating order; a
+ratio is taken within a round, so that other load of the machine affects both. Prints medians with quartiles, and writes
+benchmarks/results/speed_cpu.json or speed_gpu.json.
 """
 
 import argparse
@@ -52,19 +52,19 @@ TIMM_S = {
     **{"img_size": 224, "patch_size": 16, "first_stride": 4, "depth": 12},
     **{"embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6, "num_heads_inner": 4},
 }
-# One allocator for all: the C library's, told to keep its memory. By default it gives large blocks back at once, which
+# One allocator for all: the C library's, set to keep its memory. By default it gives large blocks back at once, which
 # costs PyTorch most.
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 
 @dataclass(frozen=True)
 class Side:
-    """A competitor: its label, its backend, and how the worker builds it."""
+    """An implementation: its label, its backend, and how the worker builds it."""
 
     label: str
     backend: str
     spec: dict[str, Any]
-    macs: int = 0  # of an image, forwards; 0: not said
+    macs: int = 0  # of an image, forwards; 0: not known
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def suites(batch: int) -> dict[str, Suite]:
 
 
 class Worker:
-    """A competitor's process."""
+    """The process of an implementation."""
 
     def __init__(self, side: Side, mode: str, batch: int) -> None:
         environment = os.environ | ALLOCATOR | {"KERAS_BACKEND": side.backend, "TF_CPP_MIN_LOG_LEVEL": "2"}

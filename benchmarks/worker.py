@@ -1,4 +1,4 @@
-"""One competitor in a process of its own: told over standard input to run steps, it answers with what they took.
+"""One implementation in a process of its own: asked over standard input to run steps, it answers with what they took.
 
 Its first line is the time from the start of the process to the end of the first step.
 """
@@ -16,7 +16,7 @@ _TICKS = float(Path("/proc/self/stat").read_text().split()[21]) / os.sysconf("SC
 BEGIN = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + _TICKS
 
 
-def competitor(spec: dict):
+def build(spec: dict):
     """Build what `spec` names."""
     kind = spec.pop("kind")
     if kind == "seed":
@@ -42,7 +42,7 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     spec = json.loads(sys.argv[1])
     mode = spec.pop("mode")
-    one = competitor(spec)
+    one = build(spec)
     step = getattr(one, mode)
     step()
     say = {"first_step_seconds": time.time() - BEGIN, "parameters": one.parameters(), "bytes": getattr(one, "bytes", 0)}

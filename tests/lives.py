@@ -115,7 +115,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def copy(self) -> None:
-        """The folder is copied; the life goes on in the copy, and the original stays as it is."""
+        """The folder is copied; the life continues in the copy, and the original stays as it is."""
         if self.copies == 2 or not (self.folder / "config.yaml").exists():
             return
         self.events["copied"] += 1
@@ -226,6 +226,8 @@ class Life(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.events["lives"] += 1
+        if self.events["lives"] % 10 == 0:
+            print(f"{self.events['lives']} lives without a fault", flush=True)
         shutil.rmtree(self.home, ignore_errors=True)
 
 

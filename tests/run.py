@@ -73,7 +73,7 @@ def _pytest(backend: str, arguments: list[str]) -> int:
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "JAX_COMPILATION_CACHE_DIR": compiled,
     }
-    # A process a core and one more, because many tests wait for other processes; a file a process, so that its
+    # One process per core and one more, because many tests wait for other processes; a file per process, so that its
     # fixtures are made once.
     workers = min(os.cpu_count() or 1, 8) + 1
     command = [

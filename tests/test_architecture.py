@@ -67,6 +67,8 @@ BANNED_WORDS = {
 }
 PAGES = [ROOT / "README.md", ROOT / "multirun/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = [*FILES, *PAGES, *sorted((ROOT / "conf").rglob("*.yaml")), *sorted(PACKAGE.rglob("*.md"))]
+TEXTS += [file for folder in ("tests", "benchmarks") for file in sorted((ROOT / folder).rglob("*.py"))]
+TEXTS.remove(Path(__file__))  # it has the list of the words
 
 
 def module_of(file: Path) -> str:

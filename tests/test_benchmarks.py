@@ -53,9 +53,9 @@ def run_of(accuracy: float, seconds: float) -> dict[str, Any]:
 
 def test_recipes_in_equal_time_are_compared_seed_by_seed(tmp_path: Path) -> None:
     runs = {"one": [run_of(0.10, 600), run_of(0.12, 630)], "two": [run_of(0.30, 570), run_of(0.34, 570)]}
-    told = json.loads(json.dumps(equal_time.summary(runs)))
-    assert told["points ahead"] == pytest.approx([20, 22])
-    assert told["one"]["test/accuracy"] == pytest.approx({"mean": 0.11, "std": 0.0002**0.5})
-    assert "| `two` | 1,234 | 2 | 10.0 to 10.0 | 32.00 % ± 2.83 |" in equal_time.table(told, runs)
+    found = json.loads(json.dumps(equal_time.summary(runs)))
+    assert found["points ahead"] == pytest.approx([20, 22])
+    assert found["one"]["test/accuracy"] == pytest.approx({"mean": 0.11, "std": 0.0002**0.5})
+    assert "| `two` | 1,234 | 2 | 10.0 to 10.0 | 32.00 % ± 2.83 |" in equal_time.table(found, runs)
     equal_time.draw(runs, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

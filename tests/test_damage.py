@@ -65,7 +65,7 @@ RUN_FILES = [
     *("provenance/starts.json", "model.keras", f"{STEP}.json", f"{STEP}.safetensors"),
 ]
 SWEEP_FILES = ["sweep.json", "0/config.yaml", "0/overrides.yaml", "0/result.json", "0/metrics.csv", "0/output.log"]
-# The lock of a sweep is held until its process ends, which here goes on.
+# The lock of a sweep is held until its process ends, which here continues.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 BINARY = (".keras", ".safetensors", ".db")
 

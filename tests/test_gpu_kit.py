@@ -50,11 +50,11 @@ def test_archives_may_come_one_at_a_time(packed: Path, tmp_path: Path, capsys: p
         archive.rename(bring / archive.name)
         codes.append(unpack.main([str(bring), "--to", str(kit)]))
         (bring / archive.name).unlink()  # what was laid out need not come again
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     # The data come last: before them everything else is there already, and can be run.
     assert codes[0] == codes[-1] == 0
-    assert f"bring {', '.join(archive.name for archive in archives[1:])} and" in said
-    assert "all but these data is there" in said
+    assert f"bring {', '.join(archive.name for archive in archives[1:])} and" in printed
+    assert "all but these data is there" in printed
     assert (kit / "data/images.bin").read_bytes() == CONTENTS["data/images.bin"]
 
 

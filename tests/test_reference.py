@@ -92,7 +92,7 @@ def test_run_made_anew_is_the_kept_one(name: str, exact: bool, tmp_path: Path) -
 
 
 @compared
-def test_kept_run_that_was_stopped_goes_on_to_the_same_end(exact: bool, tmp_path: Path) -> None:
+def test_kept_run_that_was_stopped_continues_to_the_same_end(exact: bool, tmp_path: Path) -> None:
     """It ends as the digits run that was never stopped."""
     run = run_folder(tmp_path, "digits")
     shutil.copytree(FOLDER / STOPPED, run)

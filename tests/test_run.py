@@ -319,9 +319,9 @@ def test_jax_reads_what_a_former_run_compiled(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     arguments = [*SMALL, "model.depth=1", "tracking=off", "trainer.backend=jax", "trainer.epochs=1"]
-    said = [train(tmp_path, *arguments, f"run.name={name}") for name in ("first", "second")]
+    printed = [train(tmp_path, *arguments, f"run.name={name}") for name in ("first", "second")]
     assert list((tmp_path / "cache/tnt-exp/jax").iterdir())
     results = [json.loads((tmp_path / f"multirun/runs/{name}/result.json").read_text()) for name in ("first", "second")]
     assert results[0]["metrics"]["train/loss"] == results[1]["metrics"]["train/loss"]
     assert results[1]["first_step_seconds"] < results[0]["first_step_seconds"]
-    assert "tpu" not in said[0].stdout + said[0].stderr
+    assert "tpu" not in printed[0].stdout + printed[0].stderr

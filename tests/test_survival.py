@@ -30,9 +30,9 @@ def tnt(folder: Path, *arguments: str, code: int = 0, stub: bool = False, limits
         limits: Resource: how much of it there is.
     """
     done = preloaded.run([*arguments], folder, stub=stub, limits=limits)
-    said = done.stdout + done.stderr
-    assert done.returncode == code, said
-    return said
+    printed = done.stdout + done.stderr
+    assert done.returncode == code, printed
+    return printed
 
 
 def begin(folder: Path, *arguments: str) -> preloaded.Process:
@@ -76,8 +76,8 @@ def test_provenance_is_in_the_run_folder_and_in_mlflow(finished: Path) -> None:
 
 def test_finished_run_is_reproduced_to_the_bit_and_a_changed_one_is_not(finished: Path, tmp_path: Path) -> None:
     run = finished / "multirun/runs/run"
-    said = tnt(tmp_path, "reproduce", str(run), "--output", str(tmp_path / "again"))
-    assert "equal, bit for bit: 2 epochs" in said
+    printed = tnt(tmp_path, "reproduce", str(run), "--output", str(tmp_path / "again"))
+    assert "equal, bit for bit: 2 epochs" in printed
     other = tmp_path / "other"
     shutil.copytree(run, other)
     curve = (other / "metrics.csv").read_text()
@@ -113,15 +113,15 @@ def test_run_killed_after_its_result_is_sent_by_the_same_command(finished: Path,
     assert "has the rest now" not in tnt(finished, "train", *RUN)
 
 
-def test_killed_run_is_found_mended_and_resumed(tmp_path: Path) -> None:
+def test_killed_run_is_found_fixed_and_resumed(tmp_path: Path) -> None:
     process = begin(tmp_path, *LONG)
     assert "received one that process" in tnt(tmp_path, "train", *LONG, code=2)
     process.send_signal(signal.SIGKILL)
     process.wait()
     ((run_id,),) = query(tmp_path, "SELECT run_uuid FROM runs WHERE status = 'RUNNING'")
-    said = tnt(tmp_path, "doctor", code=1)
-    assert "--fix would: mark it KILLED" in said
-    assert "is a stale lock of" in said
+    printed = tnt(tmp_path, "doctor", code=1)
+    assert "--fix would: mark it KILLED" in printed
+    assert "is a stale lock of" in printed
     assert query(tmp_path, "SELECT status FROM runs") == [("RUNNING",)]
     assert "done: mark it KILLED" in tnt(tmp_path, "doctor", "--fix")
     assert query(tmp_path, "SELECT status FROM runs") == [("KILLED",)]
@@ -133,15 +133,15 @@ def test_killed_run_is_found_mended_and_resumed(tmp_path: Path) -> None:
     (run / "config.yaml").write_text(config.replace("epochs: 100000", f"epochs: {trained + 2}"))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    said = tnt(elsewhere, "resume", str(run_id), "--uri", f"sqlite:///{tmp_path / 'mlflow.db'}", stub=True)
-    assert "resuming" in said
+    printed = tnt(elsewhere, "resume", str(run_id), "--uri", f"sqlite:///{tmp_path / 'mlflow.db'}", stub=True)
+    assert "resuming" in printed
     # The number of epochs is another one: a fresh run replaces the one that was killed.
     active = "SELECT status FROM runs WHERE lifecycle_stage = 'active'"
     assert query(tmp_path, active) == [("FINISHED",)]
     assert not (elsewhere / "mlflow.db").exists()
 
 
-def test_doctor_mends_strays_lost_artifacts_and_an_older_store(finished: Path, tmp_path: Path) -> None:
+def test_doctor_fixes_misplaced_runs_lost_artifacts_and_an_older_store(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     store = tmp_path / "mlruns/0/0123456789abcdef0123456789abcdef"
     store.mkdir(parents=True)
@@ -152,10 +152,10 @@ def test_doctor_mends_strays_lost_artifacts_and_an_older_store(finished: Path, t
     moved = str(where).replace(str(finished), str(tmp_path))
     query(tmp_path, f"UPDATE runs SET experiment_id = 0, artifact_uri = '{moved}' {this}")
     shutil.rmtree(moved.removeprefix("file://"))
-    said = tnt(tmp_path, "doctor", "--fix")
-    assert "is in the experiment Default, not in tnt" in said
-    assert "has lost its artifacts" in said
-    assert "file store of an older MLflow (0 runs)" in said
+    printed = tnt(tmp_path, "doctor", "--fix")
+    assert "is in the experiment Default, not in tnt" in printed
+    assert "has lost its artifacts" in printed
+    assert "file store of an older MLflow (0 runs)" in printed
     assert query(tmp_path, f"SELECT experiment_id FROM runs {this}") == [(experiment,)]
     assert (Path(moved.removeprefix("file://")) / "result.json").is_file()
     assert "no problems found" in tnt(tmp_path, "doctor")
@@ -165,9 +165,9 @@ def test_full_disk_is_one_line_and_leaves_the_checkpoints(tmp_path: Path) -> Non
     wide = [*SMALL, "model.embed_dim=256", "tracking=off", "run.name=run"]
     tnt(tmp_path, "train", *wide, "trainer.epochs=1", "schedule=constant", stub=True)
     limits = {resource.RLIMIT_FSIZE: 2_000_000}
-    said = tnt(tmp_path, "train", *wide, "schedule=constant", code=1, stub=True, limits=limits)
-    assert "no space left on the disk" in said
-    assert "Traceback" not in said
+    printed = tnt(tmp_path, "train", *wide, "schedule=constant", code=1, stub=True, limits=limits)
+    assert "no space left on the disk" in printed
+    assert "Traceback" not in printed
     run = tmp_path / "multirun/runs/run"
     assert result(run)["status"] == "FAILED"
     assert "no space left on the disk" in str(result(run)["error"])
@@ -177,36 +177,36 @@ def test_full_disk_is_one_line_and_leaves_the_checkpoints(tmp_path: Path) -> Non
 
 
 def test_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    said = tnt(tmp_path, "train", *SMALL, "tracking=off", "hydra.run.dir=/proc/nowhere", code=1)
-    assert "/proc/nowhere" in said
-    assert "Traceback" not in said
+    printed = tnt(tmp_path, "train", *SMALL, "tracking=off", "hydra.run.dir=/proc/nowhere", code=1)
+    assert "/proc/nowhere" in printed
+    assert "Traceback" not in printed
 
 
 def test_lack_of_memory_is_one_line(tmp_path: Path) -> None:
     """The outer attention of 128 images of 4,096 patches wants 17 GB, at once."""
     large = ["model.image_size=256", "model.patch_size=4", "model.stride=2", "trainer.batch_size=128"]
     limits = {resource.RLIMIT_AS: 8 * 2**30}
-    said = tnt(tmp_path, "train", *SMALL, *large, "tracking=off", "run.name=run", code=1, limits=limits)
-    assert "out of memory" in said
-    assert "trainer.batch_size" in said
-    assert "Traceback" not in said
+    printed = tnt(tmp_path, "train", *SMALL, *large, "tracking=off", "run.name=run", code=1, limits=limits)
+    assert "out of memory" in printed
+    assert "trainer.batch_size" in printed
+    assert "Traceback" not in printed
     assert result(tmp_path / "multirun/runs/run")["status"] == "FAILED"
 
 
 def test_loss_that_is_not_finite_goes_back_where_that_is_asked_for(tmp_path: Path) -> None:
     wild = ["optimizer=sgd", "optimizer.learning_rate=1e13", "schedule=constant", "tracking=off", "run.name=run"]
-    said = tnt(tmp_path, "train", *SMALL, *wild, code=1)
-    assert "at step 2 (epoch 1), at a learning rate of 1e+13. There is no checkpoint yet." in said
-    assert "Traceback" not in said
-    said = tnt(tmp_path, "train", *SMALL, *wild, "trainer.on_nan=rollback", "trainer.rollback_factor=1e-16")
-    assert "Rollback 1: the last good checkpoint is that of step 0" in said
+    printed = tnt(tmp_path, "train", *SMALL, *wild, code=1)
+    assert "at step 2 (epoch 1), at a learning rate of 1e+13. There is no checkpoint yet." in printed
+    assert "Traceback" not in printed
+    printed = tnt(tmp_path, "train", *SMALL, *wild, "trainer.on_nan=rollback", "trainer.rollback_factor=1e-16")
+    assert "Rollback 1: the last good checkpoint is that of step 0" in printed
     run = tmp_path / "multirun/runs/run"
     assert result(run)["status"] == "FINISHED"
     assert result(run)["rollbacks"] == 1
     again = tmp_path / "again"
     again.mkdir()
-    said = tnt(again, "train", *SMALL, *wild, "trainer.on_nan=rollback", "trainer.rollbacks=1", code=1)
-    assert "The run stops after 1 rollbacks; the last good checkpoint is that of step 0" in said
+    printed = tnt(again, "train", *SMALL, *wild, "trainer.on_nan=rollback", "trainer.rollbacks=1", code=1)
+    assert "The run stops after 1 rollbacks; the last good checkpoint is that of step 0" in printed
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])

@@ -7,7 +7,7 @@ A chain is one run, of one of `VARIANTS`, that is killed in turn in each of `MOM
 continued by the same command until it is done; then its weights, optimizer, random state, curve and final metrics are
 compared with those of a run that was not killed. A kill is counted when the process died of it (SIGKILL) or ended with
 143 (SIGTERM), and is good when its chain ends bit-equal: what a kill does wrong stays in the state that the next
-process goes on from. After each chain the MLflow store holds one run, FINISHED, with each point of the curve once;
+process continues from. After each chain the MLflow store holds one run, FINISHED, with each point of the curve once;
 after some kills `tnt-exp doctor --fix` is run, and nothing may be RUNNING then.
 """
 
@@ -198,7 +198,7 @@ def _statuses(folder: Path) -> dict[str, int]:
 
 
 def _not_as_it_should_be(folder: Path, whole: Path) -> list[str]:
-    """What MLflow was not told, or told wrongly."""
+    """What MLflow lacks, or has wrongly."""
     wrong = []
     if (statuses := _statuses(folder)) != {"FINISHED": 1}:
         wrong.append(f"{folder.name}: {statuses}")

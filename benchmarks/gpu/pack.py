@@ -121,7 +121,7 @@ def download(folder: Path, asked: Sequence[str], python: str, *, peers: bool) ->
     """Fetch wheels; the peers' names and wheels.
 
     Raises:
-        subprocess.CalledProcessError: pip found no wheel; it has said of what.
+        subprocess.CalledProcessError: pip found no wheel; it has printed of what.
     """
     with tempfile.TemporaryDirectory() as other:
         held = Path(other) / "constraints.txt"

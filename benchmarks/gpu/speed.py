@@ -172,7 +172,7 @@ def _measure(stage: Stage, side: Side, batches: list[int]) -> bool:
         stage.add(key(side, batch), rate=rate, tflops=round(reached, 4), **share, **answer)
     for batch in wanted if good else []:
         if key(side, batch) not in items:
-            stage.add(key(side, batch), left_out="the stage's time limit; the same command goes on with it")
+            stage.add(key(side, batch), left_out="the stage's time limit; the same command continues with it")
     return good
 
 

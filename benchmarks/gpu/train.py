@@ -1,7 +1,7 @@
 """Stage `train`: CIFAR-100 recipes within a time budget, curves and checkpoints brought out.
 
 A run that the budget ends is stopped by SIGTERM, which writes its checkpoint; the state goes into
-`state_RECIPE.tar.NNN` beside the JSON, and a later call, on this machine or on another, goes on from there.
+`state_RECIPE.tar.NNN` beside the JSON, and a later call, on this machine or on another, continues from there.
 """
 
 import csv
@@ -28,7 +28,7 @@ _SMALL = [
 
 
 def main(stage: Stage, recipes: list[str]) -> bool:
-    """Run the stage; whether every recipe finished or was left in a state to go on from."""
+    """Run the stage; whether every recipe finished or was left in a state to continue from."""
     stage.start()
     archive = _cifar(stage.data)
     if archive is None:
@@ -39,7 +39,7 @@ def main(stage: Stage, recipes: list[str]) -> bool:
         name = f"gpu_{recipe}_{backend}" + ("_small" if stage.small else "")
         budget = max(stage.left - _ENDING, 0) / (len(recipes) - recipes.index(recipe))
         if budget < 20:
-            stage.add(recipe, status="left out", why="the stage's time limit; the same command goes on with it")
+            stage.add(recipe, status="left out", why="the stage's time limit; the same command continues with it")
             continue
         _restore(stage.output, recipe, folder_of(name))
         good &= _train(stage, recipe, name, backend, archive, budget)
@@ -113,7 +113,7 @@ def _curve(file: Path) -> list[dict[str, float]]:
 
 
 def _bring_out(folder: Path, output: Path, recipe: str, *, finished: bool) -> None:
-    """Write what a run goes on from, or its model, in parts beside the JSON."""
+    """Write what a run continues from, or its model, in parts beside the JSON."""
     for old in output.glob(f"state_{recipe}.tar.*"):
         old.unlink()
     if not folder.exists():

@@ -28,7 +28,7 @@ def labels() -> np.ndarray:
 
 @pytest.fixture
 def augment(images, labels):
-    """Augment with the given fields: NumPy inputs and targets, pixels in 0..1 unless told otherwise."""
+    """Augment with the given fields: NumPy inputs and targets, pixels in 0..1 by default."""
 
     def call(*, step=3, mixing=1.0, seed=7, size=32, given=images, classes=labels, smoothing=0.0, **fields):
         channels = given.shape[-1]

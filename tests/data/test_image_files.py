@@ -100,7 +100,7 @@ def test_order_does_not_depend_on_which_thread_is_done_first(photos: Path, monke
     np.testing.assert_array_equal(np.concatenate(received), expected)
 
 
-def test_no_more_is_decoded_ahead_than_is_said(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_decoded_ahead_than_is_documented(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded, decode = [], image_files.decode_image
 
     def counting(file: Path, size: int, channels: int) -> np.ndarray:
@@ -153,7 +153,7 @@ def test_a_file_that_goes_away_meanwhile_is_named(photos: Path) -> None:
         streamed.train.images[:], streamed.test.images[:], streamed.validation.images[:]  # type: ignore[union-attr]
 
 
-def test_the_digest_tells_contents_sizes_and_labels_apart(photos: Path) -> None:
+def test_the_digest_distinguishes_contents_sizes_and_labels(photos: Path) -> None:
     def digest(size: int = 16) -> str:
         return load_dataset(
             DatasetConfig(name=Source.image_folder, path=str(photos), image_size=size, memory_limit=0)

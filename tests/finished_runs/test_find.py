@@ -100,7 +100,7 @@ def test_the_best_of_a_sweep(run_folder: Path, tmp_path: Path) -> None:
         (".", "a folder of something else"),
     ],
 )
-def test_what_is_no_run_is_said_in_one_line(
+def test_what_is_no_run_is_refused_in_one_line(
     working_folder: Path, reference: str, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(working_folder)
@@ -139,7 +139,7 @@ def test_damaged_folders_are_named(run_folder: Path, tmp_path: Path, name: str) 
         find_run(folder)
 
 
-def test_dataset_and_trainer_can_be_said_anew(run_folder: Path) -> None:
+def test_dataset_and_trainer_can_be_overridden(run_folder: Path) -> None:
     config = find_run(run_folder).config
     other = apply_overrides(config, ["dataset.path=/photos", "dataset=image_folder", "trainer.batch_size=3"])
     assert (other.dataset.name.value, other.dataset.path, other.trainer.batch_size) == ("image_folder", "/photos", 3)

@@ -55,7 +55,7 @@ def test_any_mode_and_size_is_read_and_bad_files_are_named(
     picture.resize((4000, 3000)).save(tmp_path / "large.jpg")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes((tmp_path / "RGB.png").read_bytes()[:200])
-    (tmp_path / "text.txt").write_text("no image, and not said to be one")
+    (tmp_path / "text.txt").write_text("no image, and not named like one")
     assert main(["predict", str(run_folder), str(tmp_path), "--csv", "--batch-size", "4"]) == 1
     captured = capsys.readouterr()
     rows = list(csv.DictReader(io.StringIO(captured.out)))

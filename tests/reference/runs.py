@@ -65,7 +65,7 @@ COMMANDS = {
     "sweep": ["train", "-m", *_SWEEP, "model.embed_dim=4,8,12", "hydra.sweep.dir=sweep"],
 }
 POINTS = ("sweep/0", "sweep/1", "sweep/2")
-# The digits run again, stopped by SIGTERM in its second epoch: the same command goes on with it.
+# The digits run again, stopped by SIGTERM in its second epoch: the same command continues with it.
 STOPPED = "stopped"
 
 _TIMES = ("seconds", "time", "train/images_per_second", "train/waiting")

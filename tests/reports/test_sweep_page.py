@@ -96,7 +96,7 @@ def test_effect_of_each_value() -> None:
     assert sum(item.points for item in found if item.key == "depth") == 40
 
 
-def test_nothing_is_worth_anything_where_it_cannot_be_told() -> None:
+def test_nothing_is_worth_anything_where_it_cannot_be_computed() -> None:
     rows = searched(0.005)
     assert main_effects(rank_points(rows[: 3 * 4], maximize=True)) == []  # as many values as points
     alike = [row(job, job / 10, depth=job % 2, width=job % 2) for job in range(8)]

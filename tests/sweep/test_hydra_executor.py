@@ -65,7 +65,7 @@ def test_a_sweep_over_two_ray_nodes_outlives_one_of_them(tmp_path: Path, monkeyp
 
 @pytest.mark.submitit
 @pytest.mark.timeout(400)
-def test_a_sweep_by_submitit_goes_on_after_its_supervisor_was_killed(tmp_path: Path) -> None:
+def test_a_sweep_by_submitit_continues_after_its_supervisor_was_killed(tmp_path: Path) -> None:
     arguments = ["seed=1,2", "trainer.epochs=2", "launcher=submitit_local", "launcher.timeout_min=10"]
     process = train(tmp_path, *arguments)
     while not list(tmp_path.glob("multirun/sweeps/*/0/metrics.csv")):
@@ -81,7 +81,7 @@ def test_a_sweep_by_submitit_goes_on_after_its_supervisor_was_killed(tmp_path: P
 
 
 @pytest.mark.submitit
-def test_slurm_is_told_what_the_command_says(tmp_path: Path) -> None:
+def test_slurm_receives_the_options_of_the_command(tmp_path: Path) -> None:
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path
     from hydra.core.global_hydra import GlobalHydra
@@ -93,10 +93,17 @@ def test_slurm_is_told_what_the_command_says(tmp_path: Path) -> None:
     from tnt_exp.sweeps.search_space import to_hydra_overrides
 
     register()
-    said = ["launcher=submitit_slurm", "launcher.partition=gpu", "launcher.gpus_per_node=1", "launcher.timeout_min=90"]
+    overrides = [
+        "launcher=submitit_slurm",
+        "launcher.partition=gpu",
+        "launcher.gpus_per_node=1",
+        "launcher.timeout_min=90",
+    ]
     hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(conf_dir())))
     GlobalHydra.instance().clear()
-    config = hydra.compose_config(CONFIG_NAME, to_hydra_overrides(said), RunMode.MULTIRUN, with_log_configuration=False)
+    config = hydra.compose_config(
+        CONFIG_NAME, to_hydra_overrides(overrides), RunMode.MULTIRUN, with_log_configuration=False
+    )
     launcher: Any = Plugins.instance().instantiate_launcher(
         hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=None),  # type: ignore[arg-type]
         task_function=lambda cfg: None,

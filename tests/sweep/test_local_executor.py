@@ -116,7 +116,7 @@ def test_killed_at_ten_random_moments_every_point_finishes_once(folder: Any) -> 
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_sweep_stops_its_jobs_and_goes_on_later(folder: Any, number: int, code: int) -> None:
+def test_a_stopped_sweep_stops_its_jobs_and_continues_later(folder: Any, number: int, code: int) -> None:
     arguments = ["seed=1,2,3", "trainer.epochs=2", "tracking.run_name=sleep0.4"]
     process = folder.start(*arguments)
     while not list(folder.path.glob("multirun/sweeps/*/1/metrics.csv")):
@@ -200,7 +200,7 @@ def test_each_job_gets_its_share_of_threads_and_a_gpu_of_its_own(monkeypatch: py
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_fifty_points_of_a_table_go_on_after_sigkill_no_point_twice(folder: Any) -> None:
+def test_fifty_points_of_a_table_continue_after_sigkill_no_point_twice(folder: Any) -> None:
     rows = [f"{16 + 2 * number},{number % 3}" for number in range(50)]
     (folder.path / "points.csv").write_text("model.embed_dim,seed\n" + "\n".join(rows) + "\n")
     arguments = ["sweep.points=points.csv", "launcher.slots=2"]

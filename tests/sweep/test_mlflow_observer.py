@@ -1,4 +1,4 @@
-"""What MLflow is told of a sweep."""
+"""What MLflow records of a sweep."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, new_folder: Any, store: P
     return folder
 
 
-def test_a_parent_tells_of_its_children_and_of_the_best(finished: Any, tmp_path: Path) -> None:
+def test_a_parent_names_its_children_and_the_best(finished: Any, tmp_path: Path) -> None:
     folder = finished
     (parent,), children = runs(folder.path)
     assert parent.info.status == "FINISHED"
@@ -95,7 +95,7 @@ def test_no_run_is_left_running_or_doubled(tmp_path: Path, new_folder: Any, stor
     assert results == {child.info.run_id for child in children}
 
 
-def test_a_run_that_died_unseen_is_told_of_and_a_next_try_takes_its_place(
+def test_a_run_that_was_killed_is_reported_and_a_next_try_takes_its_place(
     tmp_path: Path, new_folder: Any, store: Path
 ) -> None:
     folder = new_folder(tmp_path, store)
@@ -121,7 +121,7 @@ def test_a_store_that_was_killed_while_it_was_made_is_made_anew(tmp_path: Path) 
     assert mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
 
 
-def test_the_story_told_by_mlflow_is_that_of_the_folder(finished: Any) -> None:
+def test_the_record_of_mlflow_is_that_of_the_folder(finished: Any) -> None:
     folder = finished
     here = results.load_results(SweepStudy.open(folder.sweep))
     there = results.load_results_from_mlflow(f"sqlite:///{folder.path / 'mlflow.db'}", folder.sweep.name)

@@ -44,7 +44,7 @@ def space_of(*overrides: str) -> SearchSpace:
     return SearchSpace(overrides, {}, ConfigLoaderImpl(path))
 
 
-def books_in(folder: Path, space: SearchSpace, settings: SweepConfig, parallel: int) -> SweepStudy:
+def create_study(folder: Path, space: SearchSpace, settings: SweepConfig, parallel: int) -> SweepStudy:
     if (folder / "sweep.json").exists():
         return SweepStudy.open(folder)
     return SweepStudy.new(
@@ -64,7 +64,7 @@ def end(study: SweepStudy, trial: Trial, result: dict[str, Any]) -> None:
 def search(folder: Path, settings: SweepConfig, parallel: int = 1, stop: int | None = None, *keys: str) -> SweepStudy:
     """Run a search whose jobs end at once, in any order; `stop`: die after so many endings."""
     space = space_of(*KEYS, *keys)
-    study = books_in(folder, space, settings, parallel)
+    study = create_study(folder, space, settings, parallel)
     found = OptunaSearch(study, space, settings, TrialComposer(), parallel)
     study.save()
     chance, running, ended = random.Random(stop), [], 0
@@ -175,7 +175,7 @@ def test_bad_values_are_named(tmp_path: Path, values: str) -> None:
         search(tmp_path, SweepConfig(method=Method.random), 1, None, f"optimizer.beta_1={values}")
 
 
-def test_a_search_from_the_command_line_prunes_and_goes_on(folder: Any) -> None:
+def test_a_search_from_the_command_line_prunes_and_continues(folder: Any) -> None:
     arguments = [
         "sweep=bayes",
         "model.embed_dim=range(16,129,2)",

@@ -77,7 +77,7 @@ def tnt_exp(folder: Path, *arguments: str) -> None:
     assert "MLflow" not in done.stdout + done.stderr
 
 
-def test_a_run_is_told_whole_and_telling_it_again_changes_nothing(server: Server, tmp_path: Path) -> None:
+def test_a_run_is_recorded_whole_and_recording_it_again_changes_nothing(server: Server, tmp_path: Path) -> None:
     tnt_exp(
         tmp_path,
         *("train", "model=tiny", "trainer.epochs=2", "dataset.train_limit=400", "run.name=run"),
@@ -126,7 +126,7 @@ def test_a_run_is_told_whole_and_telling_it_again_changes_nothing(server: Server
     assert tracker_() == before
 
 
-def test_a_sweep_is_told_whole(server: Server, tmp_path: Path) -> None:
+def test_a_sweep_is_recorded_whole(server: Server, tmp_path: Path) -> None:
     launcher = f"launcher.command=['{sys.executable}','{FAKE_TRAIN}','--supervised']"
     begin = time.time()
     tnt_exp(

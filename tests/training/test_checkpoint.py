@@ -58,7 +58,7 @@ def test_what_the_caller_changes_later_is_not_written(tmp_path: Path) -> None:
     assert found.values == {"rows": [1]}
 
 
-def test_failed_write_is_told_and_leaves_the_former(tmp_path: Path) -> None:
+def test_failed_write_is_reported_and_leaves_the_former(tmp_path: Path) -> None:
     checkpoints = written(tmp_path, 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # what is larger cannot be written, as on a full disk
@@ -140,7 +140,7 @@ def test_what_is_not_finite_is_seen(value: float, kind: str) -> None:
     assert all_finite(np.array([2**31 - 1], np.uint32))
 
 
-def test_manifest_without_its_numbers_is_passed_over(tmp_path: Path) -> None:
+def test_manifest_without_its_numbers_is_skipped(tmp_path: Path) -> None:
     checkpoints = written(tmp_path, 1, 2)
     (tmp_path / "step-00000002.json").write_text(json.dumps({"manifest": "{}"}))
     found = checkpoints.newest()

@@ -104,12 +104,12 @@ else:
     step(images, labels, 0, [0.1], 1.0)
     print(json.dumps({"sums": [np.asarray(sums).tolist() for _, sums, _ in seen]}))
 """
-    told: dict[str, Any] = json.loads(on_two(tmp_path, backend, program).splitlines()[-1])
+    printed: dict[str, Any] = json.loads(on_two(tmp_path, backend, program).splitlines()[-1])
     if backend == "jax":
-        assert told["part"] < 0.6
+        assert printed["part"] < 0.6
         return
     # Each saw the same eight images, and dropped others of their values.
-    sums = np.array(told["sums"])
+    sums = np.array(printed["sums"])
     assert sums[:, 3].tolist() == [8, 8]
     assert sums[0, 0] != sums[1, 0]
 

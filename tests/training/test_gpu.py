@@ -106,7 +106,7 @@ def test_attention_in_pieces_is_the_attention(monkeypatch: pytest.MonkeyPatch) -
         RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 19327352832 bytes."),
     ],
 )
-def test_a_full_gpu_is_told_with_the_remedy(error: Exception) -> None:
+def test_a_full_gpu_is_reported_with_the_remedy(error: Exception) -> None:
     line = describe_system_error(error)
     assert line is not None
     assert "half the trainer.batch_size" in line

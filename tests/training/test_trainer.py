@@ -79,7 +79,7 @@ def trainer(folder: Path, *overrides: str, accuracy: Sequence[float] = (), steps
     return made
 
 
-def test_run_that_stopped_early_goes_on_where_it_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_run_that_stopped_early_continues_where_it_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     curve = [0.1, 0.5, 0.4, 0.3, 0.2, 0.2, 0.6, 0.1, 0.1, 0.1]
     one = trainer(tmp_path, "trainer.epochs=12", "trainer.patience=2", "schedule=cosine", accuracy=curve)
     one.fit()

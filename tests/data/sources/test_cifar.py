@@ -75,7 +75,7 @@ def test_both_versions_in_one_folder_give_the_same(official: Any, tmp_path: Path
     assert load_dataset(cifar(tmp_path / "binary")).digest == load_dataset(cifar(tmp_path / "python")).digest
 
 
-def test_fewer_images_than_the_official_ones_are_said(
+def test_fewer_images_than_the_official_ones_are_reported(
     official: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     load_dataset(cifar(official.write(tmp_path, official.binary_cifar100())))
@@ -133,7 +133,7 @@ def test_the_other_cifar_is_named(official: Any, tmp_path: Path) -> None:
         load_dataset(cifar(path))
 
 
-def test_links_and_other_members_are_passed_over(official: Any, tmp_path: Path) -> None:
+def test_links_and_other_members_are_skipped(official: Any, tmp_path: Path) -> None:
     path = tmp_path / "archive.tar"
     with tarfile.open(path, "w") as archive:
         for name, kind, target in (

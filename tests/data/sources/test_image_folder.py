@@ -24,7 +24,7 @@ def paint(file: Path, level: int, size: tuple[int, int] = (4, 4)) -> None:
 
 
 def levels(split: Any) -> list[int]:
-    """The grey level of each image, by which `paint` tells them apart."""
+    """The grey level of each image, by which `paint` distinguishes them."""
     return [int(image[0, 0, 0]) for image in split.images]
 
 
@@ -85,7 +85,7 @@ def test_only_chosen_images_are_decoded(tmp_path: Path) -> None:
     assert load_dataset(folder(tmp_path, train_limit=2)).digest == few.digest
 
 
-def test_other_files_are_passed_over(tmp_path: Path) -> None:
+def test_other_files_are_skipped(tmp_path: Path) -> None:
     classes(tmp_path)
     for name in (".DS_Store", "a/.DS_Store", "a/._0.png", "a/Thumbs.db", "a/notes.txt", "README.md"):
         (tmp_path / name).write_bytes(b"no image")

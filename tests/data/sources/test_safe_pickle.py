@@ -91,8 +91,8 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(
 @pytest.mark.parametrize(
     "program",
     [
-        b"cnumpy\nndarray\n}S'array'\nNsb.",  # attributes of a stand-in
-        b"c_codecs\nencode\n(N}S'__new__'\ncnumpy\ndtype\nstb.",  # slots of a stand-in
+        b"cnumpy\nndarray\n}S'array'\nNsb.",  # attributes of a replacement
+        b"c_codecs\nencode\n(N}S'__new__'\ncnumpy\ndtype\nstb.",  # slots of a replacement
         b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.",  # another codec
         b"cnumpy.core.multiarray\n_reconstruct.__init__.__globals__\n.",  # a way through a dotted name
         b"Pname\n.",  # a persistent id
@@ -101,7 +101,7 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(
         b"}p2147483647\n.",  # the same as text
     ],
 )
-def test_the_stand_ins_open_no_other_way(official: Any, tmp_path: Path, program: bytes) -> None:
+def test_the_replacements_open_no_other_way(official: Any, tmp_path: Path, program: bytes) -> None:
     before = {name: dict(vars(kind)) for name, kind in vars(safe_pickle).items() if isinstance(kind, type)}
     files = official.python_cifar100() | {"train": program}
     with pytest.raises(UserError, match="train: "):
