@@ -1,7 +1,10 @@
 """A SavedModel of a model on any backend: `python -m tnt_exp.export.portable SOURCE.keras METADATA.json FOLDER`."""
 
 import json
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import keras
 
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.export import writers
-from tnt_exp.export.writers import as_float32
+from tnt_exp.export.writers import as_float32, last_line
 from tnt_exp.model import Classifier, load
 
 
@@ -25,8 +28,15 @@ def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path)
     if keras.backend.backend() == "tensorflow":
         _write(classifier, metadata, folder)
         return
-    if error := writers.convert("tnt_exp.export.portable", "tensorflow", classifier, metadata, folder):
-        raise RuntimeError(f"a SavedModel could not be written: {error}")
+    with tempfile.TemporaryDirectory() as temporary:
+        source, metadata_file = Path(temporary) / "source.keras", Path(temporary) / "metadata.json"
+        classifier.save(source)
+        metadata_file.write_text(json.dumps(metadata))
+        command = [sys.executable, "-P", "-m", "tnt_exp.export.portable", str(source), str(metadata_file), str(folder)]
+        environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"a SavedModel could not be written: {last_line(done.stderr)}")
 
 
 def _write(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:

@@ -140,18 +140,6 @@ def onnx_int8(classifier: Classifier, metadata: JsonObject, folder: Path) -> Non
     onnx_graph.write_int8(classifier, metadata, folder / "model.onnx")
 
 
-def convert(module: str, backend: str, classifier: Classifier, metadata: JsonObject, target: Path) -> str | None:
-    """Run `python -m module SOURCE METADATA TARGET` on another backend of Keras; return its error, or None."""
-    with tempfile.TemporaryDirectory() as temporary:
-        source, metadata_file = Path(temporary) / "source.keras", Path(temporary) / "about.json"
-        classifier.save(source)
-        metadata_file.write_text(json.dumps(metadata))
-        command = [sys.executable, "-P", "-m", module, str(source), str(metadata_file), str(target)]
-        environment = os.environ | {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return last_line(done.stderr) if done.returncode else None
-
-
 def timm(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
