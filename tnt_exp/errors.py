@@ -14,6 +14,7 @@ class UserError(ValueError):
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_TEXTS = ("No space left on device", "database or disk is full")  # of the system, and of SQLite
 
 # How TensorFlow, JAX, PyTorch and Python report it, in the name of the error or in its text.
 _OUT_OF_MEMORY = (
@@ -39,7 +40,7 @@ def describe_system_error(error: BaseException) -> str | None:
     """
     if isinstance(error.__cause__, OSError):
         error = error.__cause__
-    if isinstance(error, OSError) and (error.errno in _FULL or "No space left on device" in str(error)):
+    if is_disk_full(error):
         return (
             f"no space left on the disk: {first_line(error)}. Free some space and repeat the command to continue, "
             "in a sweep with sweep.rerun=failed."
@@ -54,6 +55,12 @@ def describe_system_error(error: BaseException) -> str | None:
             "trainer.precision=mixed_bfloat16; on a GPU, `nvidia-smi` shows who else uses its memory."
         )
     return None
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return True if an error, of whatever kind, says that there is no space left."""
+    is_full = isinstance(error, OSError) and error.errno in _FULL
+    return is_full or any(text in str(error) for text in _FULL_TEXTS)
 
 
 def is_out_of_memory(text: str) -> bool:

@@ -79,6 +79,9 @@ def init_sqlite_store(uri: str) -> None:
 
     MLflow creates its tables in many steps; a process killed between two of them leaves a file that no later MLflow
     can open ("table _alembic_tmp_runs already exists").
+
+    Raises:
+        StoreUnavailableError: It cannot be created.
     """
     file = sqlite_file(uri)
     if file is None or store_exists(uri) or not file.parent.is_dir():
@@ -91,7 +94,11 @@ def init_sqlite_store(uri: str) -> None:
         for left in part.parent.glob(f"{part.name}*"):
             left.unlink()
         _require_openable(f"{SQLITE_PREFIX}{part}")
-        mlflow.MlflowClient(f"{SQLITE_PREFIX}{part}").search_experiments()
+        try:
+            mlflow.MlflowClient(f"{SQLITE_PREFIX}{part}").search_experiments()
+        except Exception as error:  # those of SQLAlchemy and of Alembic are not MLflow's
+            part.unlink(missing_ok=True)  # on a full disk
+            raise StoreUnavailableError(f"{uri}: expected a tracking store, received: {first_line(error)}") from error
         part.replace(file)
 
 

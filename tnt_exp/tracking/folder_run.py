@@ -1,5 +1,6 @@
 """The MLflow run of a folder: created, found again, replaced; `mlflow.json` names it."""
 
+import errno
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from tnt_exp.atomic_files import JsonObject, acquire_lock, atomic_write_json, release_lock
-from tnt_exp.errors import UserError, first_line
+from tnt_exp.errors import UserError, first_line, is_disk_full
 from tnt_exp.tracking import client
 from tnt_exp.tracking.pages import configure_experiment
 from tnt_exp.tracking.record import FOLDER, REFERENCE, convert_older, read_record, read_reference
@@ -52,6 +53,7 @@ class FolderRun:
 
         Raises:
             UserError: The store of a new run cannot be reached, or the experiment was deleted.
+            OSError: There is no space left for a new run.
         """
         with self._locked(_LOCK_WAIT):
             before = self.reference.get("uri", "")
@@ -66,6 +68,8 @@ class FolderRun:
                 client.retry_while_locked(lambda: self._open(revive=True))
             except (MlflowException, OSError, client.StoreUnavailableError) as error:
                 if not self.reference.get("run_id"):
+                    if is_disk_full(error):
+                        raise OSError(errno.ENOSPC, first_line(error)) from error
                     raise UserError(
                         f"tracking.uri: expected a tracking store, received {uri}: {first_line(error)} "
                         "(tracking=off trains without it)."
