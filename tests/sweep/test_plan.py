@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import psutil
@@ -230,8 +230,14 @@ def test_a_sweep_that_cannot_be_written_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def unwritten_lock(_: Path) -> IO[str]:
+        stream = open("/dev/full", "w")  # noqa: SIM115, held by the study
+        stream.write("the owner")  # an error when it is closed
+        return stream
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study, "atomic_write_json", full)
+    monkeypatch.setattr(study, "acquire_lock", unwritten_lock)
     command = ["train", "-m", "model.depth=2,3", "tracking=off", *search]
     assert main(command) == 1
     assert "no space left on the disk" in capsys.readouterr().err

@@ -17,7 +17,15 @@ from typing import IO
 
 from omegaconf import DictConfig
 
-from tnt_exp.atomic_files import JsonObject, acquire_lock, atomic_write_json, is_unlocked, read_json, warn_once
+from tnt_exp.atomic_files import (
+    JsonObject,
+    acquire_lock,
+    atomic_write_json,
+    is_unlocked,
+    read_json,
+    release_lock,
+    warn_once,
+)
 from tnt_exp.config import Config
 from tnt_exp.config.compose import load_config
 from tnt_exp.config.sweep import Rerun, SweepConfig
@@ -128,7 +136,7 @@ class SweepStudy:
             yield
         except BaseException:
             if self._lock:
-                self._lock.close()
+                release_lock(self._lock)
             if self._is_new and not (self.folder / STUDY_FILE).exists():
                 RunFolder(self.folder).remove()
             raise

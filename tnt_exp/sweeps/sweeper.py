@@ -146,7 +146,8 @@ class Sweeper(HydraSweeper):
             objective=self._settings.objective,
             direction=self._settings.direction.name,
         )
-        study.acquire_lock()
+        with study.remove_on_error():
+            study.acquire_lock()
         return study
 
     def _pending_trials(self, study: SweepStudy) -> list[Trial]:
