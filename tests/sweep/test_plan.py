@@ -231,7 +231,7 @@ def test_a_sweep_that_cannot_be_written_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def unwritten_lock(_: Path) -> IO[str]:
-        stream = open("/dev/full", "w")  # noqa: SIM115, held by the study
+        stream = Path("/dev/full").open("w")  # noqa: SIM115, held by the study
         stream.write("the owner")  # an error when it is closed
         return stream
 
