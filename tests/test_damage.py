@@ -271,7 +271,7 @@ def _fast(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (queries, "log_evaluation", lambda *_: True),
         (writers, "as_float32", lambda classifier: classifier),
         (writers, "export_metadata", lambda *_, metrics, **__: {"metrics": metrics}),
-        (writers, "verify_export", lambda *_: writers.ExportCheck(0.0, 1.0, 1)),
+        (writers, "verify_export", lambda *_: writers.ExportCheck(np.zeros((1, 10)), 0.0, 1.0, 1)),
     ):
         monkeypatch.setattr(place, name, value)
     monkeypatch.setitem(writers.WRITERS, "keras", nothing)
