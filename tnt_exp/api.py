@@ -252,9 +252,10 @@ class _Child:
         ) as process:
             self.pid, stream = process.pid, process.stdout or process.stderr
             reader = threading.Thread(target=_read, args=(stream, lines, not bar), daemon=True)
-            reader.start()
             while not ended:
                 try:
+                    if reader.ident is None:  # started here: an interrupt while it starts must reach the child, too
+                        reader.start()
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(_REFRESH)
                         ended = True
