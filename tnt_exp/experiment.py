@@ -236,7 +236,7 @@ class Experiment:
 
         trainer, plots = self.config.trainer, self.folder.plots
         batch_size = device.evaluation_batch_size(trainer.batch_size)
-        test = evaluate(classifier, dataset.test, batch_size, flip=trainer.test_time_flip)
+        test = evaluate(classifier, dataset.test, batch_size, flip=self.config.flips_test_images)
         self.result["epoch"] = best.epoch
         self.result["metrics"] = {**best.metrics, **dict(test.metrics("test"))}
         self.result["class_accuracy"] = test.accuracy_by_name(dataset.class_names)

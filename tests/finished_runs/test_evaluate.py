@@ -12,6 +12,7 @@ from finished_runs.refused_command import with_slow_imports_printed
 import tnt_exp
 from tnt_exp import data
 from tnt_exp.cli import main
+from tnt_exp.config.compose import compose
 from tnt_exp.evaluation import Evaluation
 from tnt_exp.finished_runs import find_run
 
@@ -49,8 +50,26 @@ def test_a_run_with_test_time_flip_is_measured_so(tmp_path: Path) -> None:
         assert report["test_time_flip"] is not bool(overrides)
         return report["metrics"]["eval/loss"]
 
-    assert loss("trainer.test_time_flip=false") != reported
+    alone = loss("trainer.test_time_flip=false")
+    assert alone != reported
+    assert loss("trainer.test_time_flip=null") == alone  # digits are trained without mirroring
     assert loss() == reported
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], False),
+        (["trainer.test_time_flip=true"], True),
+        (["trainer.test_time_flip=null"], False),
+        (["trainer.test_time_flip=null", "augmentation=crop_flip"], True),
+        (["trainer.test_time_flip=false", "augmentation=crop_flip"], False),
+        (["experiment=photos"], True),
+        (["experiment=photos", "augmentation.horizontal_flip=0"], False),  # hands, letters
+    ],
+)
+def test_null_flips_test_images_where_training_mirrors(overrides: list[str], expected: bool) -> None:
+    assert compose(overrides).flips_test_images is expected
 
 
 def test_other_images_with_the_same_classes(run_folder: Path, tmp_path: Path) -> None:

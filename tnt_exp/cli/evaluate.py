@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     from tnt_exp.evaluation import evaluate
     from tnt_exp.finished_runs.find import load_for_evaluation
 
-    trainer, flip = config.trainer, config.trainer.test_time_flip
+    trainer, flip = config.trainer, config.flips_test_images
     evaluation = evaluate(load_for_evaluation(finished, trainer), split, trainer.batch_size, flip=flip)
     label = "" if own else test_images.evaluation_label(finished, config)
     report = _report(finished, chosen, split, evaluation, "/".join(["eval", label]).rstrip("/"))

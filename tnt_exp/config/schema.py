@@ -34,6 +34,12 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     seed: int = config_field(0, "seed of weights, batch order, dropout and augmentation", ge=0)
 
+    @property
+    def flips_test_images(self) -> bool:
+        """Whether validation and test average the logits of each image and its mirror image."""
+        given = self.trainer.test_time_flip
+        return self.augmentation.horizontal_flip > 0 if given is None else given
+
 
 GROUPS: dict[str, type] = {
     "model": ModelConfig,

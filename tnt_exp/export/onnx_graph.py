@@ -194,11 +194,10 @@ class _Graph:
         """Return softmax(q k^T / sqrt(head width)) v, projected."""
         heads, width = layer.num_heads, layer.head_dim
         kernel = _array(layer.qkv_kernel).reshape(-1, 3, heads * width)
-        bias = np.zeros((3, heads * width)) if layer.qkv_bias is None else _array(layer.qkv_bias).reshape(3, -1)
+        bias = None if layer.qkv_bias is None else _array(layer.qkv_bias).reshape(3, -1)
         parts = []
         for index, (scale, axes) in enumerate([(width**-0.5, (0, 2, 1, 3)), (1, (0, 2, 3, 1)), (1, (0, 2, 1, 3))]):
-            part_bias = None if layer.qkv_bias is None else bias[index] * scale
-            part = self.dense(y, kernel[:, index] * scale, part_bias)
+            part = self.dense(y, kernel[:, index] * scale, None if bias is None else bias[index] * scale)
             parts.append(self.transpose(self.reshape(part, -1, tokens, heads, width), *axes))
         q, k, v = parts
         mixed = self.add("MatMul", self.add("Softmax", self.add("MatMul", q, k), axis=-1), v)

@@ -94,7 +94,7 @@ def evaluate_on(
         overrides = ["dataset=image_folder", f"dataset.path={data}"] if isinstance(data, str) else data or []
         config, own = configure(finished, overrides)
         split = read_images(finished, config, own=own).split
-    found = evaluate(load(), split, config.trainer.batch_size, flip=config.trainer.test_time_flip)
+    found = evaluate(load(), split, config.trainer.batch_size, flip=config.flips_test_images)
     metrics = {name.removeprefix("test/"): value for name, value in found.metrics("test")}
     return {**metrics, "calibration_error": found.calibration_error()}
 

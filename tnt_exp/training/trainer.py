@@ -297,7 +297,7 @@ class Trainer:
         def evaluate_split(prefix: str) -> None:
             if validation is not None:
                 batch_size = self.device.evaluation_batch_size(trainer.batch_size)
-                found = evaluate(self.classifier, validation, batch_size, flip=trainer.test_time_flip)
+                found = evaluate(self.classifier, validation, batch_size, flip=self.config.flips_test_images)
                 metrics.update(found.metrics(prefix))
 
         if self.config.optimizer.ema is not None:
