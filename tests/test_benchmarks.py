@@ -1,10 +1,17 @@
 """The sides of `make bench` are networks of equal size."""
 
+import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from data import official_files
+from PIL import Image
 
 from benchmarks import equal_time
 from benchmarks.run import SAME, SEED, TIMM_S, TIMM_SAME, suites
@@ -37,25 +44,47 @@ def test_every_suite_composes() -> None:
 
 
 def test_recipes_in_equal_time_have_networks_of_one_budget() -> None:
-    example, ours = (compose(overrides) for overrides in equal_time.SIDES.values())
+    ours, example = (compose(overrides) for overrides in equal_time.TASKS["cifar100"].values() if overrides)
     assert parameters(ours.model, 100, 3) <= parameters(example.model, 100, 3) == 660_164
     # Only what the two recipes are may differ: not the images, nor what the test is made of.
     assert (ours.dataset.name, ours.dataset.train_limit) == (example.dataset.name, example.dataset.train_limit)
-    assert ours.trainer.test_time_flip == example.trainer.test_time_flip is False
+    assert ours.flips_test_images is example.flips_test_images is False
     assert ours.trainer.precision == example.trainer.precision
 
 
-def run_of(accuracy: float, seconds: float) -> dict[str, Any]:
-    curve = [{"epoch": epoch, "seconds": seconds / 2, "val/accuracy": accuracy * epoch / 2} for epoch in (1.0, 2.0)]
-    facts = {"parameters": 1234, "train_seconds": seconds, "total_seconds": seconds + 30}
-    return {"seed": 0, **facts, "metrics": {"test/accuracy": accuracy, "test/top5_accuracy": 0.5}, "curve": curve}
+def run_of(accuracy: float, minutes: float) -> dict[str, Any]:
+    curve = [{"minutes": minutes * part, "train": accuracy, "validation": accuracy * part} for part in (0.5, 1.0)]
+    test = {"test/accuracy": accuracy, "test/top5_accuracy": 0.5}
+    return {"seed": 0, "parameters": 1234, "epochs": 2, "minutes": minutes, "curve": curve, **test}
 
 
 def test_recipes_in_equal_time_are_compared_seed_by_seed(tmp_path: Path) -> None:
-    runs = {"one": [run_of(0.10, 600), run_of(0.12, 630)], "two": [run_of(0.30, 570), run_of(0.34, 570)]}
-    found = json.loads(json.dumps(equal_time.summary(runs)))
-    assert found["points ahead"] == pytest.approx([20, 22])
-    assert found["one"]["test/accuracy"] == pytest.approx({"mean": 0.11, "std": 0.0002**0.5})
-    assert "| `two` | 1,234 | 2 | 10.0 to 10.0 | 32.00 % ± 2.83 |" in equal_time.table(found, runs)
-    equal_time.draw(runs, tmp_path / "curves.png")
+    runs = {"one": [run_of(0.30, 9.5), run_of(0.34, 9.5)], "two": [run_of(0.10, 10), run_of(0.12, 10.5)], "three": []}
+    assert equal_time.points_ahead(runs) == {"two": pytest.approx([20, 22]), "three": []}
+    assert equal_time.table(runs).splitlines()[2:] == [
+        "| one | 1,234 | 9.5 to 9.5 | 32.0 % ± 2.8 | 50.0 % ± 0.0 |",
+        "| two | 1,234 | 10.0 to 10.5 | 11.0 % ± 1.4 | 50.0 % ± 0.0 |",
+    ]
+    equal_time.draw(runs, "title", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("task", ["cifar100", "photos"])
+def test_a_keras_network_trains_for_the_given_processor_time(task: str, tmp_path: Path) -> None:
+    if task == "photos":
+        for part, name, index in itertools.product(("train", "validation", "test"), ("a", "b"), range(4)):
+            file = tmp_path / part / name / f"{index}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((70, 80, 3), 60 * index + (name == "b"), np.uint8)).save(file)
+    else:
+        archive = official_files.tar(official_files.binary_cifar100(), "cifar-100-binary", mode="gz")
+        (tmp_path / "cifar-100-binary.tar.gz").write_bytes(archive)
+    path = tmp_path if task == "photos" else tmp_path / "cifar-100-binary.tar.gz"
+    command = [sys.executable, "-m", "benchmarks.equal_time", task, f"--path={path}", "--keras=20", "--seeds=0"]
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["parameters"] == {"cifar100": 279_892, "photos": 548_258}[task]
+    assert 19 <= 60 * found["minutes"] <= 40
+    assert found["epochs"] == len(found["curve"]) >= 1
+    assert 0 <= found["test/accuracy"] <= found["test/top5_accuracy"] <= 1
