@@ -89,7 +89,7 @@ def train_keras(task: str, path: Path, seconds: float, seed: int) -> dict[str, A
     import keras
 
     keras.utils.set_random_seed(seed)
-    network, training, validation, test = _tutorial(path, seed) if task == "photos" else _resnet20(path)
+    network, given, test = _tutorial(path, seed) if task == "photos" else _resnet20(path)
     base_rate = float(network.optimizer.learning_rate)
     curve: list[dict[str, float]] = []
     best: tuple[float, list[Any]] = (-1.0, [])
@@ -102,19 +102,16 @@ def train_keras(task: str, path: Path, seconds: float, seed: int) -> dict[str, A
                 network.optimizer.learning_rate = base_rate * (1 + math.cos(math.pi * progress)) / 2
             network.stop_training = time.process_time() >= end
 
-        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
             nonlocal best
-            found = logs or {}
-            minutes, accuracy = time.process_time() / 60, found["val_accuracy"]
-            curve.append({"minutes": minutes, "train": found["accuracy"], "validation": accuracy})
+            minutes, accuracy = time.process_time() / 60, logs["val_accuracy"]
+            curve.append({"minutes": minutes, "train": logs["accuracy"], "validation": accuracy})
             if accuracy > best[0]:
                 best = accuracy, network.get_weights()
 
-    batch_size = None if task == "photos" else 128  # the photos come in batches
-    given = {"validation_data": validation, "epochs": 10_000, "verbose": 0, "callbacks": [Clock()]}
-    network.fit(*training, batch_size=batch_size, **given)
+    network.fit(**given, epochs=10_000, verbose=0, callbacks=[Clock()])
     network.set_weights(best[1])
-    measured = network.evaluate(*test, verbose=0, return_dict=True)
+    measured = network.evaluate(**test, verbose=0, return_dict=True)
     metrics = {"test/accuracy": measured["accuracy"], "test/top5_accuracy": measured["top5_accuracy"]}
     return _entry(seed, network.count_params(), time.process_time() / 60, metrics, curve)
 
@@ -127,8 +124,12 @@ def _compile(network: Any, optimizer: Any) -> None:
     network.compile(optimizer, loss, metrics=["accuracy", top5])
 
 
-def _tutorial(path: Path, seed: int) -> tuple[Any, tuple[Any], Any, tuple[Any]]:
-    """The tutorial's network: three convolutions with pooling, two dense layers, dropout; flips, rotations, zooms."""
+def _tutorial(path: Path, seed: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The tutorial's network: three convolutions with pooling, two dense layers, dropout; flips, rotations, zooms.
+
+    Returns:
+        The network, the arguments of `fit` and those of `evaluate`.
+    """
     import keras
     from keras import layers
 
@@ -150,11 +151,16 @@ def _tutorial(path: Path, seed: int) -> tuple[Any, tuple[Any], Any, tuple[Any]]:
     end = [layers.Dropout(0.2), layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dense(classes)]
     network = keras.Sequential([keras.Input((PHOTO_SIZE, PHOTO_SIZE, 3)), *augmentation, *convolutions, *end])
     _compile(network, "adam")
-    return network, (training.cache().shuffle(1000, seed=seed).prefetch(2),), validation.cache(), (test,)
+    training = training.cache().shuffle(1000, seed=seed).prefetch(2)
+    return network, {"x": training, "validation_data": validation.cache()}, {"x": test}
 
 
-def _resnet20(path: Path) -> tuple[Any, tuple[Any, Any], tuple[Any, Any], tuple[Any, Any]]:
-    """ResNet-20 with 1x1 convolutions as shortcuts, and the paper's optimizer, crops, flips and weight decay."""
+def _resnet20(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """ResNet-20 with 1x1 convolutions as shortcuts, and the paper's optimizer, crops, flips and weight decay.
+
+    Returns:
+        As of `_tutorial`.
+    """
     import keras
     from keras import layers
 
@@ -182,8 +188,9 @@ def _resnet20(path: Path) -> tuple[Any, tuple[Any, Any], tuple[Any, Any], tuple[
     network = keras.Model(images, logits)
     _compile(network, keras.optimizers.SGD(0.1, momentum=0.9))
     dataset = data.load_dataset(compose(["experiment=cifar100_15min", f"dataset.path={path}"]).dataset)
-    splits = [(split.images, split.labels) for split in (dataset.train, dataset.validation, dataset.test)]
-    return network, *splits
+    train, validation, test = dataset.train, dataset.validation, dataset.test
+    given = {"x": train.images, "y": train.labels, "validation_data": (validation.images, validation.labels)}
+    return network, {**given, "batch_size": 128}, {"x": test.images, "y": test.labels}
 
 
 def points_ahead(runs: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:

@@ -91,8 +91,7 @@ class TrainerConfig:
         "none", "weights of the classes in the loss: none, balanced (inverse frequency), or {class: weight, ...}"
     )
     test_time_flip: bool | None = config_field(
-        False,
-        "validation and test average the logits of an image and its mirror image; null: if training mirrors images",
+        False, "validation and test average the logits of an image and its mirror image; null: if training mirrors"
     )
     select: Select = config_field(Select.best, "which epoch's weights are tested and kept")
     monitor: Monitor = config_field(Monitor.accuracy, "validation metric by which the best epoch is chosen")
