@@ -141,8 +141,8 @@ def operations(images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 def performed(images: np.ndarray, operation: int, values: np.ndarray) -> np.ndarray:
     """The images after one operation, each with an argument of its own."""
+    from tnt_exp.augmentation.geometry import sample
     from tnt_exp.augmentation.policies import apply_operations
-    from tnt_exp.augmentation.resample import sample
 
     which = np.full((len(images), 1), operation, np.int32)
     changed, maps = apply_operations(images.astype(np.float32), which, values[:, None].astype(np.float32))

@@ -74,7 +74,7 @@ def run(folder: Path, command: list[str], full_after: float | None) -> tuple[int
 
 def fill_at_random(home: Path, name: str, command: list[str], moments: int, dice: random.Random) -> list[str]:
     """Fill the disk so often, and return what was wrong."""
-    from tnt_exp.finished_runs.compare import first_difference
+    from tnt_exp.run_folder import first_difference
 
     wrong, outcomes = [], Counter[str]()
     whole = home / name

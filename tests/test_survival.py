@@ -84,7 +84,7 @@ def test_finished_run_is_reproduced_to_the_bit_and_a_changed_one_is_not(finished
     last = curve.splitlines()[2].split(",")
     last[2] = last[2] + "1"
     (other / "metrics.csv").write_text("\n".join([*curve.splitlines()[:2], ",".join(last)]) + "\n")
-    from tnt_exp.finished_runs.compare import first_difference
+    from tnt_exp.run_folder import first_difference
 
     assert first_difference(run, tmp_path / "again") is None
     assert str(first_difference(run, other)).startswith("epoch 2: train/loss")

@@ -99,7 +99,7 @@ class Report:
 
 def torture(folder: Path, backend: str, kills: int, signals: list[str], seed: int) -> Report:
     """Kill chains of runs until each signal has its kills."""
-    from tnt_exp.finished_runs.compare import first_difference
+    from tnt_exp.run_folder import first_difference
 
     report, dice = Report(backend), random.Random(f"{seed} {backend}")
     basis = [*RUN, f"trainer.backend={backend}", f"trainer.deterministic={str(backend == 'tensorflow').lower()}"]

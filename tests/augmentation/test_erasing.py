@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tnt_exp.augmentation.erasing import erase, random_boxes
+from tnt_exp.augmentation.mixing import erase, random_boxes
 from tnt_exp.augmentation.stateless_random import StatelessRandom
 
 pytestmark = pytest.mark.backend

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tnt_exp.augmentation.geometry import compose, random_geometry
-from tnt_exp.augmentation.resample import sample
+from tnt_exp.augmentation.geometry import compose, random_geometry, sample
 from tnt_exp.augmentation.stateless_random import StatelessRandom
 from tnt_exp.config.augmentation import AugmentationConfig, Fill
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from tnt_exp.augmentation.geometry import sample
 from tnt_exp.augmentation.operations import Operation, affine_map, apply_color
-from tnt_exp.augmentation.resample import sample
 from tnt_exp.config.augmentation import Fill
 
 pytestmark = pytest.mark.backend

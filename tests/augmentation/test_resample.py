@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tnt_exp.augmentation.resample import sample
+from tnt_exp.augmentation.geometry import sample
 from tnt_exp.config.augmentation import Fill
 
 pytestmark = pytest.mark.backend

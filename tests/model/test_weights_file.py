@@ -86,7 +86,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         file.write_bytes(damaged)
         with pytest.raises(UserError, match=r"model\.safetensors: expected"):
             load(file)
-    weights_file.state_dict_io.write_state_dict(file, {"x": np.zeros(2, np.float32)})
+    weights_file.write_state_dict(file, {"x": np.zeros(2, np.float32)})
     with pytest.raises(UserError, match="received weights alone"):
         load(file)
     with pytest.raises(UserError, match=r"model\.weights=nowhere: expected .*found none at nowhere"):

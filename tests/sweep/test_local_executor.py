@@ -185,18 +185,18 @@ def test_a_running_sweep_is_not_started_twice(folder: Any) -> None:
 
 def test_each_job_gets_its_share_of_threads_and_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     from tnt_exp.config.sweep import LauncherConfig
-    from tnt_exp.sweeps import local_executor
+    from tnt_exp.sweeps import executors
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    monkeypatch.setattr(local_executor, "cpu_count", lambda: 8)
-    found = local_executor.device_slots(LauncherConfig())
+    monkeypatch.setattr(executors, "cpu_count", lambda: 8)
+    found = executors.device_slots(LauncherConfig())
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in found] == ["2", "5"]
     assert {slot.environment["OMP_NUM_THREADS"] for slot in found} == {"4"}
-    shared = local_executor.device_slots(LauncherConfig(slots=4))
+    shared = executors.device_slots(LauncherConfig(slots=4))
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in shared] == ["2", "5", "2", "5"]
     assert shared[0].environment["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert local_executor.device_slots(LauncherConfig())[0].environment == {}
+    assert executors.device_slots(LauncherConfig())[0].environment == {}
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 

@@ -24,12 +24,21 @@ from tnt_exp.config.compose import compose, conf_dir, options, register
 from tnt_exp.errors import UserError
 from tnt_exp.run_folder import RunFolder, read_confusion_matrix, write_confusion_matrix
 from tnt_exp.sweeps import study
-from tnt_exp.sweeps.outcome import FailureReason, Outcome, from_exit_code, read_outcome, write_outcome
 from tnt_exp.sweeps.plan import TrialComposer, plan_trials
 from tnt_exp.sweeps.results import folds_summary
 from tnt_exp.sweeps.search_space import SearchSpace, read_points, to_hydra_overrides
 from tnt_exp.sweeps.study import SweepStudy
-from tnt_exp.sweeps.trial import TrialSpec, TrialState, objective_value, trial_state
+from tnt_exp.sweeps.trial import (
+    FailureReason,
+    Outcome,
+    TrialSpec,
+    TrialState,
+    from_exit_code,
+    objective_value,
+    read_outcome,
+    trial_state,
+    write_outcome,
+)
 
 
 def space_of(*overrides: str, declared: Mapping[str, str] = {}) -> SearchSpace:

@@ -10,11 +10,9 @@ import numpy as np
 from keras import ops
 
 from tnt_exp.augmentation.color import jitter
-from tnt_exp.augmentation.erasing import erase
-from tnt_exp.augmentation.geometry import central_square, compose, random_geometry
-from tnt_exp.augmentation.mixing import mix
+from tnt_exp.augmentation.geometry import central_square, compose, random_geometry, sample
+from tnt_exp.augmentation.mixing import erase, mix
 from tnt_exp.augmentation.policies import apply_operations, random_operations
-from tnt_exp.augmentation.resample import sample
 from tnt_exp.augmentation.stateless_random import StatelessRandom, Tensor
 from tnt_exp.config.augmentation import AugmentationConfig, Policy
 

@@ -12,11 +12,10 @@ from tnt_exp.cli.resume import chdir_to_start_dir
 from tnt_exp.cli.run import configure_logging
 from tnt_exp.config.compose import load_config
 from tnt_exp.errors import UserError
-from tnt_exp.finished_runs.compare import first_difference
 from tnt_exp.finished_runs.find import find_run_folder
 from tnt_exp.preflight import preflight
 from tnt_exp.run import damaged_files, run_experiment
-from tnt_exp.run_folder import RunFolder
+from tnt_exp.run_folder import RunFolder, first_difference
 
 
 def main(arguments: Sequence[str]) -> int:

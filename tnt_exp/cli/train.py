@@ -176,7 +176,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
         UserError: A trial cannot run.
     """
     from tnt_exp.signals import Signals, Stopped
-    from tnt_exp.sweeps.hydra_executor import run_job
+    from tnt_exp.sweeps.executors import run_job
 
     register()
     try:

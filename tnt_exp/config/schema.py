@@ -7,8 +7,24 @@ from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.config.field import config_field
 from tnt_exp.config.model import ModelConfig
 from tnt_exp.config.optimizer import OptimizerConfig, ScheduleConfig
-from tnt_exp.config.tracking import TrackingConfig
 from tnt_exp.config.trainer import TrainerConfig
+
+
+@dataclass
+class TrackingConfig:
+    """MLflow. The run folder is complete without it."""
+
+    enabled: bool = config_field(True, "log to MLflow")
+    uri: str | None = config_field(None, "tracking server or database; null: sqlite in the working folder")
+    experiment: str = config_field("tnt", "MLflow experiment; created when new")
+    run_name: str | None = config_field(
+        None, "MLflow run name; null: the swept values, run.name, or model, dataset and id"
+    )
+    system_metrics: bool = config_field(True, "CPU, memory and GPU curves")
+    log_model: bool = config_field(True, "log the chosen model")
+    register: str | None = config_field(
+        None, "registered model that the chosen model becomes a version of, champion if it is better; null: none"
+    )
 
 
 @dataclass

@@ -2,9 +2,8 @@
 
 from tnt_exp.data.batches import Batches, epoch_order, padded_batches
 from tnt_exp.data.dataset import Dataset, Split, dataset_digest
-from tnt_exp.data.load import load_dataset
-from tnt_exp.data.metadata import DatasetInfo
-from tnt_exp.data.validate import dataset_info, validate
+from tnt_exp.data.load import dataset_info, load_dataset, validate
+from tnt_exp.data.sources.source import DatasetInfo
 
 __all__ = [
     "Batches",

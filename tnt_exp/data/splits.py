@@ -1,8 +1,12 @@
-"""Stratified splits and random orders as pure functions of integers."""
+"""Sizes of splits, stratified splits and random orders, as pure functions of the configuration and of integers."""
 
 from enum import IntEnum
+from math import floor
 
 import numpy as np
+
+from tnt_exp.config.dataset import DatasetConfig
+from tnt_exp.errors import UserError
 
 
 class RandomStream(IntEnum):
@@ -24,6 +28,41 @@ def random_order(size: int, stream: RandomStream, *seed: int) -> np.ndarray:
     """
     words = np.random.Philox(np.random.SeedSequence([stream, *seed])).random_raw(size)
     return np.argsort(words, kind="stable")
+
+
+def test_split_size(images: int, config: DatasetConfig) -> int:
+    """Return how many of `images` are kept for the test, if the source has no test part or there are folds."""
+    if config.folds is not None:
+        if not 2 <= config.folds <= images:
+            raise UserError(f"dataset.folds: expected 2 to {images}, the number of images, received {config.folds}")
+        return len(range(config.fold, images, config.folds))
+    return _held_out(images, config.test_fraction, "test_fraction")
+
+
+def train_split_sizes(images: int, config: DatasetConfig) -> tuple[int, int]:
+    """Return (training, validation) sizes of `images` that are not for the test.
+
+    `train_limit` is applied first: a limit of 10,000 with a validation fraction of 0.2 gives 8,000 and 2,000.
+    """
+    if config.train_limit is not None and config.train_limit < 1:
+        raise UserError(f"dataset.train_limit: expected at least one image, received {config.train_limit}")
+    available = images if config.train_limit is None else min(images, config.train_limit)
+    if config.validation_fraction == 0:
+        return available, 0
+    validation = _held_out(available, config.validation_fraction, "validation_fraction")
+    return available - validation, validation
+
+
+def _held_out(images: int, fraction: float, key: str) -> int:
+    if not 0 < fraction < 1:
+        raise UserError(f"dataset.{key}: expected a fraction between 0 and 1, received {fraction:g}")
+    held_out = floor(images * fraction + 0.5)
+    if not 0 < held_out < images:
+        raise UserError(
+            f"dataset.{key}={fraction:g}: expected at least one image on either side of the split, "
+            f"received {held_out} of {images} images held out; change the fraction or give more images"
+        )
+    return held_out
 
 
 def class_shares(class_counts: np.ndarray, size: int, ties: np.ndarray) -> np.ndarray:

@@ -17,13 +17,13 @@ import numpy as np
 from keras import ops
 
 from tnt_exp.errors import UserError
-from tnt_exp.model import state_dict_io, weights_file
+from tnt_exp.model import weights_file
 from tnt_exp.model.attention import Attention
 from tnt_exp.model.blocks import MLP, TNTBlock
 from tnt_exp.model.layers import Norm
 from tnt_exp.model.preprocess import interpolation_matrix
-from tnt_exp.model.state_dict_io import Array
 from tnt_exp.model.tnt import TNT
+from tnt_exp.model.weights_file import Array
 
 # huawei-noah's name: timm's name, for each part of a dotted name.
 HUAWEI = {
@@ -185,7 +185,7 @@ def load_weights(network: TNT, source: Path | TNT) -> list[str]:
         is_own = source.suffix == ".safetensors" and source.is_file() and weights_file.read_header(source) is not None
         if not is_own and (problems := [*_unpublished_settings(network)]):
             raise UserError(f"model.weights: {origin} needs a published TNT.\n" + "\n".join(problems))
-        tensors = state_dict_io.read_state_dict(source)
+        tensors = weights_file.read_state_dict(source)
     if is_own:
         pending = [_unchanged(weight, name) for name, weight in named_weights(network).items()]
         head, positions = ("head/kernel", "head/bias"), "patch_embedding/positions"
@@ -225,7 +225,7 @@ def save_timm(network: TNT, path: str | os.PathLike[str]) -> None:
     for mapping in weight_mappings(network):
         value = np.asarray(keras.ops.convert_to_numpy(mapping.variable.value), "float32")
         tensors.update(zip(mapping.tensors, mapping.to_torch(value), strict=True))
-    state_dict_io.write_state_dict(Path(path), tensors)
+    weights_file.write_state_dict(Path(path), tensors)
 
 
 def timm_problem(network: TNT) -> str | None:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Self
 from tnt_exp import run_folder
 from tnt_exp.config import Config
 from tnt_exp.formatting import format_duration
-from tnt_exp.sweeps.outcome import FailureReason, Outcome
 from tnt_exp.sweeps.scheduler import Scheduler
-from tnt_exp.sweeps.trial import Trial, TrialState, objective_value
+from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, TrialState, objective_value
 from tnt_exp.sweeps.worker import LOG, JobProcess
 
 if TYPE_CHECKING:

@@ -19,13 +19,12 @@ from tnt_exp.reports.leaderboard import (
 )
 from tnt_exp.reports.sweep_page import SweepResults, render_page
 from tnt_exp.sweeps import results
-from tnt_exp.sweeps.outcome import Outcome
 from tnt_exp.sweeps.study import SweepStudy
-from tnt_exp.sweeps.trial import Trial
+from tnt_exp.sweeps.trial import Outcome, Trial
 from tnt_exp.tracking.record import NOTE
 
 if TYPE_CHECKING:
-    from tnt_exp.tracking.sweep_tracker import SweepTracker
+    from tnt_exp.tracking.tracker import SweepTracker
 
 
 _REPORT_INTERVAL = 60.0  # seconds between two leaderboards of a sweep that runs
@@ -53,7 +52,7 @@ class MlflowObserver:
         if not tracking.enabled:
             return cls(study, None)
         from tnt_exp.tracking.client import resolve_tracking_uri
-        from tnt_exp.tracking.sweep_tracker import SweepTracker
+        from tnt_exp.tracking.tracker import SweepTracker
 
         # A relative tracking.uri counts from the folder in which the sweep was started first.
         os.chdir(study.data["cwd"])

@@ -25,12 +25,11 @@ from tnt_exp.config.sweep import Method, Rerun, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
 from tnt_exp.reports.leaderboard import REPEATED
-from tnt_exp.sweeps.outcome import FailureReason, Outcome
 from tnt_exp.sweeps.plan import TrialComposer
 from tnt_exp.sweeps.results import objective_name
 from tnt_exp.sweeps.search_space import SearchSpace, format_override_value, make_distribution
 from tnt_exp.sweeps.study import SweepStudy
-from tnt_exp.sweeps.trial import Trial, TrialSpec, TrialState, config_hash, objective_value
+from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, TrialSpec, TrialState, config_hash, objective_value
 from tnt_exp.sweeps.worker import JobProcess
 
 OPTUNA_STUDY = "optuna.log"

@@ -11,9 +11,8 @@ from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.errors import printable_name
 from tnt_exp.reports.leaderboard import FOLD, TEST_METRICS, RankedPoint, TrialRow, rank_points
 from tnt_exp.reports.sweep_page import SweepResults
-from tnt_exp.sweeps.outcome import read_outcome
 from tnt_exp.sweeps.study import SweepStudy
-from tnt_exp.sweeps.trial import Trial, TrialState, objective_value, trial_state
+from tnt_exp.sweeps.trial import Trial, TrialState, objective_value, read_outcome, trial_state
 from tnt_exp.sweeps.worker import LOG
 from tnt_exp.tracking.record import FACTS, RECALL
 

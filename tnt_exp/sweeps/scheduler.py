@@ -8,9 +8,8 @@ from typing import Protocol
 
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.errors import UserError
-from tnt_exp.sweeps.outcome import FailureReason, Outcome
 from tnt_exp.sweeps.study import SweepStudy
-from tnt_exp.sweeps.trial import Trial, TrialState, objective_value
+from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, TrialState, objective_value
 
 _PERMANENT = (None, FailureReason.pruned, FailureReason.stopped)  # outcomes that a retry cannot improve
 

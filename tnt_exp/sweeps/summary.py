@@ -8,13 +8,12 @@ from tnt_exp.formatting import format_bytes, format_duration, format_table
 from tnt_exp.preflight import estimate_resources
 from tnt_exp.reports.leaderboard import kept_name, leaderboard_columns
 from tnt_exp.reports.sweep_page import SweepResults
-from tnt_exp.sweeps.outcome import read_outcome
 from tnt_exp.sweeps.plan import Plan
 from tnt_exp.sweeps.results import load_results
 from tnt_exp.sweeps.scheduler import Scheduler
 from tnt_exp.sweeps.search_space import SearchSpace
 from tnt_exp.sweeps.study import SweepStudy
-from tnt_exp.sweeps.trial import TrialSpec, TrialState, objective_value
+from tnt_exp.sweeps.trial import TrialSpec, TrialState, objective_value, read_outcome
 from tnt_exp.sweeps.worker import LOG
 
 _MAX_ROWS = 40  # rows

@@ -17,9 +17,9 @@ from tnt_exp.config.validation import check_bounds
 from tnt_exp.data.splits import RandomStream, random_order
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
-from tnt_exp.sweeps import hydra_executor, summary
+from tnt_exp.sweeps import summary
+from tnt_exp.sweeps.executors import LocalLauncher, ProcessMonitor, run_with_launcher
 from tnt_exp.sweeps.live_table import LiveTable
-from tnt_exp.sweeps.local_executor import LocalLauncher, ProcessMonitor
 from tnt_exp.sweeps.mlflow_observer import MlflowObserver
 from tnt_exp.sweeps.plan import TrialComposer, plan_trials
 from tnt_exp.sweeps.results import folds_summary, objective_name
@@ -170,7 +170,7 @@ class Sweeper(HydraSweeper):
                 if local:
                     local.run(scheduler, Path(study.data["cwd"]), [view, *monitors])
                 else:
-                    hydra_executor.run_with_launcher(launcher, scheduler)
+                    run_with_launcher(launcher, scheduler)
             except BaseException:
                 observer.finish("KILLED")
                 raise

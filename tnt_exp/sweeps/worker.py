@@ -16,7 +16,7 @@ import psutil
 
 from tnt_exp.atomic_files import read_json
 from tnt_exp.sweeps.fork_server import ForkedProcess, ForkServer
-from tnt_exp.sweeps.outcome import FailureReason, Outcome, from_exit_code, oom_kill_count, write_outcome
+from tnt_exp.sweeps.trial import FailureReason, Outcome, from_exit_code, oom_kill_count, write_outcome
 
 LOG = "output.log"
 

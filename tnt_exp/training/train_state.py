@@ -12,7 +12,7 @@ from keras import ops
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.trainer import Monitor, Select
 from tnt_exp.training.checkpoint import Checkpoint, NonFiniteError, all_finite
-from tnt_exp.training.flat_optimizer import FlatOptimizer
+from tnt_exp.training.optimizer import FlatOptimizer
 from tnt_exp.training.train_step import SUMS
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from tnt_exp.augmentation.pipeline import Augmentation
 from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.data import Batches
 from tnt_exp.data.dataset import Split
-from tnt_exp.training.flat_optimizer import FlatOptimizer
+from tnt_exp.training.optimizer import FlatOptimizer
 
 # The sums that a step returns, in this order.
 SUMS = ("loss", "correct", "top5_correct", "images", "finite")  # finite: images of batches with a finite loss

@@ -7,8 +7,8 @@ import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import RawDataset, Split
-from tnt_exp.data.metadata import DatasetInfo, test_split_size, train_split_sizes
-from tnt_exp.data.sources.source import DatasetSource
+from tnt_exp.data.sources.source import DatasetInfo, DatasetSource
+from tnt_exp.data.splits import test_split_size, train_split_sizes
 from tnt_exp.errors import UserError
 
 _IMAGES = 1797  # training and test together

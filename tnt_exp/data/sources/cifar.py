@@ -15,10 +15,9 @@ import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import RawDataset, Split, make_split
-from tnt_exp.data.metadata import DatasetInfo, official_info, optional_path
 from tnt_exp.data.sources.archives import archive_members, find_files
 from tnt_exp.data.sources.safe_pickle import Pixels, Unpickled, safe_unpickle
-from tnt_exp.data.sources.source import DatasetSource, download
+from tnt_exp.data.sources.source import DatasetInfo, DatasetSource, download, official_info, optional_path
 from tnt_exp.errors import UserError, wrap_read_errors
 
 _log = logging.getLogger(__name__)

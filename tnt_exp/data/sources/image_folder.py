@@ -14,9 +14,8 @@ import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig, OnError
 from tnt_exp.data.dataset import FileRecord, RawDataset, Split
-from tnt_exp.data.metadata import DatasetInfo, required_path
 from tnt_exp.data.sources.folder_layout import ClassFolders, describe_left_out, folder_layout, list_images
-from tnt_exp.data.sources.source import DatasetSource
+from tnt_exp.data.sources.source import DatasetInfo, DatasetSource, required_path
 from tnt_exp.errors import UserError, printable_name
 from tnt_exp.hardware import cpu_count
 

@@ -9,10 +9,9 @@ import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import RawDataset, Split, make_split
-from tnt_exp.data.metadata import DatasetInfo, official_info, optional_path
 from tnt_exp.data.sources.archives import LARGEST, find_files
 from tnt_exp.data.sources.npz import image_label_pair, read_npz_arrays, require_npz_file
-from tnt_exp.data.sources.source import DatasetSource, download
+from tnt_exp.data.sources.source import DatasetInfo, DatasetSource, download, official_info, optional_path
 from tnt_exp.errors import UserError, wrap_read_errors
 
 _SIDE = 28

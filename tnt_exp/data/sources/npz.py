@@ -7,8 +7,7 @@ import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import RawDataset, make_split
-from tnt_exp.data.metadata import DatasetInfo, required_path
-from tnt_exp.data.sources.source import DatasetSource
+from tnt_exp.data.sources.source import DatasetInfo, DatasetSource, required_path
 from tnt_exp.errors import UserError, wrap_read_errors
 
 

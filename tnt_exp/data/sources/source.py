@@ -1,14 +1,28 @@
-"""The interface of a data set, and the download of published ones by Keras."""
+"""The interface of a data set, what is known before it is read, and the download of published ones by Keras."""
 
+import os
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig
 from tnt_exp.data.dataset import RawDataset, make_split
-from tnt_exp.data.metadata import DatasetInfo
-from tnt_exp.errors import UserError
+from tnt_exp.data.splits import test_split_size, train_split_sizes
+from tnt_exp.errors import UserError, similar_path
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Numbers of a data set; None: unknown before the data are read."""
+
+    height: int | None = None  # pixels
+    width: int | None = None  # pixels
+    channels: int | None = None
+    classes: int | None = None
+    train: int | None = None  # training images, after the limit and the validation split
 
 
 class DatasetSource(ABC):
@@ -46,6 +60,54 @@ class DatasetSource(ABC):
         Raises:
             UserError: Data are missing, damaged, mislabelled or of another form.
         """
+
+
+def official_info(config: DatasetConfig, shape: tuple[int, int, int], classes: int, official_train: int) -> DatasetInfo:
+    """Return the info of a data set that has a test part of its own.
+
+    Files on disk may hold fewer images than the official ones: with `dataset.path`, the number of training images is
+    unknown.
+
+    Args:
+        config: The dataset section.
+        shape: (height, width, channels) of its images.
+        classes: Number of classes.
+        official_train: Number of official training images.
+
+    Raises:
+        UserError: A split would be empty.
+    """
+    held_out = test_split_size(official_train, config) if config.folds else 0
+    train = None if config.path else train_split_sizes(official_train - held_out, config)[0]
+    return DatasetInfo(*shape, classes, train)
+
+
+def required_path(config: DatasetConfig) -> Path:
+    """Return `dataset.path` with `~` expanded.
+
+    Raises:
+        UserError: It is not given, or nothing readable is there.
+    """
+    if not config.path:
+        raise UserError(
+            f"dataset.path: expected a file or folder for dataset={config.name.value}, received none; give it"
+        )
+    path = Path(config.path).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"dataset.path={path}: expected a file or folder, received a path where nothing is."
+            f"{similar_path(path) or ' Correct it.'}"
+        )
+    if not os.access(path, os.R_OK):
+        raise UserError(
+            f"dataset.path={path}: expected something you may read, received something you may not; see its permissions"
+        )
+    return path
+
+
+def optional_path(config: DatasetConfig) -> Path | None:
+    """Return `dataset.path` as `required_path` does, or None if it is null."""
+    return None if config.path is None else required_path(config)
 
 
 def download(name: str, class_names: tuple[str, ...]) -> RawDataset:

@@ -1,5 +1,9 @@
-"""The default executor and launcher: trials as processes of this machine, over slots of GPUs and cores."""
+"""The executors of trials: processes of this machine (the default), or any other Hydra launcher.
 
+Other launchers (Ray, submitit, joblib) run trials in batches, whose outcomes are read from their folders.
+"""
+
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -7,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig
 
+from tnt_exp.config.overrides import quote
 from tnt_exp.config.sweep import LauncherConfig
 from tnt_exp.errors import UserError
 from tnt_exp.hardware import cpu_count
 from tnt_exp.sweeps.fork_server import ForkServer
-from tnt_exp.sweeps.outcome import FailureReason, Outcome
 from tnt_exp.sweeps.scheduler import Scheduler
-from tnt_exp.sweeps.trial import Trial
+from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, read_outcome, write_outcome
 from tnt_exp.sweeps.worker import JobProcess, ResourceLimits
 
 _POLL_INTERVAL = 0.05  # seconds
@@ -198,3 +203,48 @@ class LocalLauncher(Launcher):
             UserError: Always: a trial needs the folder that the sweeper of tnt-exp has prepared.
         """
         raise UserError("hydra/launcher=local: expected the sweeper of tnt-exp, received another. Leave hydra/sweeper.")
+
+
+log = logging.getLogger("tnt_exp")
+
+
+def run_with_launcher(launcher: Launcher, scheduler: Scheduler) -> None:
+    """Run trials until none is left.
+
+    A launcher that raises may have lost some trials while others ended well: their folders show it.
+    """
+    while batch := list(iter(scheduler.next_trial, None)):
+        # A trial needs its folder only: what a launcher would compose anew is not what was frozen.
+        here = quote(str(scheduler.study.folder))
+        overrides = [[f"hydra.sweep.dir={here}", f"hydra.sweep.subdir={trial.job}"] for trial in batch]
+        for trial in batch:
+            print(f"job {trial.job} | launched | {trial.label}", flush=True)
+            (scheduler.study.folder_of(trial) / "result.json").unlink(missing_ok=True)
+        reason = "the launcher returned without a result"
+        try:
+            launcher.launch(overrides, initial_job_idx=batch[0].job)
+        except Exception as error:
+            reason = f"the launcher failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            log.warning(reason)
+        for trial in batch:
+            outcome = read_outcome(scheduler.study.result(trial))
+            if outcome.cause is FailureReason.lost:
+                outcome = Outcome(FailureReason.lost, reason)
+                write_outcome(scheduler.study.folder_of(trial), outcome, 0.0)
+            scheduler.complete(trial, outcome)
+
+
+def run_job(cfg: DictConfig) -> None:
+    """The task function that Hydra hands to its launcher: run one trial as a fresh process.
+
+    The composed configuration is ignored: the trial's folder holds the one that was frozen when the sweep began.
+    """
+    process = JobProcess(Path(HydraConfig.get().runtime.output_dir))
+    try:
+        while process.poll() is None:
+            time.sleep(0.1)
+    except BaseException:  # give the trial the time to write a checkpoint
+        process.stop(Outcome(FailureReason.stopped, "stopped with the sweep"))
+        while process.poll() is None:
+            time.sleep(0.1)
+        raise

@@ -9,8 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from tnt_exp.cli import main
+from tnt_exp.cli.schema import SCHEMAS, json_schema
 from tnt_exp.config.compose import compose, conf_dir
-from tnt_exp.config.json_schema import SCHEMAS, json_schema
 from tnt_exp.config.keys import config_keys
 from tnt_exp.run_folder import plain
 

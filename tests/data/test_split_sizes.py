@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 
 from tnt_exp.config.dataset import DatasetConfig, Source
 from tnt_exp.data import DatasetInfo, dataset_info, load_dataset
-from tnt_exp.data.metadata import train_split_sizes
-from tnt_exp.data.splits import RandomStream, stratified_split
+from tnt_exp.data.splits import RandomStream, stratified_split, train_split_sizes
 from tnt_exp.errors import UserError
 
 
