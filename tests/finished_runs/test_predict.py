@@ -15,7 +15,8 @@ from tnt_exp import data
 from tnt_exp.cli import main
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs import find_run
-from tnt_exp.finished_runs.predict import decode_inputs, expand_inputs
+from tnt_exp.finished_runs.find import load_for_evaluation
+from tnt_exp.finished_runs.predict import decode_inputs, expand_inputs, predict_images
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,21 @@ def test_answers_are_those_of_the_evaluation(
     assert np.mean(right) == result["metrics"]["test/accuracy"]
     assert all(row["probability"] == max(row["classes"].values()) and len(row["classes"]) == 3 for row in rows)
     assert "359 images" in captured.err
+
+
+@pytest.mark.parametrize(("count", "traced"), [(1, False), (8, False), (9, True)])
+def test_a_command_traces_no_graph_for_a_few_images(images: Path, run_folder: Path, count: int, traced: bool) -> None:
+    finished = find_run(run_folder)
+    once, repeatedly = (load_for_evaluation(finished, finished.config.trainer) for _ in range(2))
+    found = [
+        list(predict_images(classifier, decode_inputs(files, 8, 1), batch_size=64, top=10, once=classifier is once))
+        for classifier in (once, repeatedly)
+        for files in [iter(sorted(images.iterdir())[:count])]
+    ]
+    assert (once.predict_function is not None, repeatedly.predict_function is not None) == (traced, True)
+    for row, same in zip(*found, strict=True):
+        assert (row.file, row.error) == (same.file, None)
+        assert dict(row.classes) == pytest.approx(dict(same.classes), abs=1e-6)
 
 
 def test_any_mode_and_size_is_read_and_bad_files_are_named(

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     size, _, channels = finished.image_shape
     classifier = load_for_evaluation(finished, finished.config.trainer)
     images = decode_inputs(chain([first], files), size, channels)
-    stream = predict_images(classifier, images, batch_size=options.batch_size, top=options.top)
+    stream = predict_images(classifier, images, batch_size=options.batch_size, top=options.top, once=True)
     counter = _Counter()
     try:
         (options.form or _table)(counter.count(stream), list(classifier.class_names))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tnt_exp.model.classifier import Classifier
 
 _STDIN = "-"
+_FEW = 8  # images that TensorFlow computes eagerly before the graph of a network is traced
 
 
 def expand_inputs(arguments: Sequence[str], stdin: Iterable[str] = sys.stdin) -> Iterator[Path]:
@@ -110,7 +111,12 @@ class Prediction:
 
 
 def predict_images(
-    classifier: "Classifier", images: Iterable[tuple[Path, np.ndarray | UserError]], *, batch_size: int, top: int
+    classifier: "Classifier",
+    images: Iterable[tuple[Path, np.ndarray | UserError]],
+    *,
+    batch_size: int,
+    top: int,
+    once: bool = False,
 ) -> Iterator[Prediction]:
     """Yield predictions in the order of the images; no more than one batch is in memory.
 
@@ -119,13 +125,17 @@ def predict_images(
         images: Files with their images (S, S, C), or with the error.
         batch_size: Largest number of images per call; every call has one static shape.
         top: Classes per prediction.
+        once: Whether the classifier is used for these images alone: TensorFlow does not trace a graph for a few.
     """
     stream = iter(images)
     size: int | None = None
+    compute: Callable[[np.ndarray], object] = classifier.predict_on_batch
     while batch := list(islice(stream, size or batch_size)):
+        if size is None and once and len(batch) <= _FEW and len(batch) < batch_size and _is_tensorflow():
+            compute = classifier
         size = size or len(batch)  # fewer images than a batch: a smaller one
         readable = [image for _, image in batch if isinstance(image, np.ndarray)]
-        rows = iter(_likeliest(classifier, readable, size, top))
+        rows = iter(_likeliest(compute, classifier.class_names, readable, size, top))
         for file, image in batch:
             if isinstance(image, UserError):
                 yield Prediction(file, error=str(image))
@@ -174,15 +184,20 @@ def predict_table(
     return pd.DataFrame(rows, columns=["image", "rank", "class", "probability", "error"])
 
 
+def _is_tensorflow() -> bool:
+    import keras
+
+    return bool(keras.config.backend() == "tensorflow")
+
+
 def _likeliest(
-    classifier: "Classifier", images: list[np.ndarray], size: int, top: int
+    compute: Callable[[np.ndarray], object], names: Sequence[str], images: list[np.ndarray], size: int, top: int
 ) -> list[tuple[tuple[str, float], ...]]:
     if not images:
         return []
     filled = np.stack(images + images[-1:] * (size - len(images)))
-    logits = np.asarray(classifier.predict_on_batch(filled), np.float64)[: len(images)]
+    logits = np.asarray(compute(filled), np.float64)[: len(images)]
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = odds / odds.sum(axis=1, keepdims=True)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-    names = classifier.class_names
     return [tuple((names[i], float(row[i])) for i in order) for row, order in zip(probabilities, best, strict=True)]
