@@ -53,6 +53,7 @@ command-lines: $(VENV)/.test-installed  ## Type 1,000 generated command lines, a
 
 bench: everything  ## Speed beside the seed's formulation and timm; ARGS='seed --rounds 20' for a part
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+	@test -n "$(ARGS)" || $(BIN)/python -m benchmarks.time_to_result
 	@$(BIN)/python -m benchmarks.pictures
 
 gpu: $(VENV)/.test-installed $(VENV)/.cuda-installed  ## On a GPU: is all right, how fast, does it train; ARGS='check' for a part

@@ -13,7 +13,7 @@ import pytest
 from data import official_files
 from PIL import Image
 
-from benchmarks import equal_time
+from benchmarks import equal_time, time_to_result
 from benchmarks.run import SAME, SEED, TIMM_S, TIMM_SAME, suites
 from tnt_exp.config.compose import compose
 from tnt_exp.model.cost import parameters
@@ -88,3 +88,34 @@ def test_a_keras_network_trains_for_the_given_processor_time(task: str, tmp_path
     assert 19 <= 60 * found["minutes"] <= 40
     assert found["epochs"] == len(found["curve"]) >= 1
     assert 0 <= found["test/accuracy"] <= found["test/top5_accuracy"] <= 1
+
+
+def test_time_to_result_is_compared_with_another_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = {name: task for name, task in time_to_result.TASKS.items() if "98 %" not in name}
+    monkeypatch.setattr(time_to_result, "TASKS", tasks)
+    output = tmp_path / "out.json"
+    assert time_to_result.main(["--vs", str(time_to_result.ROOT), "--rounds", "1", "--output", str(output)]) == 0
+    found = json.loads(output.read_text())["tasks"]
+    assert set(found) == set(tasks)
+    for task in found.values():
+        assert 0.5 < task["this"]["seconds"]["median"] < 300
+        assert 0.2 < task["ratio"]["seconds"]["median"] < 5
+
+
+def test_time_to_result_needs_a_command_that_ends_well(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"train model=none in .* ended with code 2"):
+        time_to_result.seconds_until(time_to_result.ROOT, tmp_path, ["train", "model=none"], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("line", "accuracy"),
+    [
+        ("epoch  3/40 | loss 0.7 accuracy 0.9 | val loss 0.6  accuracy 0.9815 | lr 1e-3 | 9 images/s", "0.9815"),
+        ("epoch 1/1 | loss 0.7000  accuracy 0.9000 | lr 1.00e-03 | 900 images/s", None),
+    ],
+)
+def test_an_epoch_is_read_from_its_line(line: str, accuracy: str | None) -> None:
+    found = time_to_result.EPOCH.match(line)
+    assert found
+    assert found[1] == accuracy
+    assert not time_to_result.EPOCH.match("resuming  at epoch 3, step 2 of it")
