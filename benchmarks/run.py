@@ -148,6 +148,14 @@ def suites(batch: int) -> dict[str, Suite]:
             for count in images:
                 steps = {1: 20 if name == "tnt_s" else 100, 16: 1, 128: 3}[count]
                 found[f"inference_{name}_{count}"] = Suite("infer", count, tuple(exports), steps)
+    if not on_gpu():  # there, all compute in bfloat16
+        for name, overrides in (("example", SEED), ("cifar100", ["experiment=cifar100_15min"])):
+            sides = [
+                ours(backends[0], [*overrides, f"trainer.precision={precision}"], precision)
+                for precision in ("float32", "mixed_bfloat16")
+            ]
+            for mode in ("train", "infer"):
+                found[f"precision_{name}_{mode}"] = Suite(mode, batch, tuple(sides), 1 if name == "example" else 4)
     deeper = [f"model.depth={2 * 5}"]
     found["first_step"] = Suite(
         "first_step",

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tnt_exp import provenance
 from tnt_exp.config.compose import compose
 from tnt_exp.data import Dataset, Split
 from tnt_exp.errors import UserError
 from tnt_exp.experiment import Experiment
 from tnt_exp.run_folder import RunFolder
 from tnt_exp.signals import Signals
+from tnt_exp.training.checkpoint import Checkpoint, CheckpointStore
 
 
 def test_a_picture_that_fails_does_not_fail_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -31,6 +33,36 @@ def test_a_picture_that_fails_does_not_fail_the_run(tmp_path: Path, caplog: pyte
     assert experiment.result["metrics"]["test/accuracy"] == 0.75
     assert caplog.text.count("without this picture: ") == 2
     assert (tmp_path / "plots/curves.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("record", ["start", "checkpoint"])
+def test_a_resumed_run_keeps_the_precision_with_which_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str
+) -> None:
+    """On another machine, too, for which `auto` would choose another one."""
+    import keras
+
+    from tnt_exp.training import device
+
+    before = keras.config.dtype_policy()
+    began = {"hardware": {"precision": "mixed_bfloat16"}}
+    experiment = Experiment(compose(["trainer.precision=auto"]), RunFolder(tmp_path), {}, Signals())
+    monkeypatch.setattr(device, "processor_info", lambda field: "fma avx2")
+    try:
+        experiment._prepare_device()
+        assert experiment.result["hardware"]["precision"] == "float32"
+        if record == "start":
+            provenance.record(tmp_path, **began)
+            provenance.record(tmp_path, hardware={"precision": "float32"})
+        else:
+            store = CheckpointStore(experiment.folder.checkpoints, keep=1)
+            store.save(Checkpoint(1, {}, {"result": began}))
+            store.wait()
+        experiment._prepare_device()
+        assert experiment.result["hardware"]["precision"] == "mixed_bfloat16"
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def test_patience_without_validation_images_of_the_data_is_refused(tmp_path: Path) -> None:

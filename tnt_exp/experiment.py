@@ -19,6 +19,7 @@ from tnt_exp.config.augmentation import AugmentationConfig
 from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.run_folder import RunFolder, write_confusion_matrix
 from tnt_exp.signals import Signals
+from tnt_exp.training.checkpoint import CheckpointStore
 
 if TYPE_CHECKING:
     from tnt_exp.augmentation import Augmentation
@@ -141,20 +142,27 @@ class Experiment:
     def _prepare_device(self) -> "Device":
         from tnt_exp.training.device import prepare_device
 
-        device = prepare_device(self.config.trainer)
+        device = prepare_device(self.config.trainer.with_precision(self._recorded_precision()))
         self.result["versions"] = provenance.versions()
         self.result["hardware"] = {
             "device": device.kind,
             "name": device.name,
             "devices": device.count,
             "backend": device.backend,
-            "precision": self.config.trainer.precision.value,
+            "precision": device.precision,
             "tf32": device.kind == "gpu" and self.config.trainer.tf32,
             "xla": device.xla,
         }
         xla = "compiled by XLA" if device.xla else "without XLA"
-        log.info("device    %s (%s), %s, %s", device.name, device.kind, device.backend, xla)
+        log.info("device    %s (%s), %s, %s, %s", device.name, device.kind, device.backend, xla, device.precision)
         return device
+
+    def _recorded_precision(self) -> str | None:
+        """Return the precision with which the run began: of its first start or, if that is lost, of a checkpoint."""
+        found = provenance.recorded_precision(self.folder.path)
+        if found is None and (checkpoint := CheckpointStore(self.folder.checkpoints, keep=1).newest()):
+            found = checkpoint.values["result"].get("hardware", {}).get("precision")
+        return found
 
     def _build_classifier(self, dataset: data.Dataset, device: "Device") -> Any:
         from tnt_exp import model

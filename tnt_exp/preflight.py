@@ -45,7 +45,7 @@ def estimate_resources(config: Config) -> ResourceEstimate | None:
         return None
     parameters = cost.parameters(config.model, info.classes, info.channels)
     trainer = config.trainer
-    width = 4 if trainer.precision.value == "float32" else 2
+    width = 2 if trainer.precision.value.startswith("mixed") else 4
     activations = cost.activation_bytes(config.model, info.classes, info.channels, width=width, remat=trainer.remat)
     # Parameters, gradients and two moments of the optimizer, in float32.
     return ResourceEstimate(

@@ -93,6 +93,12 @@ def read(folder: Path) -> list[JsonObject]:
     return read_json(folder / FOLDER / _STARTS, skip=True) or []
 
 
+def recorded_precision(folder: Path) -> str | None:
+    """Return the precision with which a run began; None if it has not, or is older than this record."""
+    hardware: JsonObject = next((start["hardware"] for start in read(folder) if start.get("hardware")), {})
+    return hardware.get("precision")
+
+
 def differences(then: JsonObject, now: JsonObject) -> list[str]:
     """Return what differs between two starts and can change a result, one line each."""
     lines = [

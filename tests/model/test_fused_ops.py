@@ -92,3 +92,31 @@ def test_softmax_of_large_scores_is_finite() -> None:
     scores = np.array([[1e4, 0.0, -1e4], [88.0, 89.0, 90.0]], np.float32)
     weights = [np.ones((2, 3), np.float32), np.zeros(2, np.float32)]
     assert np.isfinite(gradient(softmax_dropout(0.0), scores, weights)).all()
+
+
+@pytest.mark.parametrize("name", ["gelu_dropout", "dropout_add"])
+def test_chain_of_bfloat16_is_rounded_once(name: str) -> None:
+    import keras
+    from keras import ops
+
+    from tnt_exp.model import fused_ops
+
+    if keras.backend.backend() == "torch":
+        pytest.skip("PyTorch has kernels of its own")
+    chain = getattr(fused_ops, name)(0.3)
+
+    def of(dtype: str) -> Callable[..., Any]:
+        def function(x: Any, seed: Any) -> Any:
+            values = [ops.cast(x, dtype)] * (2 if name == "dropout_add" else 1)
+            return ops.cast(chain(*values, seed), "float32")
+
+        return function
+
+    random = np.random.default_rng(0)
+    x, weights = (
+        np.asarray(ops.convert_to_numpy(ops.cast(random.normal(0, 2, (40, 50)), "bfloat16")), np.float32)
+        for _ in range(2)
+    )
+    found, expected = (gradient(of(dtype), x, [weights]) for dtype in ("bfloat16", "float32"))
+    # One rounding to 8 bits; dropout_add receives x twice, so that its gradients are added, too.
+    np.testing.assert_allclose(found, expected, rtol=2**-8 if name == "gelu_dropout" else 2**-7, atol=1e-6)

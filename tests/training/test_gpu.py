@@ -116,7 +116,7 @@ def test_a_full_gpu_is_reported_with_the_remedy(error: Exception) -> None:
 def test_evaluation_on_a_gpu_takes_larger_batches() -> None:
     from tnt_exp.training.device import Device
 
-    cpu, gpu = (Device("jax", kind, "name", 1, True, 1) for kind in ("cpu", "gpu"))
+    cpu, gpu = (Device("jax", kind, "name", 1, True, 1, "float32") for kind in ("cpu", "gpu"))
     assert (cpu.evaluation_batch_size(128), gpu.evaluation_batch_size(128)) == (128, 512)
 
 

@@ -190,7 +190,7 @@ def test_each_pair_of_keys_updates_as_the_formulas_say(algorithm: str, network: 
 
     split = Split(np.zeros((STEPS_PER_EPOCH, 8, 8, 1), np.uint8), np.zeros(STEPS_PER_EPOCH, np.int32))
     dataset = Dataset("none", split, None, split, ("a", "b", "c"), "digest", 0)
-    device = Device("", "cpu", "", 1, xla=False, steps_per_dispatch=1)
+    device = Device("", "cpu", "", 1, xla=False, steps_per_dispatch=1, precision="float32")
     common = {"optimizer": algorithm, "optimizer.nesterov": "false", "trainer.batch_size": 1}
     common |= {"optimizer.learning_rate": RATE[algorithm], "trainer.epochs": EPOCHS}
     draw = np.random.default_rng(0)

@@ -64,7 +64,7 @@ def trainer(folder: Path, *overrides: str, accuracy: Sequence[float] = (), steps
     split = Split(np.zeros((2 * steps, 8, 8, 1), np.uint8), np.zeros(2 * steps, np.int32))
     variables = [keras.Variable(np.zeros(2, np.float32))]
     classifier: Any = SimpleNamespace(variables=variables, trainable_variables=variables)
-    dataset, device = Dataset("", split, None, split, ("a",), "", 0), Device("", "cpu", "", 1, False, chunk)
+    dataset, device = Dataset("", split, None, split, ("a",), "", 0), Device("", "cpu", "", 1, False, chunk, "float32")
     made: Any = Trainer(config, classifier, dataset, device, RunFolder(folder), Signals(), {})
     made.step = FakeStep()
     made.saved = []

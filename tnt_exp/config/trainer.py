@@ -1,6 +1,6 @@
 """How long to train, on what, and what is kept."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -18,6 +18,7 @@ class Backend(Enum):
 class Precision(Enum):
     """The dtype policy of Keras."""
 
+    auto = "auto"  # what is faster on the device (`tnt_exp.training.device.faster_precision`)
     float32 = "float32"
     mixed_bfloat16 = "mixed_bfloat16"
     mixed_float16 = "mixed_float16"
@@ -102,7 +103,7 @@ class TrainerConfig:
     devices: int | None = config_field(
         1, "GPUs (on TensorFlow and JAX) that share each batch of one run; null: all of this machine", ge=1
     )
-    precision: Precision = config_field(Precision.float32, "dtype policy of Keras; mixed_bfloat16 is meant for GPUs")
+    precision: Precision = config_field(Precision.float32, "dtype policy of Keras; auto: what is faster on the device")
     tf32: bool = config_field(True, "products of float32 on a GPU round their factors to TF32, 10 bits of mantissa")
     xla: Compile = config_field(Compile.auto, "compile the step with XLA")
     deterministic: bool = config_field(False, "only operations that are reproducible to the bit")
@@ -116,3 +117,9 @@ class TrainerConfig:
     layer_decay: float = config_field(1.0, "learning rate of a block / that of the next (fine-tuning)", gt=0, le=1)
     profile: bool = config_field(False, "trace five of the first training steps, into the run folder's profile/")
     remat: bool = config_field(False, "recompute blocks in the backward pass: less memory, more time")
+
+    def with_precision(self, recorded: str | None) -> "TrainerConfig":
+        """Return this section with the precision in which its run began in place of `auto`; None: none is recorded."""
+        if self.precision is not Precision.auto or recorded is None:
+            return self
+        return replace(self, precision=Precision(recorded))

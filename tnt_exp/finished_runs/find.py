@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tnt_exp import provenance
 from tnt_exp.config.trainer import TrainerConfig
 from tnt_exp.errors import UserError, similar_path
 from tnt_exp.finished_runs.run import FinishedRun
@@ -185,6 +186,7 @@ def load_for_evaluation(finished: FinishedRun, trainer: TrainerConfig) -> "Class
     """
     from tnt_exp.training.device import prepare_device
 
+    trainer = trainer.with_precision(provenance.recorded_precision(finished.path))
     device = prepare_device(replace(trainer, devices=1))  # as in training, one device evaluates
     from tnt_exp import model
 

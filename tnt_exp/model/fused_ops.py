@@ -34,14 +34,15 @@ def fused(function: Fused) -> Fused:
     Its gradient computes the chain again from its inputs instead of reading stored values.
     """
     backend = keras.config.backend()
+    if backend == "torch":
+        return function
+    wide = _in_float32(function)
     if backend == "tensorflow":
-        return _tensorflow(lambda *inputs: (function(*inputs),), lambda inputs, _: inputs, _differentiated(function), 1)
-    if backend == "jax":
-        import jax
+        return _tensorflow(lambda *inputs: (wide(*inputs),), lambda inputs, _: inputs, _differentiated(wide), 1)
+    import jax
 
-        checkpointed: Fused = jax.checkpoint(function)
-        return checkpointed
-    return function
+    checkpointed: Fused = jax.checkpoint(wide)
+    return checkpointed
 
 
 def fused_with_gradient(
@@ -58,6 +59,22 @@ def fused_with_gradient(
     if backend == "jax":
         return _jax(forward, save_for_backward, backward, num_outputs)
     return torch
+
+
+def _in_float32(function: Fused) -> Fused:
+    """Return a function of (tensors..., seed) that in training computes in float32 and rounds the result alone.
+
+    Otherwise XLA rounds every intermediate value to bfloat16, and on a CPU that takes longer than the chain itself.
+    At inference, where the chain is no kernel, conversions would be further passes over memory.
+    """
+
+    def wide(*inputs: Tensor) -> Tensor:
+        *values, seed = inputs
+        if seed is None:
+            return function(*inputs)
+        return ops.cast(function(*map(_at_least_float32, values), seed), values[0].dtype)
+
+    return wide
 
 
 def _one_or_all(outputs: Tensors) -> Tensor | tuple[Tensor, ...]:
@@ -178,14 +195,16 @@ def softmax_dropout(rate: float) -> Fused:
         maximum = ops.max(wide, axis=-1, keepdims=True)
         exponentials = ops.exp(wide - maximum)
         total = ops.sum(exponentials, axis=-1, keepdims=True)
-        weights = dropout(ops.cast(exponentials / total, scores.dtype), rate, seed)
-        return weights, ops.sum(weights, axis=-1), maximum + ops.log(total)
+        weights = ops.cast(dropout(exponentials / total, rate, seed), scores.dtype)
+        sums = ops.sum(_at_least_float32(weights), axis=-1)
+        return weights, ops.cast(sums, scores.dtype), maximum + ops.log(total)
 
     def backward(saved: Tensors, gradients: Tensors) -> Tensors:
         # With w the softmax, k the mask and d = w k / (1 - rate) the weights after dropout, the gradient of the scores
         # is d g - w (d g)1: the mask need not be computed again.
         scores, weights_after_dropout, log_total = saved
-        gradient = _at_least_float32(weights_after_dropout) * _at_least_float32(gradients[0] + gradients[1][..., None])
+        weights_gradient, sums_gradient = map(_at_least_float32, gradients)
+        gradient = _at_least_float32(weights_after_dropout) * (weights_gradient + sums_gradient[..., None])
         weights = ops.exp(_at_least_float32(scores) - log_total)
         return (ops.cast(gradient - weights * ops.sum(gradient, axis=-1, keepdims=True), scores.dtype),)
 

@@ -19,7 +19,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array
 
-from tnt_exp import atomic_files
+from tnt_exp import atomic_files, provenance
 from tnt_exp.atomic_files import read_json
 from tnt_exp.config.compose import load_config
 
@@ -69,7 +69,8 @@ def package_run(folder: Path, target: Path) -> None:
     from tnt_exp import model
     from tnt_exp.training.device import load_tensorflow, prepare_device
 
-    prepare_device(load_config(folder / "config.yaml").trainer)
+    trainer = load_config(folder / "config.yaml").trainer
+    prepare_device(trainer.with_precision(provenance.recorded_precision(folder)))
     load_tensorflow()
     shape = (read_json(folder / "dataset.json") or {}).get("shape")
     if shape is None:

@@ -6,15 +6,16 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tnt_exp.config.trainer import Backend, Compile, TrainerConfig
+from tnt_exp.config.trainer import Backend, Compile, Precision, TrainerConfig
 from tnt_exp.errors import UserError
-from tnt_exp.hardware import cpu_count
+from tnt_exp.hardware import cpu_count, processor_info
 
 # Passes of TensorFlow's graph optimizer that take time at the start of a run on a CPU and change nothing here.
 _USELESS_PASSES = (
@@ -37,6 +38,10 @@ _XLA_FLAGS = {
     "xla_cpu_experimental_ynn_fusion_type": "",
 }
 
+_AMPERE = (8, 0)  # compute capability of the first NVIDIA GPUs that multiply bfloat16 numbers
+# Flags in /proc/cpuinfo of processors that multiply bfloat16 numbers.
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
 
 @dataclass(frozen=True)
 class Device:
@@ -49,6 +54,7 @@ class Device:
         count: Devices that share each batch.
         xla: Whether XLA compiles the training step.
         steps_per_dispatch: Training steps per call of the device.
+        precision: Dtype policy of Keras.
     """
 
     backend: str
@@ -57,6 +63,7 @@ class Device:
     count: int
     xla: bool
     steps_per_dispatch: int
+    precision: str
 
     def evaluation_batch_size(self, batch_size: int) -> int:
         """Return the images per call where nothing is kept for a backward pass.
@@ -91,9 +98,8 @@ def prepare_device(trainer: TrainerConfig) -> Device:
             f"trainer.backend: expected {keras.config.backend()}, with which this process began, received {backend}. "
             "Run each backend by a command of its own."
         )
-    keras.config.set_dtype_policy(trainer.precision.value)
     with _quiet():
-        gpus, cpus = _START[trainer.backend](trainer)
+        gpus, cpus, has_bfloat16 = _START[trainer.backend](trainer)
     on_gpu = bool(gpus)
     count = _count(trainer, len(gpus) or cpus)
     xla = {Compile.always: True, Compile.never: False}.get(trainer.xla, backend == "jax" or on_gpu)
@@ -101,6 +107,10 @@ def prepare_device(trainer: TrainerConfig) -> Device:
         xla = False
     if backend == "torch":
         xla = False
+    precision = trainer.precision
+    if precision is Precision.auto:
+        precision = faster_precision(trainer.backend, on_gpu=on_gpu, has_bfloat16=has_bfloat16, xla=xla)
+    keras.config.set_dtype_policy(precision.value)
     return Device(
         backend=backend,
         kind="gpu" if on_gpu else "cpu",
@@ -109,7 +119,24 @@ def prepare_device(trainer: TrainerConfig) -> Device:
         xla=xla,
         # The cost of a dispatch is constant, and a step is short on a GPU but not on a CPU.
         steps_per_dispatch=trainer.steps_per_dispatch or (32 if on_gpu and backend != "torch" else 1),
+        precision=precision.value,
     )
+
+
+def faster_precision(backend: Backend, *, on_gpu: bool, has_bfloat16: bool, xla: bool) -> Precision:
+    """Return the precision of `trainer.precision=auto`.
+
+    On a GPU, what its `has_bfloat16` units allow. On a processor only oneDNN, which TensorFlow calls where XLA does not
+    compile the whole step, is faster in bfloat16 (docs/performance.md).
+    """
+    if on_gpu:
+        return Precision.mixed_bfloat16 if has_bfloat16 else Precision.float32
+    is_multiplied_by_onednn = backend is Backend.tensorflow and not xla
+    return Precision.mixed_bfloat16 if has_bfloat16 and is_multiplied_by_onednn else Precision.float32
+
+
+def _processor_has_bfloat16() -> bool:
+    return not _BFLOAT16_FLAGS.isdisjoint(processor_info("flags").split())
 
 
 def load_backend(backend: str) -> None:
@@ -210,8 +237,10 @@ def native_messages_in(log_file: Path) -> Iterator[None]:
     os.close(kept)
 
 
-def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int]:
-    """Return the names of the GPUs, and the number of CPU devices (one, unless the processor was split)."""
+def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
+    """Return the names of the GPUs, the number of CPU devices (one, unless the processor was split), and whether GPUs,
+    or else the processor, multiply bfloat16 numbers.
+    """
     import tensorflow as tf  # already loaded, by Keras
 
     flags = os.environ.get("XLA_FLAGS", "")
@@ -228,8 +257,10 @@ def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int]:
         _set_one_thread_per_operation(tf.config.threading)
     if not gpus:
         tf.config.optimizer.set_experimental_options(dict.fromkeys(_USELESS_PASSES, False))
-    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
-    return names, len(tf.config.list_logical_devices("CPU"))
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    names = [found.get("device_name", gpu.name) for gpu, found in zip(gpus, details, strict=True)]
+    has_bfloat16 = all(found.get("compute_capability", (0, 0)) >= _AMPERE for found in details)
+    return names, len(tf.config.list_logical_devices("CPU")), has_bfloat16 if gpus else _processor_has_bfloat16()
 
 
 def _set_one_thread_per_operation(threading: Any) -> None:
@@ -240,7 +271,7 @@ def _set_one_thread_per_operation(threading: Any) -> None:
         threading.set_intra_op_parallelism_threads(1)
 
 
-def _jax(trainer: TrainerConfig) -> tuple[list[str], int]:
+def _jax(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
     import jax
 
     logging.getLogger("jax").setLevel(logging.WARNING)  # it logs every kind of device that is missing
@@ -250,13 +281,16 @@ def _jax(trainer: TrainerConfig) -> tuple[list[str], int]:
         jax.config.update("jax_compilation_cache_dir", str(home / "tnt-exp" / "jax"))
     if trainer.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-    names = [device.device_kind for device in jax.devices() if device.platform in ("gpu", "cuda", "rocm")]
+    gpus = [device for device in jax.devices() if device.platform in ("gpu", "cuda", "rocm")]
+    names = [device.device_kind for device in gpus]
     if names and not trainer.tf32:  # else XLA rounds by itself
         jax.config.update("jax_default_matmul_precision", "highest")
-    return names, len(jax.devices())
+    versions = [re.match(r"(\d+)\.(\d+)$", str(getattr(device, "compute_capability", ""))) for device in gpus]
+    has_bfloat16 = all(version and (int(version[1]), int(version[2])) >= _AMPERE for version in versions)
+    return names, len(jax.devices()), has_bfloat16 if gpus else _processor_has_bfloat16()
 
 
-def _torch(trainer: TrainerConfig) -> tuple[list[str], int]:
+def _torch(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
     import torch
 
     if trainer.deterministic:  # without it PyTorch refuses each product on a GPU; read when CUDA starts
@@ -267,15 +301,14 @@ def _torch(trainer: TrainerConfig) -> tuple[list[str], int]:
         kind = "tf32" if trainer.tf32 else "ieee"
         torch.backends.cuda.matmul.fp32_precision = kind
         torch.backends.cudnn.conv.fp32_precision = kind
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())], 1
+    gpus = range(torch.cuda.device_count())
+    has_bfloat16 = all(torch.cuda.get_device_capability(index) >= _AMPERE for index in gpus)
+    return [torch.cuda.get_device_name(index) for index in gpus], 1, has_bfloat16 if gpus else _processor_has_bfloat16()
 
 
 _START = {Backend.tensorflow: _tensorflow, Backend.jax: _jax, Backend.torch: _torch}
 
 
 def _processor() -> str:
-    name = platform.processor() or platform.machine()
-    if sys.platform == "linux":
-        with Path("/proc/cpuinfo").open() as file:
-            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    name = processor_info("model name") or platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"

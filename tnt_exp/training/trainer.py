@@ -103,7 +103,7 @@ class Trainer:
             classifier.trainable_variables,
             model.is_decayed,
             learning_rate_factors=self._learning_rate_factors(),
-            scale_loss=trainer.precision.value == "mixed_float16",
+            scale_loss=device.precision == "mixed_float16",
         )
         self.schedule = LearningRateSchedule(
             config.schedule, config.optimizer.learning_rate, self.batches.steps_per_epoch, trainer.epochs
