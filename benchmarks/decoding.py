@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw, features
 from tnt_exp.config.dataset import DatasetConfig, Source
 from tnt_exp.data import epoch_order, load_dataset
 from tnt_exp.data.image_files import FileImages, decode_image
-from tnt_exp.hardware import cpu_count
+from tnt_exp.hardware import cpu_count, processor_info
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 20
@@ -200,9 +200,7 @@ def quartiles(values: Sequence[float]) -> dict[str, float]:
 
 def processor() -> str:
     """Name of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return processor_info("model name") or platform.machine()
 
 
 def _line(epoch: int, number: int, one: dict[str, dict[str, float]], memory: float) -> str:

@@ -10,7 +10,7 @@ import pytest
 from tnt_exp import hardware
 from tnt_exp.config.compose import compose
 from tnt_exp.config.trainer import Backend, Precision
-from tnt_exp.finished_runs.compare import first_difference
+from tnt_exp.run_folder import first_difference
 from tnt_exp.training import device
 
 FLAGS = {"old": "fma avx2 avx512f", "zen4": "avx512f avx512_bf16", "sapphire_rapids": "avx512_bf16 amx_bf16 amx_tile"}
