@@ -1,5 +1,6 @@
 """tnt-exp's own training step and prediction, as `tnt-exp train` runs them."""
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from tnt_exp.data import Batches
 from tnt_exp.data.dataset import Split
 from tnt_exp.training import optimizer
 from tnt_exp.training.device import prepare_device
-from tnt_exp.training.train_step import DeviceBatches, StepComputation, compile_train_step
+from tnt_exp.training.train_step import DeviceBatches, StepComputation, TrainStep, compile_train_step
 
 _CHUNK_BYTES = 2**28  # of a chunk's images at most, as in tnt_exp.data.batches
 
@@ -32,6 +33,13 @@ class Ours:
         self.labels = random.integers(0, classes, batch).astype(np.int32)
         self.classifier = model.build(config.model, classes, channels, remat=config.trainer.remat)
         self.classifier.jit_compile = device.xla
+        self.config = config
+        self.count = 0
+
+    @functools.cached_property
+    def step(self) -> TrainStep:
+        """The training step, with the state of its optimizer."""
+        config, classes = self.config, self.classifier.network.config.num_classes
         augmentation = Augmentation(
             config.augmentation,
             image_size=config.model.image_size,
@@ -40,13 +48,13 @@ class Ours:
             num_classes=classes,
             label_smoothing=config.trainer.label_smoothing,
             seed=0,
-            branching=device.kind == "cpu",
+            branching=self.device.kind == "cpu",
         )
         update = optimizer.build_optimizer(
             config.optimizer, self.classifier.trainable_variables, model.is_decayed, scale_loss=False
         )
-        self.step = compile_train_step(StepComputation(self.classifier.network, augmentation, update), xla=device.xla)
-        self.count = 0
+        computation = StepComputation(self.classifier.network, augmentation, update)
+        return compile_train_step(computation, xla=self.device.xla)
 
     def parameters(self) -> int:
         """How many."""

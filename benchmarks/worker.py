@@ -24,6 +24,10 @@ def build(spec: dict):
 
         return Seed(**spec)
     if kind == "ours":
+        import tnt_exp.cli  # noqa: F401, as in a command: Keras then imports no packages that are not used
+        from tnt_exp.training.device import load_backend
+
+        load_backend(os.environ["KERAS_BACKEND"])
         from benchmarks.ours import Ours
 
         return Ours(**spec)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -60,6 +61,29 @@ def test_a_step_in_parts_is_the_step(make: Any, chunk: tuple[np.ndarray, np.ndar
         size = classifier.network.config.largest_tensor_size
         assert microbatch.microbatch_count(8, size, streams) == (4 if streams else 1)
         sums = sum(np.asarray(step(images[k : k + 2], labels[k : k + 2], k, [0.05, 0.05], 1.0)) for k in (0, 2))
+        ends.append((sums, [ops.convert_to_numpy(variable) for variable in classifier.variables]))
+    (whole, weights), (divided, others) = ends
+    np.testing.assert_allclose(divided, whole, rtol=1e-5)
+    for one, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5)
+
+
+@pytest.mark.backend
+def test_a_step_of_jax_in_parts_is_the_step(
+    make: Any, chunk: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if keras.config.backend() != "jax":
+        pytest.skip("the step of JAX")
+    from tnt_exp.training.backends import jax
+
+    images, labels = chunk
+    ends = []
+    for count in (1, 4):
+        monkeypatch.setattr(jax, "microbatch_count", lambda *_, count=count: count)
+        settings = ["augmentation=[crop_flip,mixing]", "model.drop_path=0.1", "optimizer=sgd", *DROPPING]
+        classifier, _, step = make(*settings)
+        sums = sum(np.asarray(step(images[k : k + 2], labels[k : k + 2], k, [0.05, 0.05], 1.0)) for k in (0, 2))
+        step.sync_to_model()
         ends.append((sums, [ops.convert_to_numpy(variable) for variable in classifier.variables]))
     (whole, weights), (divided, others) = ends
     np.testing.assert_allclose(divided, whole, rtol=1e-5)

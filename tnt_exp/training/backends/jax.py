@@ -2,6 +2,9 @@
 
 Over several devices it stays the same computation: the arrays of a chunk are sharded over the devices by image, the
 state is replicated, and the compiler inserts the exchange. The Keras variables stay on the first device.
+
+On a processor the batch is computed in microbatches, one after the other, each on all cores: XLA allocates the memory
+of all intermediate values anew in each step, and the operating system clears its pages.
 """
 
 from collections.abc import Sequence
@@ -13,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tnt_exp.augmentation.stateless_random import Tensor
-from tnt_exp.training.train_step import StepComputation
+from tnt_exp.model.microbatch import microbatch_count
+from tnt_exp.training.train_step import SUMS, StepComputation
 
 # Values of: trainable variables, other variables of the network, variables of the optimizer.
 JaxState = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -36,6 +40,7 @@ class JaxStep:
             computation.optimizer.variables,
         )
         self._state: JaxState = ([], [], [])
+        self._streams = 1 if devices == 1 and jax.default_backend() == "cpu" else 0
         mesh = Mesh(np.asarray(jax.devices()[:devices]), ("images",))
         self._whole, by_image = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "images"))
         layouts = (self._whole, by_image, by_image, self._whole, self._whole, self._whole)
@@ -67,14 +72,31 @@ class JaxStep:
     ) -> tuple[JaxState, Tensor]:
         trainable, others, optimizing = state
 
-        def loss_of(trainable: list[Tensor]) -> tuple[Tensor, tuple[list[Tensor], Tensor]]:
+        def loss_of(
+            trainable: list[Tensor], index: Tensor, *batch: Tensor
+        ) -> tuple[Tensor, tuple[list[Tensor], Tensor]]:
             mapping = [*zip(self._variables[0], trainable, strict=True), *zip(self._variables[1], others, strict=True)]
             with keras.StatelessScope(state_mapping=mapping) as scope:
-                loss, sums = self._computation.forward(images, labels, step, mixing)
-            scale = self._scale(optimizing)
+                loss, sums = self._computation.loss(index, *batch)
+            scale = self._scale(optimizing, 1 / count)
             return loss * scale, ([scope.get_current_value(variable) for variable in self._variables[1]], sums)
 
-        gradients, (others, sums) = jax.grad(loss_of, has_aux=True)(trainable)
+        config = self._computation.network.config
+        count = microbatch_count(labels.shape[0], config.largest_tensor_size, self._streams)
+        batch = (*self._computation.augmentation(images, labels, step, mixing), labels)
+        gradients_of = jax.grad(loss_of, has_aux=True)
+        if count == 1:
+            gradients, (others, sums) = gradients_of(trainable, None, *batch)
+        else:
+            parts = [jnp.reshape(values, (count, -1, *values.shape[1:])) for values in batch]
+
+            def add_microbatch(totals: Tensor, part: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+                gradients, (after, sums) = gradients_of(trainable, *part)
+                return jax.tree.map(jnp.add, totals, (gradients, sums)), after
+
+            zeros = (jax.tree.map(jnp.zeros_like, trainable), jnp.zeros(len(SUMS)))
+            (gradients, sums), after = jax.lax.scan(add_microbatch, zeros, (jnp.arange(count), *parts))
+            others = [values[0] for values in after]
         mapping = [*zip(self._variables[0], trainable, strict=True), *zip(self._variables[2], optimizing, strict=True)]
         with keras.StatelessScope(state_mapping=mapping) as scope:
             self._computation.optimizer.copy_from_variables()  # the state has the variables alone
@@ -84,9 +106,9 @@ class JaxStep:
         optimizing = [scope.get_current_value(variable) for variable in self._variables[2]]
         return (trainable, others, optimizing), sums
 
-    def _scale(self, optimizing: list[Tensor]) -> Tensor:
+    def _scale(self, optimizing: list[Tensor], factor: float) -> Tensor:
         with keras.StatelessScope(state_mapping=list(zip(self._variables[2], optimizing, strict=True))):
-            return self._computation.optimizer.scale_loss(jnp.float32(1))
+            return self._computation.optimizer.scale_loss(jnp.float32(factor))
 
     def sync_to_model(self) -> None:
         """See `TrainStep`. Copies, because this step and Keras' evaluation both donate their arrays."""
