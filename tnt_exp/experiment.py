@@ -86,11 +86,14 @@ class Experiment:
         classifier = self._build_classifier(dataset, device)
 
         # ---- Training
+        from tnt_exp.training.distributed import process_index
         from tnt_exp.training.trainer import Trainer
 
         trainer = Trainer(config, classifier, dataset, device, self.folder, self.signals, self.result)
         self._draw_samples(classifier, trainer.augmentation, dataset)
         best = trainer.fit()
+        if process_index() > 0:
+            return  # process 0 does the rest
 
         # ---- Test, with the weights of the chosen epoch
         self._test(classifier, dataset, device, best, trainer.state.rows)
