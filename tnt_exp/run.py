@@ -93,16 +93,24 @@ def _run_with_others(run: Callable[[Config, str], int], config: Config, folder: 
         if distributed.process_index() > 0:
             config, folder = copy.deepcopy(config), scratch
             config.tracking.enabled = False
+            _log_errors_only()
         try:
             prepare_device(config.trainer)  # before the processes exchange anything
             code = run(config, folder)
         except Stopped as stop:
             code = stop.exit_code
         except Exception as error:
-            distributed.end_if_lost(error)
+            distributed.wait_if_lost(error)
             print(f"tnt-exp: {hide_passwords(describe_system_error(error) or str(error))}", file=sys.stderr)
             code = 2 if isinstance(error, UserError) else 1
     return distributed.leave(code)
+
+
+def _log_errors_only() -> None:
+    """Log nothing to files, and only errors to the terminal: process 0 logs the rest."""
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, logging.FileHandler)]
+    log.setLevel(logging.ERROR)
 
 
 def _run(
@@ -166,7 +174,7 @@ def _attempt(experiment: Experiment, result: JsonObject) -> int:
         log.error("the run failed: %s", error)
         return 1
     except Exception as error:
-        distributed.end_if_lost(error)
+        distributed.wait_if_lost(error)
         known = describe_system_error(error)
         result["error"] = known or f"{type(error).__name__}: {error}"
         if known:

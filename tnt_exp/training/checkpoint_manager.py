@@ -56,7 +56,8 @@ class CheckpointManager:
             UserError: It is of other data, or another process has other data.
             ValueError: It is of another network.
         """
-        if self._votes.last(on_process_0(lambda: self._extra["dataset"])() != self._extra["dataset"]):
+        digest = on_process_0(lambda: self._extra["dataset"])()
+        if self._votes.vote(int(digest != self._extra["dataset"]), wait=True):
             raise UserError("trainer.distributed=auto: expected the same data in all processes, received others.")
         found = self._store.newest()
         if found is None:
@@ -132,6 +133,6 @@ class CheckpointManager:
             Stopped: A signal asked to.
         """
         self.wait()
-        number = self._votes.last(self._signals.requested)
+        number = self._votes.vote(self._signals.requested, wait=True)
         if number > 1:
             raise Stopped(number)

@@ -6,7 +6,6 @@ has the run folder and tracks; the others work in a temporary folder and receive
 anything.
 """
 
-import ctypes
 import functools
 import logging
 import math
@@ -20,11 +19,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from tnt_exp.errors import UserError
+from tnt_exp.errors import UserError, first_line
 
 log = logging.getLogger("tnt_exp")
 
@@ -32,13 +31,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOST = 75  # exit code, EX_TEMPFAIL: the same command continues
-CONNECT_SECONDS = 300  # until all processes must have begun
-HEARTBEAT_SECONDS = 15  # without a sign of life until a process counts as lost
-_DAY = 86_400  # seconds; the others wait for the test and the uploads of process 0
-_GRACE = 3  # seconds that process 0 waits until others that failed alike have ended
-_VOTES_AHEAD = 3  # calls of the device before a vote is read, so that nothing waits for it
+CONNECT_SECONDS = 300  # within which all processes must begin
+HEARTBEAT_SECONDS = 15  # after which a silent process counts as lost
+_DAY = 86_400  # seconds; within them process 0 must test the model and send all to MLflow
+_GRACE = 3  # seconds in which others that failed alike end, before process 0 does
+_VOTES_AHEAD = 3  # calls after which a vote is read, so that no step waits for it
 
-# Variables of the number of a process, the number of processes and, among other things, the address of process 0.
+# Variables with the number of this process and the number of processes, and one from which JAX takes the address.
 _VARIABLES = (
     ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS"),
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NODELIST"),
@@ -48,14 +47,14 @@ _VARIABLES = (
 
 @dataclass
 class _Processes:
-    """The processes of this run, and what happens when this one ends."""
+    """The processes of the run, and how this one ends."""
 
     count: int = 1
     index: int = 0
-    alone: bool = False  # process 0 computes what the others wait for
-    agreed: bool = False  # all end, for the same reason
-    exit_code: int = LOST  # if JAX aborts this process
-    message: str = "another process of this run was lost; the same command continues it"
+    is_calling: bool = False  # process 0 calls a function for all
+    ends_with_all: bool = False  # all processes end now, for one reason
+    abort_code: int = LOST  # the exit code if JAX aborts this process
+    abort_message: str = ""
 
 
 _processes = _Processes()
@@ -75,20 +74,18 @@ def find_processes() -> tuple[int, int]:
     """Return the number of this process and the number of processes, from the environment.
 
     Raises:
-        UserError: No launcher and no variable names them, or they contradict each other.
+        UserError: They are not there, or contradict each other.
     """
     names = next((names for names in _VARIABLES if all(os.environ.get(name) for name in names)), None)
     if names is None:
-        given = [name for names in _VARIABLES for name in names if os.environ.get(name)]
+        given = [name for name in _VARIABLES[0] if os.environ.get(name)]
         raise UserError(
-            f"trainer.distributed=auto: expected {', '.join(_VARIABLES[0])} in the environment, or a start by srun or "
-            f"mpirun, received {'only ' + ', '.join(given) if given else 'neither'} (docs/clusters.md)."
+            f"trainer.distributed=auto: expected a start by srun or mpirun, or {', '.join(_VARIABLES[0])} in the "
+            f"environment, received {'only ' + ', '.join(given) if given else 'neither'}."
         )
     index, count, address = (os.environ[name] for name in names)
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UserError(
-            f"{names[0]}: expected a number from 0 to {names[1]} - 1, received {index} with {names[1]}={count}."
-        )
+        raise UserError(f"{names[0]}: expected a number from 0 to {names[1]} - 1, received {index} with {count}.")
     if names == _VARIABLES[0] and not re.fullmatch(r".+:\d+", address):
         raise UserError(f"{names[2]}: expected HOST:PORT of process 0, received {address}.")
     return int(index), int(count)
@@ -100,7 +97,7 @@ def validate(batch_size: int, devices: int, repeats: int) -> None:
     divisor = count * math.lcm(devices, repeats)
     if batch_size % divisor:
         raise UserError(
-            f"trainer.batch_size: expected a multiple of {divisor} ({count} processes, {devices} devices of each, "
+            f"trainer.batch_size: expected a multiple of {divisor} ({count} processes, trainer.devices={devices}, "
             f"augmentation.repeats={repeats}), received {batch_size}."
         )
 
@@ -109,126 +106,109 @@ def connect() -> None:
     """Connect the processes of the run; returns when all have begun. From then on a lost process ends all.
 
     Raises:
-        UserError: See `find_processes`.
+        UserError: See `find_processes`; or JAX cannot connect them.
     """
     index, count = find_processes()
     import jax
 
     logging.getLogger("jax").setLevel(logging.WARNING)
-    # JAX would catch SIGTERM for it; here signals are agreed on by votes.
-    jax.config.update("jax_enable_preemption_service", False)
-    message, _processes.message = (
-        _processes.message,
-        (f"trainer.distributed=auto: expected {count} processes, received fewer within {CONNECT_SECONDS} seconds."),
+    jax.config.update("jax_enable_preemption_service", False)  # it catches SIGTERM
+    _processes.abort_code = 2
+    _processes.abort_message = (
+        f"trainer.distributed=auto: expected {count} processes, received fewer within {CONNECT_SECONDS} seconds"
     )
-    _processes.exit_code = 2
     _end_when_aborted()
-    arguments = {
-        "num_processes": count,
-        "process_id": index,
-        "initialization_timeout": CONNECT_SECONDS,
-        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
-        "shutdown_timeout_seconds": _DAY,
-    }
     errors: list[Exception] = []
 
     def initialize() -> None:
         try:
-            jax.distributed.initialize(**arguments)
+            jax.distributed.initialize(
+                num_processes=count,
+                process_id=index,
+                initialization_timeout=CONNECT_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=_DAY,
+            )
         except Exception as error:
             errors.append(error)
 
-    # In a thread, because a signal must end a process that waits for others.
     thread = threading.Thread(target=initialize, name="connect", daemon=True)
     thread.start()
-    thread.join()
+    thread.join()  # unlike a call of native code, it ends when a signal asks to stop
     if errors:
-        raise UserError(f"trainer.distributed=auto: {str(errors[0]).partition(chr(10))[0]}") from errors[0]
-    _processes.index, _processes.count = index, count
-    _processes.exit_code, _processes.message = LOST, message
-    if index:
-        for handler in [each for each in logging.getLogger().handlers if isinstance(each, logging.FileHandler)]:
-            logging.getLogger().removeHandler(handler)
-        log.setLevel(logging.WARNING)
+        raise UserError(f"trainer.distributed=auto: {first_line(errors[0])}") from errors[0]
+    _processes.index, _processes.count, _processes.abort_code = index, count, LOST
+    _processes.abort_message = "another process of the run was lost; the same command, in all, continues it"
+    log.info("connected %d processes", count)
 
 
 def leave(code: int) -> int:
-    """Leave the run with this exit code; only if all processes end alike, return it."""
-    if _processes.count == 1:
-        return code
+    """Leave the other processes with an exit code; returns it only if all end alike, else ends this process."""
     if code or _processes.index == 0:
-        _processes.exit_code = code
-    if code == 0 or _processes.agreed:
+        _processes.abort_code = code  # nothing is left to be done
+    if code == 0 or _processes.ends_with_all:
         import jax
 
-        jax.distributed.shutdown()  # waits for all processes
+        jax.distributed.shutdown()  # waits for all
         _processes.count = 1
         return code
-    if _processes.index == 0:
-        time.sleep(_GRACE)
-    _exit(code)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(_GRACE if _processes.index == 0 else 0)
+    os._exit(code)  # a regular exit would wait for the others, who may wait for this one
 
 
-def end_if_lost(error: Exception) -> None:
-    """Wait, after an error of JAX, for JAX to end this process: an exchange fails when another process is lost."""
+def wait_if_lost(error: Exception) -> None:
+    """Wait after an error of JAX: if the reason is that another process was lost, JAX aborts this one meanwhile."""
     if _processes.count > 1 and type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
         time.sleep(2 * HEARTBEAT_SECONDS)
 
 
-def _exit(code: int) -> NoReturn:
-    """End the process: a regular exit would wait for the others."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 @functools.cache
-def _end_when_aborted() -> None:
-    """End the process with an exit code and one line where JAX aborts it: when it has lost another process.
+def _end_when_aborted() -> object:
+    """Let the process end with `abort_code` and a line when JAX aborts it, as it does when another one is lost.
 
-    Python's own handlers would run too late. The argument of `signal` is a C function, which lives forever.
+    A handler of Python's `signal` would run too late. Returns the handler, which must live.
     """
+    import ctypes
 
-    @ctypes.CFUNCTYPE(None, ctypes.c_int)
-    def handle(number: int) -> None:
+    def end(number: int) -> None:
         try:
-            print(f"tnt-exp: {_processes.message}", file=sys.stderr, flush=True)
+            print(f"tnt-exp: {_processes.abort_message}", file=sys.stderr, flush=True)
         finally:
-            os._exit(_processes.exit_code)
+            os._exit(_processes.abort_code)
 
-    _KEPT.append(handle)
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
     library = ctypes.CDLL(None)
     library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
-    library.signal(signal.SIGABRT, ctypes.cast(handle, ctypes.c_void_p))
-
-
-_KEPT: list[Any] = []
+    library.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    return handler
 
 
 def on_process_0(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function run on process 0 alone: every process gets what it returns or raises there.
+    """Let process 0 alone call the function: all processes get what it returns or raises.
 
-    All processes must call it at the same point.
+    All must call it at the same point, and process 0 may call others of this kind in it.
     """
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        if _processes.count == 1 or _processes.alone:
+        if _processes.count == 1 or _processes.is_calling:
             return function(*args, **kwargs)
         data = b""
         if _processes.index == 0:
-            _processes.alone = True
+            _processes.is_calling = True
             try:
                 data = pickle.dumps((function(*args, **kwargs), None))
             except Exception as error:
                 data = pickle.dumps((None, error))
             finally:
-                _processes.alone = False
+                _processes.is_calling = False
         value: T
         value, raised = pickle.loads(_broadcast(data))
         if raised is not None:
-            _processes.agreed = True
+            _processes.ends_with_all = True
             raise raised
         return value
 
@@ -236,7 +216,7 @@ def on_process_0(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _broadcast(data: bytes) -> bytes:
-    """Return the bytes of process 0, with zeros behind them: JAX compiles an exchange for each length."""
+    """Return the bytes of process 0, followed by zeros: JAX compiles an exchange for each length."""
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     size = int(broadcast_one_to_all(np.int32(len(data))))
@@ -246,42 +226,35 @@ def _broadcast(data: bytes) -> bytes:
 
 
 class Votes:
-    """Numbers on which all processes agree at the same call: the greatest."""
+    """Requests on which all processes agree at the same call: 0 none, 1 a checkpoint, else the signal that ends all."""
 
     def __init__(self) -> None:
         self._pending: deque[Any] = deque()
+        if _processes.count > 1:
+            import jax
+            from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+            mesh = Mesh(np.asarray(jax.devices()), ("devices",))
+            self._by_device = NamedSharding(mesh, PartitionSpec("devices"))
+            self._greatest = jax.jit(jax.numpy.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def vote(self, request: int, *, wait: bool = False) -> int:
+        """Return the greatest request of all processes: of the call `_VOTES_AHEAD` calls ago, 0 in the first ones.
+
+        With `wait`, that of all calls whose request was not returned yet, this one among them.
+        """
         if _processes.count == 1:
-            return
+            return request
         import jax
-        from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-        mesh = Mesh(np.asarray(jax.devices()), ("devices",))
-        self._by_device = NamedSharding(mesh, PartitionSpec("devices"))
-        self._greatest = jax.jit(jax.numpy.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
-
-    def vote(self, number: int) -> int:
-        """Return the greatest number of the call `_VOTES_AHEAD` calls ago: 0 in the first ones."""
-        if _processes.count == 1:
-            return number
-        self._cast(number)
-        return self._read() if len(self._pending) > _VOTES_AHEAD else 0
-
-    def last(self, number: int) -> int:
-        """Return the greatest number of this call and of all that were not read yet."""
-        if _processes.count == 1:
-            return number
-        self._cast(number)
-        return max(self._read() for _ in range(len(self._pending)))
+        own = np.full(jax.local_device_count(), request, np.int32)
+        self._pending.append(self._greatest(jax.make_array_from_process_local_data(self._by_device, own)))
+        agreed, left = 0, 0 if wait else _VOTES_AHEAD
+        while len(self._pending) > left:
+            agreed = max(agreed, int(self._pending.popleft()))
+        _processes.ends_with_all |= agreed > 1
+        return agreed
 
     def clear(self) -> None:
-        """Forget what was not read yet."""
+        """Forget what was not returned yet; a request that stays is voted for again."""
         self._pending.clear()
-
-    def _cast(self, number: int) -> None:
-        import jax
-
-        own = np.full(jax.local_device_count(), number, np.int32)
-        self._pending.append(self._greatest(jax.make_array_from_process_local_data(self._by_device, own)))
-
-    def _read(self) -> int:
-        return int(self._pending.popleft())
