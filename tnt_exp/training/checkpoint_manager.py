@@ -8,7 +8,7 @@ from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.trainer import OnNan, TrainerConfig
 from tnt_exp.errors import UserError
 from tnt_exp.signals import Signals, Stopped
-from tnt_exp.training.checkpoint import CheckpointStore, NonFiniteError
+from tnt_exp.training.checkpoint import Checkpoint, CheckpointStore, NonFiniteError
 from tnt_exp.training.distributed import Votes, on_process_0
 from tnt_exp.training.train_state import TrainState
 
@@ -105,22 +105,29 @@ class CheckpointManager:
             NonFiniteError: A rollback is not asked for, or not possible; names the last good checkpoint.
         """
         self.wait()
+        state, found = self._state, self._last_good(error)
+        self._store.delete_after(found.step)
+        state.restore(found)
+        self._last_step = found.step
+        state.rollbacks += 1
+        state.rate_scale *= self._config.rollback_factor
+        self._store.save(state.to_checkpoint(found.step, self._extra))
+        good = f"the last good checkpoint is that of step {found.step}, {self._store.name(found.step)}"
+        log.warning("%s Rollback %d: %s; learning rates x %g", error, state.rollbacks, good, state.rate_scale)
+
+    @on_process_0
+    def _last_good(self, error: NonFiniteError) -> Checkpoint:
+        """Return the checkpoint to go back to; the error of a run that must not go back names it."""
         state, config = self._state, self._config
         wanted = config.on_nan is OnNan.rollback and state.rollbacks < config.rollbacks
         found = (self._store.newest(at_period=True) if wanted else None) or self._store.newest()
         if found is None:
             raise NonFiniteError(f"{error} There is no checkpoint yet. {_ADVICE}") from error
-        good = f"the last good checkpoint is that of step {found.step}, {self._store.name(found.step)}"
         if not wanted:
+            good = f"the last good checkpoint is that of step {found.step}, {self._store.name(found.step)}"
             after = f" after {state.rollbacks} rollbacks" if state.rollbacks else ""
             raise NonFiniteError(f"{error} The run stops{after}; {good}. {_ADVICE}") from error
-        self._store.delete_after(found.step)
-        state.restore(found)
-        self._last_step = found.step
-        state.rollbacks += 1
-        state.rate_scale *= config.rollback_factor
-        self._store.save(state.to_checkpoint(found.step, self._extra))
-        log.warning("%s Rollback %d: %s; learning rates x %g", error, state.rollbacks, good, state.rate_scale)
+        return found
 
     def wait(self) -> None:
         """Wait until the last checkpoint is on the disk."""
