@@ -41,21 +41,26 @@ def environment(devices: int, **variables: str) -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **variables}
 
 
-def start(folder: Path, command: list[str] = SHARED) -> list[subprocess.Popen[str]]:
-    """Start the two processes; what they print goes to 0.txt and 1.txt."""
+def start(folder: Path, *, slurm: bool = False) -> list[subprocess.Popen[str]]:
+    """Start the two processes, with addresses or in what looks like a job step; they print to 0.txt and 1.txt."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        port = free.getsockname()[1]
+    if slurm:
+        common = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+        common["JAX_COORDINATOR_PORT"] = str(port)
+    else:
+        common = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
     started = []
     for index in range(2):
         with (folder / f"{index}.txt").open("w") as output:
-            variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
+            own = dict.fromkeys(["SLURM_PROCID", "SLURM_LOCALID"] if slurm else ["JAX_PROCESS_ID"], str(index))
             started.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tnt_exp", "train", *command],
+                    [sys.executable, "-m", "tnt_exp", "train", *SHARED],
                     cwd=folder,
-                    env=environment(2, **variables),
+                    env=environment(2, **common, **own),
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     text=True,
@@ -93,7 +98,7 @@ def finish(folder: Path) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """The folder of an undisturbed run of two processes, and the seconds from its connection to its end."""
     folder = tmp_path_factory.mktemp("whole")
-    started = start(folder)
+    started = start(folder, slurm=True)
     wait_for(folder, started, "connected 2 processes")
     begin = time.monotonic()
     assert exit_codes(started) == [0, 0], printed(folder) + printed(folder, 1)
@@ -128,13 +133,13 @@ sys.exit(max(main(["train", *sys.argv[1:], f"trainer.devices={n}", f"run.name=on
 
 @pytest.mark.timeout(100 + 150 * KILLS)
 def test_a_lost_process_ends_all_and_the_same_command_continues(whole: tuple[Path, float], tmp_path: Path) -> None:
-    """At random moments from the connection to the end; a run that was done before is compared, and another begun."""
+    """At random moments after the connection; a run that was done before is compared, and another begun."""
     stop_by_a_signal(tmp_path / "0")
     dice, kills, chain = random.Random(int(os.environ.get("TNT_EXP_SEED", "0"))), 0, tmp_path / "0"
     while kills < KILLS:
         started, victim = start(chain), kills % 2
         wait_for(chain, started, "connected 2 processes")
-        moment = dice.uniform(0, whole[1])
+        moment = dice.uniform(0, 0.7 * whole[1])
         with contextlib.suppress(subprocess.TimeoutExpired):
             started[0].wait(moment)
         begin = time.monotonic()
