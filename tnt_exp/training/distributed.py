@@ -112,7 +112,6 @@ def connect() -> None:
     import jax
 
     logging.getLogger("jax").setLevel(logging.WARNING)
-    jax.config.update("jax_enable_preemption_service", False)  # it catches SIGTERM
     _processes.abort_code = 2
     _processes.abort_message = (
         f"trainer.distributed=auto: expected {count} processes, received fewer within {CONNECT_SECONDS} seconds"
@@ -122,6 +121,7 @@ def connect() -> None:
 
     def initialize() -> None:
         try:
+            jax.config.update("jax_enable_preemption_service", False)  # it catches SIGTERM
             jax.distributed.initialize(
                 num_processes=count,
                 process_id=index,
