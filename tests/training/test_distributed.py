@@ -145,7 +145,7 @@ def test_a_lost_process_ends_all_and_the_same_command_continues(whole: tuple[Pat
         begin = time.monotonic()
         started[victim].kill()
         codes, seconds = exit_codes(started), time.monotonic() - begin
-        if codes[0] == 0:  # it was done already
+        if 0 in codes:  # all was done already: one was killed while they left each other
             assert "use        tnt-exp" in printed(chain)
             check_finished(chain, whole[0])
             chain = tmp_path / str(int(chain.name) + 1)
