@@ -16,6 +16,7 @@ from tnt_exp import data, provenance
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config import Config, validation
 from tnt_exp.config.augmentation import AugmentationConfig
+from tnt_exp.config.trainer import Precision
 from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.run_folder import RunFolder, write_confusion_matrix
 from tnt_exp.signals import Signals
@@ -87,11 +88,14 @@ class Experiment:
         classifier = self._build_classifier(dataset, device)
 
         # ---- Training
+        from tnt_exp.training.distributed import process_index
         from tnt_exp.training.trainer import Trainer
 
         trainer = Trainer(config, classifier, dataset, device, self.folder, self.signals, self.result)
         self._draw_samples(classifier, trainer.augmentation, dataset)
         best = trainer.fit()
+        if process_index() > 0:
+            return  # process 0 does the rest
 
         # ---- Test, with the weights of the chosen epoch
         self._test(classifier, dataset, device, best, trainer.state.rows)
@@ -142,7 +146,10 @@ class Experiment:
     def _prepare_device(self) -> "Device":
         from tnt_exp.training.device import prepare_device
 
-        device = prepare_device(self.config.trainer.with_precision(self._recorded_precision()))
+        trainer = self.config.trainer
+        if trainer.precision is Precision.auto:
+            trainer = trainer.with_precision(self._recorded_precision())
+        device = prepare_device(trainer)
         self.result["versions"] = provenance.versions()
         self.result["hardware"] = {
             "device": device.kind,

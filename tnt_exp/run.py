@@ -1,24 +1,31 @@
 """One run, from a validated configuration to a complete run folder, whatever happens on the way."""
 
+import copy
 import logging
+import os
 import shlex
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 
 from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.config import Config
+from tnt_exp.config.trainer import Distributed
 from tnt_exp.credentials import hide_passwords
 from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.experiment import Experiment
 from tnt_exp.run_folder import RunFolder, flat, is_whole_model, parse_number, read_metrics
 from tnt_exp.signals import Signals, Stopped
 from tnt_exp.tracking.record import is_tracked
+from tnt_exp.training import distributed
 from tnt_exp.training.checkpoint import CheckpointStore, NonFiniteError
-from tnt_exp.training.device import native_messages_in
+from tnt_exp.training.device import native_messages_in, prepare_device
+from tnt_exp.training.distributed import on_process_0
 
 log = logging.getLogger("tnt_exp")
 
@@ -61,12 +68,49 @@ def run_experiment(
         OSError: The folder cannot be written to.
     """
     logging.raiseExceptions = False  # do not print a traceback if the log cannot be written (a full disk)
-    run_folder, signals = RunFolder(folder), Signals()
-    try:
-        with signals.handled(), run_folder.held(wait):
+    signals = Signals()
+
+    def run(config: Config, folder: str) -> int:
+        run_folder = RunFolder(folder)
+        with ExitStack() as stack:
+            on_process_0(stack.enter_context)(run_folder.held(wait))
             return _run(config, run_folder, overrides, tags or {}, signals)
+
+    try:
+        with signals.handled():
+            if config.trainer.distributed is Distributed.auto:
+                return _run_with_others(run, config, folder)
+            return run(config, folder)
     except Stopped as stop:  # before the run began, or a second signal
         return stop.exit_code
+
+
+def _run_with_others(run: Callable[[Config, str], int], config: Config, folder: str) -> int:
+    """Run as one of several processes (`tnt_exp.training.distributed`); return only if all end alike."""
+    with native_messages_in(Path(os.devnull)):
+        distributed.connect()
+    with tempfile.TemporaryDirectory(prefix="tnt-exp-") as scratch:
+        if distributed.process_index() > 0:
+            config, folder = copy.deepcopy(config), scratch
+            config.tracking.enabled = False
+            _log_errors_only()
+        try:
+            prepare_device(config.trainer)  # before the processes exchange anything
+            code = run(config, folder)
+        except Stopped as stop:
+            code = stop.exit_code
+        except Exception as error:
+            distributed.wait_if_lost(error)
+            print(f"tnt-exp: {hide_passwords(describe_system_error(error) or str(error))}", file=sys.stderr)
+            code = 2 if isinstance(error, UserError) else 1
+    return distributed.leave(code)
+
+
+def _log_errors_only() -> None:
+    """Log nothing to files, and only errors to the terminal: process 0 logs the rest."""
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, logging.FileHandler)]
+    log.setLevel(logging.ERROR)
 
 
 def _run(
@@ -130,6 +174,7 @@ def _attempt(experiment: Experiment, result: JsonObject) -> int:
         log.error("the run failed: %s", error)
         return 1
     except Exception as error:
+        distributed.wait_if_lost(error)
         known = describe_system_error(error)
         result["error"] = known or f"{type(error).__name__}: {error}"
         if known:
@@ -142,6 +187,7 @@ def _attempt(experiment: Experiment, result: JsonObject) -> int:
     return 0
 
 
+@on_process_0
 def _finished(folder: RunFolder, config: Config) -> bool:
     """Return True if the folder has a finished run with all epochs; raise `UserError` if it has another run."""
     before = folder.read_config()

@@ -1,7 +1,7 @@
 """Requests to stop: SIGINT, SIGTERM and SIGUSR1.
 
-Within `deferred` a request waits for `raise_if_requested`, so that a training step is never interrupted; elsewhere it
-is raised where it arrives. A second request is always raised at once.
+Within `deferred` a request waits until it is asked for, so that a training step is never interrupted; elsewhere it is
+raised where it arrives. A second request is always raised at once.
 """
 
 import signal
@@ -46,10 +46,14 @@ def exiting() -> Iterator[None]:
 
 
 class Signals:
-    """Handlers of the signals, within `with signals.handled():`."""
+    """Handlers of the signals, within `with signals.handled():`.
+
+    Attributes:
+        requested: The signal of a request that waits, or 0.
+    """
 
     def __init__(self) -> None:
-        self._requested: int | None = None
+        self.requested = 0
         self._deferring = False
 
     @contextmanager
@@ -64,25 +68,15 @@ class Signals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let requests wait for `raise_if_requested`."""
+        """Let requests wait."""
         self._deferring = True
         try:
             yield
         finally:
             self._deferring = False
 
-    @property
-    def requested(self) -> bool:
-        """True if a request waits."""
-        return self._requested is not None
-
-    def raise_if_requested(self) -> None:
-        """Raise `Stopped` if a request waits."""
-        if self._requested is not None:
-            raise Stopped(self._requested)
-
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again = self._requested is not None
-        self._requested = number
+        again = bool(self.requested)
+        self.requested = number
         if again or not self._deferring:
             raise Stopped(number)

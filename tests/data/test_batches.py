@@ -55,6 +55,15 @@ def test_an_epoch_is_the_same_wherever_it_is_taken_up(
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in part]), whole[0][1][start:])
 
 
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_parts_of_a_batch_are_the_batch(repeats: int) -> None:
+    (images, labels), *_ = Batches(split_of(50), 24, seed=5, repeats=repeats).chunks(1, 0, 2)
+    parts = [next(Batches(split_of(50), 24, 5, repeats, part=part, parts=3).chunks(1, 0, 2)) for part in range(3)]
+    assert all(found.shape == (2, 8, 4, 5, 3) for found, _ in parts)
+    np.testing.assert_array_equal(np.concatenate([found for found, _ in parts], axis=1), images)
+    np.testing.assert_array_equal(np.concatenate([found for _, found in parts], axis=1), labels)
+
+
 def test_an_epoch_shows_each_image_once_with_its_label() -> None:
     split = split_of(40)
     ((images, labels),) = Batches(split, 8, seed=0).chunks(epoch=3, start_step=0, steps=5)

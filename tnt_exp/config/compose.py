@@ -141,6 +141,7 @@ def to_config(cfg: DictConfig) -> Config:
 # Keys that the first edition did not have: its runs did what the defaults say.
 _ADDED_KEYS = (
     "trainer.tf32",
+    "trainer.distributed",
     "trainer.steps_per_epoch",
     "trainer.class_weights",
     "trainer.monitor",

@@ -15,6 +15,13 @@ class Backend(Enum):
     torch = "torch"
 
 
+class Distributed(Enum):
+    """Whether other processes share each batch."""
+
+    none = "none"
+    auto = "auto"  # those that Slurm, Open MPI or JAX_COORDINATOR_ADDRESS name, on JAX
+
+
 class Precision(Enum):
     """The dtype policy of Keras."""
 
@@ -102,6 +109,9 @@ class TrainerConfig:
     backend: Backend = config_field(Backend.tensorflow, "backend of Keras")
     devices: int | None = config_field(
         1, "GPUs (on TensorFlow and JAX) that share each batch of one run; null: all of this machine", ge=1
+    )
+    distributed: Distributed = config_field(
+        Distributed.none, "auto: the processes of Slurm, Open MPI or JAX_COORDINATOR_ADDRESS share each batch (on JAX)"
     )
     precision: Precision = config_field(Precision.float32, "dtype policy of Keras; auto: what is faster on the device")
     tf32: bool = config_field(True, "products of float32 on a GPU round their factors to TF32, 10 bits of mantissa")

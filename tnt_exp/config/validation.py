@@ -11,7 +11,7 @@ from tnt_exp.config.field import out_of_bounds
 from tnt_exp.config.model import HeadWidth
 from tnt_exp.config.optimizer import Shape
 from tnt_exp.config.schema import Config
-from tnt_exp.config.trainer import Compile, Freeze
+from tnt_exp.config.trainer import Compile, Distributed, Freeze, Precision, Resume
 from tnt_exp.errors import UserError
 
 NO_VALIDATION = "trainer.patience: expected null without validation images (see dataset.validation_fraction)"
@@ -43,6 +43,7 @@ def validate(config: Config, *, channels: int | None = None, train_images: int |
         *_augmentation(config),
         *_channels(config, channels),
         *_training(config, train_images),
+        *_distributed(config),
         *_names(config),
         *_tracking(config),
     ]
@@ -174,6 +175,20 @@ def _training(config: Config, train_images: int | None) -> Iterator[str]:
         )
     if config.dataset.name in (Source.image_folder, Source.npz) and config.dataset.path is None:
         yield f"dataset.path: expected a folder or file for dataset={config.dataset.name.value}, received null."
+
+
+def _distributed(config: Config) -> Iterator[str]:
+    trainer = config.trainer
+    if trainer.distributed is Distributed.none:
+        return
+    if trainer.backend.value != "jax":
+        yield f"trainer.backend: expected jax for trainer.distributed=auto, received {trainer.backend.value}."
+    if trainer.precision is Precision.auto:
+        yield "trainer.precision: expected one precision for trainer.distributed=auto (machines differ), received auto."
+    if config.run.name is None:
+        yield "run.name: expected a name for trainer.distributed=auto (to continue the run by it), received null."
+    if trainer.resume is Resume.never:
+        yield "trainer.resume: expected auto for trainer.distributed=auto, received never. Choose another run.name."
 
 
 def _are_class_weights(weights: object) -> bool:

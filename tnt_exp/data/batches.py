@@ -30,15 +30,25 @@ class Batches:
             steps, and so shows one image in `repeats` (arXiv 1901.09335; timm's RASampler).
         steps_per_epoch: Batches of an epoch: cut from passes over all images, each in an order of its own, where the
             epoch before ended. None: an epoch is one pass, whose last incomplete batch is left out.
+        part, parts: `chunks` reads this one of so many equal parts of each batch; they divide its distinct images.
     """
 
     def __init__(
-        self, split: Split, batch_size: int, seed: int, repeats: int = 1, steps_per_epoch: int | None = None
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        repeats: int = 1,
+        steps_per_epoch: int | None = None,
+        *,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
         self.repeats = repeats
+        self._part, self._parts = part, parts
         self.steps_per_epoch = steps_per_epoch or len(split) // batch_size
         # Images of a pass that are seen.
         self._pass_length = len(split) if steps_per_epoch else self.steps_per_epoch * (batch_size // repeats)
@@ -63,14 +73,17 @@ class Batches:
         """Yield the rest of an epoch from `start_step` on, `steps` steps at a time (the last chunk may be shorter).
 
         Yields:
-            images uint8 (S, B, H, W, C) and labels int32 (S, B), in memory of their own.
+            images uint8 (S, B, H, W, C) and labels int32 (S, B), in memory of their own; B: those of the part.
         """
         chosen = self.chunk_positions(epoch, start_step, steps)
+        if self._parts > 1:
+            batches = [positions.reshape(-1, self.batch_size // self.repeats) for positions in chosen]
+            chosen = [np.split(batch, self._parts, axis=1)[self._part].reshape(-1) for batch in batches]
         for positions, images in zip(chosen, _take(self.split, chosen), strict=True):
             labels = self.split.labels[positions]
             if self.repeats > 1:
                 images, labels = (np.repeat(values, self.repeats, axis=0) for values in (images, labels))
-            labels = labels.reshape(-1, self.batch_size)
+            labels = labels.reshape(-1, self.batch_size // self._parts)
             yield images.reshape(labels.shape + images.shape[1:]), labels
 
 

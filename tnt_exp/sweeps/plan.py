@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tnt_exp.config import GROUPS, Config
 from tnt_exp.config.compose import check_override_key, compose_cfg, to_config, to_user_error
 from tnt_exp.config.overrides import parse_override
+from tnt_exp.config.trainer import Distributed
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
 from tnt_exp.sweeps.trial import TrialSpec, config_hash
@@ -53,7 +54,10 @@ class TrialComposer:
             ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         except (HydraException, OmegaConfBaseException) as error:
             raise to_user_error(error) from error
-        return to_config(cfg)
+        config = to_config(cfg)
+        if config.trainer.distributed is Distributed.auto:
+            raise UserError("trainer.distributed: expected none in a sweep (each trial is one process), received auto.")
+        return config
 
 
 @dataclass

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from tnt_exp.atomic_files import JsonObject, atomic_write
+from tnt_exp.training.distributed import on_process_0
 
 log = logging.getLogger("tnt_exp")
 
@@ -45,7 +46,7 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of a run, newest last.
+    """The checkpoints of a run, newest last; process 0 has them, and the others get what it reads.
 
     Args:
         folder: Where they are; created when the first is written.
@@ -60,6 +61,7 @@ class CheckpointStore:
         self._writer: threading.Thread | None = None
         self._error: Exception | None = None
 
+    @on_process_0
     def save(self, checkpoint: Checkpoint) -> None:
         """Write in the background, after the previous one; the caller must not change the arrays.
 
@@ -72,6 +74,7 @@ class CheckpointStore:
         self._writer = threading.Thread(target=self._write, args=arguments, name="checkpoint")
         self._writer.start()
 
+    @on_process_0
     def wait(self) -> None:
         """Wait until the last checkpoint is on the disk.
 
@@ -90,11 +93,18 @@ class CheckpointStore:
 
         With `at_period`, only those at a multiple of `keep_period` steps count.
         """
+        found = self._newest(at_period)
+        return Checkpoint(*found) if found else None
+
+    @on_process_0
+    def _newest(self, at_period: bool) -> tuple[int, dict[str, np.ndarray], JsonObject] | None:
+        """Return its step, arrays and values."""
         for manifest in reversed(self._manifests()):
             if at_period and not self._at_period(manifest):
                 continue
             try:
-                return _read_checkpoint(manifest)
+                found = _read_checkpoint(manifest)
+                return found.step, found.arrays, found.values
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 log.warning("checkpoint %s is damaged and skipped: %s", manifest.stem, error)
         return None
@@ -103,6 +113,7 @@ class CheckpointStore:
         """Return the path of the checkpoint of a step, without suffix."""
         return str(self._folder / f"step-{step:08d}")
 
+    @on_process_0
     def delete_after(self, step: int) -> None:
         """Remove the checkpoints of later steps."""
         self._remove([manifest for manifest in self._manifests() if _step_of(manifest) > step])

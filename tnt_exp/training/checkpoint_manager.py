@@ -7,8 +7,9 @@ from pathlib import Path
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.trainer import OnNan, TrainerConfig
 from tnt_exp.errors import UserError
-from tnt_exp.signals import Signals
+from tnt_exp.signals import Signals, Stopped
 from tnt_exp.training.checkpoint import CheckpointStore, NonFiniteError
+from tnt_exp.training.distributed import Votes, on_process_0
 from tnt_exp.training.train_state import TrainState
 
 log = logging.getLogger("tnt_exp")
@@ -45,15 +46,19 @@ class CheckpointManager:
         self._store = CheckpointStore(folder, config.checkpoint.keep, self._rollback_period)
         self._signals = signals
         self._extra = extra
+        self._votes, self._agreed = Votes(), 0  # 1: a checkpoint by time, else a signal
         self._last_time, self._last_step = time.monotonic(), 0
 
     def resume(self) -> JsonObject | None:
         """Restore the newest checkpoint that verifies; return its values, or None if there is none.
 
         Raises:
-            UserError: It is of other data.
+            UserError: It is of other data, or another process has other data.
             ValueError: It is of another network.
         """
+        digest = on_process_0(lambda: self._extra["dataset"])()
+        if self._votes.vote(int(digest != self._extra["dataset"]), wait=True):
+            raise UserError("trainer.distributed=auto: expected the same data in all processes, received others.")
         found = self._store.newest()
         if found is None:
             if self._rollback_period:
@@ -71,11 +76,12 @@ class CheckpointManager:
     def should_save(self, step: int) -> bool:
         """True if a checkpoint is due after this many steps of the run, where a call of the device has ended."""
         config = self._config.checkpoint
+        by_time = time.monotonic() - self._last_time >= 60 * config.every
+        self._agreed = self._votes.vote(self._signals.requested or int(by_time))
         return (
-            self._signals.requested
+            self._agreed > 0
             or (config.steps is not None and step // config.steps > self._last_step // config.steps)
             or (self._rollback_period is not None and step % self._rollback_period == 0)
-            or time.monotonic() - self._last_time >= 60 * config.every
         )
 
     def save(self, step: int) -> None:
@@ -87,9 +93,10 @@ class CheckpointManager:
         """
         self._store.save(self._state.to_checkpoint(step, self._extra))
         self._last_time, self._last_step = time.monotonic(), step
-        if self._signals.requested:
+        self._votes.clear()
+        if self._agreed > 1:
             self.wait()
-            self._signals.raise_if_requested()
+            raise Stopped(self._agreed)
 
     def roll_back(self, error: NonFiniteError) -> None:
         """Restore the last checkpoint at the end of an epoch, and lower the learning rate.
@@ -118,3 +125,14 @@ class CheckpointManager:
     def wait(self) -> None:
         """Wait until the last checkpoint is on the disk."""
         self._store.wait()
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint of the run.
+
+        Raises:
+            Stopped: A signal asked to.
+        """
+        self.wait()
+        number = self._votes.vote(self._signals.requested, wait=True)
+        if number > 1:
+            raise Stopped(number)

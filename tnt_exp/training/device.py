@@ -16,6 +16,7 @@ from typing import Any
 from tnt_exp.config.trainer import Backend, Compile, Precision, TrainerConfig
 from tnt_exp.errors import UserError
 from tnt_exp.hardware import cpu_count, processor_info
+from tnt_exp.training.distributed import process_count
 
 # Passes of TensorFlow's graph optimizer that take time at the start of a run on a CPU and change nothing here.
 _USELESS_PASSES = (
@@ -51,7 +52,7 @@ class Device:
         backend: Keras backend.
         kind: "gpu" or "cpu".
         name: Names of the GPUs, or of the processor.
-        count: Devices that share each batch.
+        count: Devices that share each batch, those of all processes.
         xla: Whether XLA compiles the training step.
         steps_per_dispatch: Training steps per call of the device.
         precision: Dtype policy of Keras.
@@ -115,7 +116,7 @@ def prepare_device(trainer: TrainerConfig) -> Device:
         backend=backend,
         kind="gpu" if on_gpu else "cpu",
         name=", ".join(gpus[:count]) or _processor(),
-        count=count,
+        count=count * process_count(),
         xla=xla,
         # The cost of a dispatch is constant, and a step is short on a GPU but not on a CPU.
         steps_per_dispatch=trainer.steps_per_dispatch or (32 if on_gpu and backend != "torch" else 1),
@@ -157,9 +158,11 @@ def _count(trainer: TrainerConfig, there: int) -> int:
         raise UserError(
             f"trainer.devices: expected at most {there}, which {trainer.backend.value} sees, received {count}."
         )
-    if trainer.batch_size % count:
+    total = count * process_count()
+    if trainer.batch_size % total:
         raise UserError(
-            f"trainer.batch_size: expected a multiple of the {count} devices (trainer.devices=null), "
+            f"trainer.batch_size: expected a multiple of the {total} devices "
+            f"(trainer.devices={'null' if trainer.devices is None else trainer.devices}), "
             f"received {trainer.batch_size}."
         )
     return count
@@ -281,13 +284,19 @@ def _jax(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
         jax.config.update("jax_compilation_cache_dir", str(home / "tnt-exp" / "jax"))
     if trainer.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-    gpus = [device for device in jax.devices() if device.platform in ("gpu", "cuda", "rocm")]
+    devices = jax.local_devices()
+    if len(jax.devices()) != len(devices) * process_count():
+        raise UserError(
+            f"trainer.distributed=auto: expected as many devices in each process, received {len(devices)} here and "
+            f"{len(jax.devices())} in {process_count()} processes."
+        )
+    gpus = [device for device in devices if device.platform in ("gpu", "cuda", "rocm")]
     names = [device.device_kind for device in gpus]
     if names and not trainer.tf32:  # else XLA rounds by itself
         jax.config.update("jax_default_matmul_precision", "highest")
     versions = [re.match(r"(\d+)\.(\d+)$", str(getattr(device, "compute_capability", ""))) for device in gpus]
     has_bfloat16 = all(version and (int(version[1]), int(version[2])) >= _AMPERE for version in versions)
-    return names, len(jax.devices()), has_bfloat16 if gpus else _processor_has_bfloat16()
+    return names, len(devices), has_bfloat16 if gpus else _processor_has_bfloat16()
 
 
 def _torch(trainer: TrainerConfig) -> tuple[list[str], int, bool]:

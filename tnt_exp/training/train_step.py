@@ -7,7 +7,7 @@ stay on the device, so that the host waits for the device only when it reads the
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -89,7 +89,7 @@ class StepComputation:
 
 
 def compile_train_step(computation: StepComputation, *, xla: bool, devices: int = 1) -> TrainStep:
-    """Return the compiled step of the current backend; each batch is divided among `devices`."""
+    """Return the compiled step of the current backend; each batch is divided among `devices`, of all processes."""
     computation.optimizer.copy_from_variables()  # weights may have been loaded since it was built
     module = importlib.import_module(f"tnt_exp.training.backends.{keras.config.backend()}")
     step: TrainStep = module.compile_train_step(computation, xla=xla, devices=devices)
@@ -99,10 +99,8 @@ def compile_train_step(computation: StepComputation, *, xla: bool, devices: int 
 class DeviceBatches(Batches):
     """`Batches` whose images, which must fit, are copied to the device once; a chunk is gathered there, by position."""
 
-    def __init__(
-        self, split: Split, batch_size: int, seed: int, repeats: int = 1, steps_per_epoch: int | None = None
-    ) -> None:
-        super().__init__(split, batch_size, seed, repeats, steps_per_epoch)
+    def __init__(self, split: Split, *arguments: Any, **options: Any) -> None:
+        super().__init__(split, *arguments, **options)
         self._images = ops.convert_to_tensor(split.images)
 
     @staticmethod

@@ -27,6 +27,7 @@ from tnt_exp.signals import Signals
 from tnt_exp.training.checkpoint import NonFiniteError
 from tnt_exp.training.checkpoint_manager import CheckpointManager
 from tnt_exp.training.device import Device
+from tnt_exp.training.distributed import on_process_0, process_count, process_index
 from tnt_exp.training.optimizer import LearningRateSchedule, build_optimizer, ema_weights
 from tnt_exp.training.profiler import ProfiledStep
 from tnt_exp.training.progress import ProgressBar
@@ -40,7 +41,6 @@ log = logging.getLogger("tnt_exp")
 
 Item = TypeVar("Item")
 
-_LOSS_CHECK_INTERVAL = 5.0  # seconds; each check waits for the device
 _MAX_PENDING = 3  # calls of the device before the first of them must have ended: each holds a chunk's images
 
 
@@ -86,7 +86,8 @@ class Trainer:
         on_device = device.kind == "gpu" and device.count == 1 and DeviceBatches.fits(dataset.train)
         batches = DeviceBatches if on_device else Batches
         repeats, steps = config.augmentation.repeats, trainer.steps_per_epoch
-        self.batches = batches(dataset.train, trainer.batch_size, config.seed, repeats, steps)
+        part, parts = process_index(), process_count()
+        self.batches = batches(dataset.train, trainer.batch_size, config.seed, repeats, steps, part=part, parts=parts)
         self.augmentation = Augmentation(
             config.augmentation,
             image_size=config.model.image_size,
@@ -156,8 +157,7 @@ class Trainer:
                     checkpoints.roll_back(error)
                     step.sync_from_model()
                     self.folder.write_metrics(state.rows)
-        checkpoints.wait()
-        self.signals.raise_if_requested()
+        checkpoints.finish()
         state.best.restore(self.classifier)
         self.result["images_per_second"] = round(median_high(row["train/images_per_second"] for row in state.rows), 2)
         self.result["train_seconds"] = round(sum(row["seconds"] for row in state.rows), 3)
@@ -211,26 +211,21 @@ class Trainer:
         mixing = 0.0 if number > self.config.trainer.epochs - self.config.augmentation.mix_off_epochs else 1.0
         pending: list[tuple[int, Any]] = []  # first step and sums of chunks that the device may not have finished
         begin, compile_seconds, compile_steps = time.perf_counter(), 0.0, 0
-        last_check, seconds_before, timer = begin, position.seconds, InputTimer()
+        seconds_before, timer = position.seconds, InputTimer()
         for images, labels in timer.wrap(batches.chunks(number - 1, position.done, chunk_steps)):
             # ---- One call of the device: `len(images)` steps
             first = (number - 1) * length + position.done
             rates = [self._learning_rate(first + index) for index in range(len(images))]
             pending.append((first, step(images, labels, first, rates, mixing)))
             position.done += len(images)
-            if len(pending) > _MAX_PENDING:
-                ops.convert_to_numpy(pending[-1 - _MAX_PENDING][1])
+            self._collect(pending, _MAX_PENDING)
             if not progress.warm:
                 # The process' first call is mostly tracing and compiling: it is left out of the speed.
                 self._collect(pending)
                 progress.warm = True
                 compile_seconds, compile_steps = time.perf_counter() - begin, len(images)
                 timer.seconds = 0.0
-            progress.on_step(number, position.done, length, images.shape[1])
-            # ---- Is the loss still finite?
-            if time.perf_counter() - last_check > _LOSS_CHECK_INTERVAL:
-                self._collect(pending)
-                last_check = time.perf_counter()
+            progress.on_step(number, position.done, length, batches.batch_size)
             # ---- A checkpoint within the epoch
             if position.done < length and self.checkpoints.should_save(first + len(images)):
                 self._collect(pending)
@@ -265,14 +260,17 @@ class Trainer:
         position.sums, position.seconds = [0.0] * len(SUMS), 0.0
         return epoch
 
-    def _collect(self, pending: list[tuple[int, Any]]) -> None:
+    def _collect(self, pending: list[tuple[int, Any]], keep: int = 0) -> None:
         """Wait for the device and add its sums to the position's, in order: the order decides the last bit.
+
+        The newest `keep` of them stay.
 
         Raises:
             NonFiniteError: A loss is not finite.
         """
         position = self.state.position
-        for first, sums in pending:
+        while len(pending) > keep:
+            first, sums = pending.pop(0)
             values = [float(value) for value in ops.convert_to_numpy(sums)]
             chunk = dict(zip(SUMS, values, strict=True))
             if not (math.isfinite(chunk["loss"]) and chunk["finite"] == chunk["images"]):
@@ -283,7 +281,6 @@ class Trainer:
                     f"learning rate of {self._learning_rate(step):.3g}."
                 )
             position.sums = [total + value for total, value in zip(position.sums, values, strict=True)]
-        pending.clear()
 
     def _validate(self, epoch: EpochResult) -> tuple[dict[str, float], bool]:
         """Measure the validation images and offer the weights as the best ones.
@@ -294,16 +291,18 @@ class Trainer:
         """
         validation, trainer, metrics = self.dataset.validation, self.config.trainer, dict(epoch.metrics)
 
-        def evaluate_split(prefix: str) -> None:
-            if validation is not None:
-                batch_size = self.device.evaluation_batch_size(trainer.batch_size)
-                found = evaluate(self.classifier, validation, batch_size, flip=self.config.flips_test_images)
-                metrics.update(found.metrics(prefix))
+        @on_process_0
+        def evaluate_split(prefix: str) -> dict[str, float]:
+            if validation is None:
+                return {}
+            batch_size = self.device.evaluation_batch_size(trainer.batch_size)
+            found = evaluate(self.classifier, validation, batch_size, flip=self.config.flips_test_images)
+            return dict(found.metrics(prefix))
 
         if self.config.optimizer.ema is not None:
-            evaluate_split("val/raw")
+            metrics |= evaluate_split("val/raw")
         with ema_weights(self.classifier.network, self.optimizer):
-            evaluate_split("val")
+            metrics |= evaluate_split("val")
             return metrics, self.state.best.update(epoch.number, metrics, self.classifier)
 
     def _record(self, epoch: EpochResult, metrics: dict[str, float]) -> None:

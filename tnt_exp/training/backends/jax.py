@@ -1,7 +1,8 @@
 """The training step as one JAX computation, whose state is donated from call to call.
 
 Over several devices it stays the same computation: the arrays of a chunk are sharded over the devices by image, the
-state is replicated, and the compiler inserts the exchange. The Keras variables stay on the first device.
+state is replicated, and the compiler inserts the exchange. The Keras variables stay on the first device. If the devices
+are those of several processes, each gives its part of the images.
 
 On a processor the batch is computed in microbatches, one after the other, each on all cores: XLA allocates the memory
 of all intermediate values anew in each step, and the operating system clears its pages.
@@ -41,14 +42,21 @@ class JaxStep:
         )
         self._state: JaxState = ([], [], [])
         self._streams = 1 if devices == 1 and jax.default_backend() == "cpu" else 0
-        mesh = Mesh(np.asarray(jax.devices()[:devices]), ("images",))
-        self._whole, by_image = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "images"))
-        layouts = (self._whole, by_image, by_image, self._whole, self._whole, self._whole)
+        processes = range(jax.process_count())
+        own = [jax.local_devices(process_index=index)[: devices // len(processes)] for index in processes]
+        mesh = Mesh(np.concatenate([np.asarray(each) for each in own]), ("images",))
+        self._whole = NamedSharding(mesh, PartitionSpec())
+        self._by_image = NamedSharding(mesh, PartitionSpec(None, "images"))
+        layouts = (self._whole, self._by_image, self._by_image, self._whole, self._whole, self._whole)
         self._chunk = jax.jit(self._train_chunk, donate_argnums=0, in_shardings=layouts, out_shardings=self._whole)
         self.sync_from_model()
 
     def __call__(self, images: Tensor, labels: Tensor, first: int, rates: Sequence[float], mixing: float) -> Tensor:
         """See `TrainStep`."""
+        if jax.process_count() > 1:
+            images, labels = (
+                jax.make_array_from_process_local_data(self._by_image, values) for values in (images, labels)
+            )
         self._state, sums = self._chunk(
             self._state, images, labels, np.int32(first), np.asarray(rates, np.float32), np.float32(mixing)
         )
