@@ -4,11 +4,15 @@ import os
 import sys
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tnt_exp import cli
 
 cli.collect_less_garbage()
+# The time of one example says nothing on a machine that does other work, too.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

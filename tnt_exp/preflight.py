@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 from tnt_exp import data
 from tnt_exp.config import Config, validation
-from tnt_exp.config.trainer import Distributed
 from tnt_exp.model import cost
 from tnt_exp.model.weights_file import find_weights
-from tnt_exp.training import device, distributed
+from tnt_exp.training import device
 
 
 def preflight(config: Config) -> None:
@@ -20,8 +19,6 @@ def preflight(config: Config) -> None:
     validation.validate(config, channels=info.channels, train_images=info.train)
     data.validate(config.dataset)
     device.check_backend(config.trainer)
-    if config.trainer.distributed is Distributed.auto:
-        distributed.validate(config.trainer.batch_size, config.trainer.devices or 1, config.augmentation.repeats)
     if config.model.weights is not None:
         find_weights(config.model.weights)
 

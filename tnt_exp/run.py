@@ -89,20 +89,20 @@ def _run_with_others(run: Callable[[Config, str], int], config: Config, folder: 
     """Run as one of several processes (`tnt_exp.training.distributed`); return only if all end alike."""
     with native_messages_in(Path(os.devnull)):
         distributed.connect()
-    with tempfile.TemporaryDirectory(prefix="tnt-exp-") as scratch:
-        if distributed.process_index() > 0:
-            config, folder = copy.deepcopy(config), scratch
-            config.tracking.enabled = False
-            _log_errors_only()
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="tnt-exp-") as scratch:
+            if distributed.process_index() > 0:
+                config, folder = copy.deepcopy(config), scratch
+                config.tracking.enabled = False
+                _log_errors_only()
             prepare_device(config.trainer)  # before the processes exchange anything
             code = run(config, folder)
-        except Stopped as stop:
-            code = stop.exit_code
-        except Exception as error:
-            distributed.wait_if_lost(error)
-            print(f"tnt-exp: {hide_passwords(describe_system_error(error) or str(error))}", file=sys.stderr)
-            code = 2 if isinstance(error, UserError) else 1
+    except Stopped as stop:
+        code = stop.exit_code
+    except Exception as error:
+        distributed.wait_if_lost(error)
+        print(f"tnt-exp: {hide_passwords(describe_system_error(error) or str(error))}", file=sys.stderr)
+        code = 2 if isinstance(error, UserError) else 1
     return distributed.leave(code)
 
 
@@ -167,7 +167,9 @@ def _attempt(experiment: Experiment, result: JsonObject) -> int:
         return 2
     except Stopped as stop:
         result |= {"status": "KILLED", "error": str(stop)}
-        log.warning("%s; to continue: tnt-exp resume %s", stop, shlex.quote(str(experiment.folder.path)))
+        resume = f"tnt-exp resume {shlex.quote(str(experiment.folder.path))}"
+        alone = distributed.process_count() == 1
+        log.warning("%s; to continue: %s", stop, resume if alone else "the same command, in all processes")
         return stop.exit_code
     except NonFiniteError as error:
         result["error"] = str(error)

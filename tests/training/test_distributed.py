@@ -176,7 +176,9 @@ def stop_by_a_signal(folder: Path) -> None:
     assert exit_codes(started) == [143, 143], printed(folder) + printed(folder, 1)
     assert "stopped by SIGTERM" in printed(folder)
     assert mlflow_runs(folder)[0][0] == "KILLED"
-    assert any((folder / "multirun/runs/run/checkpoints").iterdir())
+    run = folder / "multirun/runs/run"
+    assert any((run / "checkpoints").iterdir())
+    assert len(curve(run, "val/loss")) < 8, "the signal was ignored until the end"
 
 
 def check_finished(folder: Path, whole: Path) -> None:
@@ -253,7 +255,8 @@ sys.exit(main())
     command = [sys.executable, "-c", program, "train", *SHARED]
     done = subprocess.run(command, cwd=tmp_path, env=environment(2, **variables), capture_output=True, text=True)
     assert done.returncode == 2
-    line = "tnt-exp: trainer.distributed=auto: expected 2 processes, received fewer within 2 seconds\n"
+    line = "tnt-exp: trainer.distributed=auto: expected 2 processes, received fewer within 2 seconds. Start "
+    line += "the same command in all of them, where the address of process 0 can be reached.\n"
     assert done.stderr == line
 
 

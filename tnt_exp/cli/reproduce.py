@@ -11,6 +11,7 @@ from tnt_exp.cli import ArgumentParser
 from tnt_exp.cli.resume import chdir_to_start_dir
 from tnt_exp.cli.run import configure_logging
 from tnt_exp.config.compose import load_config
+from tnt_exp.config.trainer import Distributed
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.find import find_run_folder
 from tnt_exp.preflight import preflight
@@ -32,6 +33,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     folder = find_run_folder(options.run, options.uri)
     config, result = load_config(folder / "config.yaml"), read_json(folder / "result.json") or {}
+    if config.trainer.distributed is Distributed.auto:
+        raise UserError(
+            f"{folder}: expected a run of one process, received one with trainer.distributed=auto, which is not "
+            "reproduced by this command. Train it again under another run.name."
+        )
     if result.get("status") != "FINISHED":
         raise UserError(
             f"{folder}: expected a finished run, received one whose result.json does not say so. Continue it with: "

@@ -32,9 +32,11 @@ from tnt_exp.config.compose import (
 from tnt_exp.config.keys import closest_match, config_keys
 from tnt_exp.config.overrides import literal_overrides, require_run_overrides
 from tnt_exp.config.schema import GROUPS
+from tnt_exp.config.trainer import Distributed
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
 from tnt_exp.run_folder import flat
+from tnt_exp.training import distributed
 
 _HEAD = """\
 Train a Transformer in Transformer, and find the run in MLflow.
@@ -138,9 +140,12 @@ def _show(flags: Namespace, overrides: Sequence[str]) -> int:
 
 def _run_one(flags: Namespace, overrides: Sequence[str]) -> int:
     require_run_overrides(overrides)
-    preflight(compose(overrides, flags.config_dir))
+    config = compose(overrides, flags.config_dir)
+    preflight(config)
     if _is_only_shown(flags):
         return _show(flags, overrides)
+    if config.trainer.distributed is Distributed.auto:
+        distributed.validate(config.trainer.batch_size, config.trainer.devices or 1, config.augmentation.repeats)
     codes: list[int] = []
     errors: list[Exception] = []
 

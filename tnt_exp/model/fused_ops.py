@@ -29,7 +29,7 @@ Fused = Callable[..., Tensor]  # (tensors..., seed) -> a tensor, or a tuple of s
 
 
 def fused(function: Fused) -> Fused:
-    """Return `function` as one kernel in training, on backends that have such kernels; the numbers are the same.
+    """Return `function` as one kernel in training, on backends that have such kernels; float32 numbers are the same.
 
     Its gradient computes the chain again from its inputs instead of reading stored values.
     """

@@ -9,7 +9,7 @@ from tnt_exp.config.trainer import OnNan, TrainerConfig
 from tnt_exp.errors import UserError
 from tnt_exp.signals import Signals, Stopped
 from tnt_exp.training.checkpoint import CheckpointStore, NonFiniteError
-from tnt_exp.training.distributed import Votes, on_process_0
+from tnt_exp.training.distributed import Votes, end_together, on_process_0
 from tnt_exp.training.train_state import TrainState
 
 log = logging.getLogger("tnt_exp")
@@ -58,13 +58,18 @@ class CheckpointManager:
         """
         digest = on_process_0(lambda: self._extra["dataset"])()
         if self._votes.vote(int(digest != self._extra["dataset"]), wait=True):
-            raise UserError("trainer.distributed=auto: expected the same data in all processes, received others.")
+            end_together()
+            raise UserError(
+                f"trainer.distributed=auto: expected the data of process 0 (digest {digest}) in all processes, "
+                f"received others in one at least (digest {self._extra['dataset']} here). Give all the same files."
+            )
         found = self._store.newest()
         if found is None:
             if self._rollback_period:
                 self._store.save(self._state.to_checkpoint(0, self._extra))
             return None
         if found.values["dataset"] != self._extra["dataset"]:
+            end_together()
             raise UserError(
                 f"Expected the data of the checkpoint (digest {found.values['dataset']}), "
                 f"received other data (digest {self._extra['dataset']})."
@@ -93,9 +98,10 @@ class CheckpointManager:
         """
         self._store.save(self._state.to_checkpoint(step, self._extra))
         self._last_time, self._last_step = time.monotonic(), step
-        self._votes.clear()
+        self._agreed = max(self._agreed, self._votes.read())
         if self._agreed > 1:
             self.wait()
+            end_together()
             raise Stopped(self._agreed)
 
     def roll_back(self, error: NonFiniteError) -> None:
@@ -108,6 +114,8 @@ class CheckpointManager:
         state, config = self._state, self._config
         wanted = config.on_nan is OnNan.rollback and state.rollbacks < config.rollbacks
         found = (self._store.newest(at_period=True) if wanted else None) or self._store.newest()
+        if not wanted or found is None:
+            end_together()
         if found is None:
             raise NonFiniteError(f"{error} There is no checkpoint yet. {_ADVICE}") from error
         good = f"the last good checkpoint is that of step {found.step}, {self._store.name(found.step)}"
@@ -135,4 +143,5 @@ class CheckpointManager:
         self.wait()
         number = self._votes.vote(self._signals.requested, wait=True)
         if number > 1:
+            end_together()
             raise Stopped(number)

@@ -288,7 +288,7 @@ def _jax(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
     if len(jax.devices()) != len(devices) * process_count():
         raise UserError(
             f"trainer.distributed=auto: expected as many devices in each process, received {len(devices)} here and "
-            f"{len(jax.devices())} in {process_count()} processes."
+            f"{len(jax.devices())} in {process_count()} processes. Start each with the same number of them."
         )
     gpus = [device for device in devices if device.platform in ("gpu", "cuda", "rocm")]
     names = [device.device_kind for device in gpus]

@@ -25,6 +25,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from tnt_exp.errors import UserError, first_line
+from tnt_exp.signals import EXIT_CODES
 
 log = logging.getLogger("tnt_exp")
 
@@ -36,6 +37,7 @@ CONNECT_SECONDS = 300  # within which all processes must begin
 HEARTBEAT_SECONDS = 15  # after which a silent process counts as lost
 _DAY = 86_400  # seconds; within them process 0 must test the model and send all to MLflow
 _GRACE = 3  # seconds in which others that failed alike end, before process 0 does
+_PIECE_BYTES = 2**26  # of an exchange
 _ARRAY = "\0array"  # key in JSON in place of an array
 _VOTES_AHEAD = 3  # calls after which a vote is read, so that no step waits for it
 
@@ -116,9 +118,16 @@ def connect() -> None:
     logging.getLogger("jax").setLevel(logging.WARNING)
     _processes.abort_code = 2
     _processes.abort_message = (
-        f"trainer.distributed=auto: expected {count} processes, received fewer within {CONNECT_SECONDS} seconds"
+        f"trainer.distributed=auto: expected {count} processes, received fewer within {CONNECT_SECONDS} seconds. Start "
+        "the same command in all of them, where the address of process 0 can be reached."
     )
     _end_when_aborted()
+    options: dict[str, str] = {}
+    if all(os.environ.get(name) for name in _VARIABLES[0]):  # nothing to detect: in a job, JAX would take one GPU
+        address = os.environ["JAX_COORDINATOR_ADDRESS"]
+        bound = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", address)  # JAX's default is every interface
+        options = {"coordinator_address": address, "coordinator_bind_address": bound}
+        options["cluster_detection_method"] = "deactivate"
     errors: list[Exception] = []
 
     def initialize() -> None:
@@ -130,6 +139,7 @@ def connect() -> None:
                 initialization_timeout=CONNECT_SECONDS,
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=_DAY,
+                **options,
             )
         except Exception as error:
             errors.append(error)
@@ -141,18 +151,26 @@ def connect() -> None:
         raise UserError(f"trainer.distributed=auto: {first_line(errors[0])}") from errors[0]
     _processes.index, _processes.count, _processes.abort_code = index, count, LOST
     _processes.abort_message = "another process of the run was lost; the same command, in all, continues it"
-    log.info("connected %d processes", count)
+    if index == 0:
+        log.info("connected %d processes", count)
+
+
+def end_together() -> None:
+    """Note that all processes end now, for one reason: each waits until the others have done what is left."""
+    _processes.ends_with_all = True
 
 
 def leave(code: int) -> int:
     """Leave the other processes with an exit code; returns it only if all end alike, else ends this process."""
-    if code or _processes.index == 0:
-        _processes.abort_code = code  # nothing is left to be done
+    for number in EXIT_CODES:
+        signal.signal(number, signal.SIG_IGN)  # it ends already
+    if code or _processes.index == 0:  # nothing is left to be done
+        _processes.abort_code, _processes.abort_message = code, "another process ended early; here all was done"
     if code == 0 or _processes.ends_with_all:
         import jax
 
         jax.distributed.shutdown()  # waits for all
-        _processes.count = 1
+        _processes.count, _processes.index, _processes.ends_with_all = 1, 0, False
         return code
     logging.shutdown()
     sys.stdout.flush()
@@ -213,7 +231,7 @@ def on_process_0(function: Callable[P, T]) -> Callable[P, T]:
         else:
             value, raised = _decode(_broadcast(b""))
         if raised is not None:
-            _processes.ends_with_all = True
+            end_together()
             raise raised
         found: T = value
         return found
@@ -253,13 +271,18 @@ def _decode(data: bytes) -> tuple[Any, Exception | None]:
 
 
 def _broadcast(data: bytes) -> bytes:
-    """Return the bytes of process 0. They travel as a power of two, because JAX compiles an exchange per length."""
+    """Return the bytes of process 0, exchanged in pieces of few sizes, each of which JAX compiles once."""
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    size = int(broadcast_one_to_all(np.int32(len(data))))
-    padded = np.zeros(1 << size.bit_length(), np.uint8)
-    padded[: len(data)] = np.frombuffer(data, np.uint8)
-    return np.asarray(broadcast_one_to_all(padded))[:size].astype(np.uint8).tobytes()
+    def broadcast(piece: bytes, size: int) -> bytes:
+        padded = np.zeros(size, np.uint8)
+        padded[: len(piece)] = np.frombuffer(piece, np.uint8)
+        return np.asarray(broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
+
+    length = int.from_bytes(broadcast(len(data).to_bytes(8, "little"), 8), "little")
+    size = min(1 << length.bit_length(), _PIECE_BYTES)
+    pieces = [broadcast(data[first : first + size], size) for first in range(0, length, size)]
+    return b"".join(pieces)[:length]
 
 
 class Votes:
@@ -286,12 +309,11 @@ class Votes:
 
         own = np.full(jax.local_device_count(), request, np.int32)
         self._pending.append(self._greatest(jax.make_array_from_process_local_data(self._by_device, own)))
-        agreed, left = 0, 0 if wait else _VOTES_AHEAD
-        while len(self._pending) > left:
-            agreed = max(agreed, int(self._pending.popleft()))
-        _processes.ends_with_all |= agreed > 1
-        return agreed
+        return self.read(0 if wait else _VOTES_AHEAD)
 
-    def clear(self) -> None:
-        """Forget what was not returned yet; a request that stays is voted for again."""
-        self._pending.clear()
+    def read(self, keep: int = 0) -> int:
+        """Return the greatest request of the calls that were not returned yet, except for the newest `keep`."""
+        agreed = 0
+        while len(self._pending) > keep:
+            agreed = max(agreed, int(self._pending.popleft()))
+        return agreed
