@@ -140,6 +140,9 @@ time.sleep(0.5)
 sys.exit(130)""",
     )
 
+    # A shell lets processes in the background ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def interrupt() -> None:
         while not (tmp_path / "multirun/runs/mine/ready").exists():
             time.sleep(0.02)
@@ -148,6 +151,7 @@ sys.exit(130)""",
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt, match=r"to continue: tnt_exp.train\(tnt_exp.Run\('.*/mine'\)\)"):
         tnt_exp.train("run.name=mine")
+    signal.signal(signal.SIGINT, before)
     assert (tmp_path / "multirun/runs/mine/interrupts").read_text() == "1"
 
 

@@ -133,7 +133,7 @@ if backend == "jax":
     import jax
     class Gpu:
         platform, device_kind = "gpu", "a GPU"
-    jax.devices = lambda *_: [Gpu()]
+    jax.devices = jax.local_devices = lambda *_: [Gpu()]
     found = lambda: jax.config.jax_default_matmul_precision != "highest"
 else:
     import tensorflow as tf
@@ -169,6 +169,7 @@ import torch
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 1
 torch.cuda.get_device_name = lambda index=0: "a GPU"
+torch.cuda.get_device_capability = lambda index=0: (9, 0)
 os.environ["KERAS_TORCH_DEVICE"] = "cpu"
 from tnt_exp.config.compose import compose
 from tnt_exp.training.device import prepare_device
