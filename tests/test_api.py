@@ -149,9 +149,11 @@ sys.exit(130)""",
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt, match=r"to continue: tnt_exp.train\(tnt_exp.Run\('.*/mine'\)\)"):
-        tnt_exp.train("run.name=mine")
-    signal.signal(signal.SIGINT, before)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=r"to continue: tnt_exp.train\(tnt_exp.Run\('.*/mine'\)\)"):
+            tnt_exp.train("run.name=mine")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "multirun/runs/mine/interrupts").read_text() == "1"
 
 

@@ -144,7 +144,7 @@ def load_backend(backend: str) -> None:
     """Import the backend and Keras, without their start-up messages; no device is initialized."""
     os.environ["KERAS_BACKEND"] = backend
     with _quiet(), _without_optional_packages(backend):
-        import keras  # noqa: F401
+        import keras  # noqa: F401  (imports the backend, which is what is wanted)
 
 
 def _count(trainer: TrainerConfig, there: int) -> int:

@@ -74,13 +74,18 @@ def process_index() -> int:
     return _processes.index
 
 
+def _given_variables() -> tuple[str, str, str] | None:
+    """Return the first three of `_VARIABLES` that are all in the environment."""
+    return next((names for names in _VARIABLES if all(os.environ.get(name) for name in names)), None)
+
+
 def find_processes() -> tuple[int, int]:
     """Return the number of this process and the number of processes, from the environment.
 
     Raises:
         UserError: They are not there, or contradict each other.
     """
-    names = next((names for names in _VARIABLES if all(os.environ.get(name) for name in names)), None)
+    names = _given_variables()
     if names is None:
         given = [name for name in _VARIABLES[0] if os.environ.get(name)]
         raise UserError(
@@ -123,7 +128,7 @@ def connect() -> None:
     )
     _end_when_aborted()
     options: dict[str, str] = {}
-    if all(os.environ.get(name) for name in _VARIABLES[0]):  # nothing to detect: in a job, JAX would take one GPU
+    if _given_variables() == _VARIABLES[0]:  # nothing to detect: in a job, JAX would take one GPU
         address = os.environ["JAX_COORDINATOR_ADDRESS"]
         bound = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", address)  # JAX's default is every interface
         options = {"coordinator_address": address, "coordinator_bind_address": bound}
