@@ -4,6 +4,7 @@ Shapes: B batch, N patches per image, T tokens per image (N, and 1 for a class t
 C inner width, D outer width, S side of the image in pixels.
 """
 
+import math
 from typing import Unpack
 
 import keras
@@ -27,6 +28,38 @@ def split_into_patches(images: Tensor, grid: int) -> Tensor:
     side, channels = images.shape[1] // grid, images.shape[-1]
     rows = ops.reshape(images, (-1, grid, side, grid, side, channels))
     return ops.reshape(ops.transpose(rows, (0, 1, 3, 2, 4, 5)), (-1, side, side, channels))
+
+
+def convolve(images: Tensor, kernel: Tensor, stride: int) -> Tensor:
+    """Convolve images (B, S, S, channels), without padding, with a kernel (W, W, channels, C).
+
+    On a processor JAX computes a product instead, because XLA's gradient of a strided convolution is slow there: the
+    images are divided into squares of `stride` pixels, and each window covers a few of them.
+    """
+    if not _is_jax_on_cpu():
+        return ops.conv(images, kernel, stride, "valid", data_format="channels_last")
+    window, dim = kernel.shape[0], kernel.shape[-1]
+    outputs = (images.shape[1] - window) // stride + 1
+    covered = math.ceil(window / stride)
+    grid = outputs - 1 + covered
+    missing = (0, max(0, grid * stride - images.shape[1]))
+    images = ops.pad(images, ((0, 0), missing, missing, (0, 0)))[:, : grid * stride, : grid * stride]
+    squares = ops.reshape(split_into_patches(images, grid), (-1, grid, grid, stride**2 * images.shape[-1]))
+    ends = [(row + outputs, column + outputs) for row in range(covered) for column in range(covered)]
+    windows = ops.concatenate([squares[:, y - outputs : y, x - outputs : x] for y, x in ends], axis=-1)
+    missing = (0, covered * stride - window)
+    kernel = ops.reshape(
+        ops.pad(kernel, (missing, missing, (0, 0), (0, 0))), (covered, stride, covered, stride, -1, dim)
+    )
+    return ops.matmul(windows, ops.reshape(ops.transpose(kernel, (0, 2, 1, 3, 4, 5)), (-1, dim)))
+
+
+def _is_jax_on_cpu() -> bool:
+    if keras.config.backend() != "jax":
+        return False
+    import jax
+
+    return str(jax.default_backend()) == "cpu"
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
@@ -66,12 +99,13 @@ class PixelEmbedding(TNTLayer):
         """Return the pixel tokens."""
         config, geometry = self.config, self.config.geometry
         x = split_into_patches(images, geometry.grid) if config.stem == "patch" else images
-        if config.stem != "image_same":
-            margin = WINDOW // 2
-            x = ops.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-        padding = "same" if config.stem == "image_same" else "valid"
+        margin = (WINDOW // 2, WINDOW // 2)
+        if config.stem == "image_same":
+            missing = max(0, WINDOW - geometry.stride)
+            margin = (missing // 2, missing - missing // 2)
+        x = ops.pad(x, ((0, 0), margin, margin, (0, 0)))
         kernel, offset = self.kernel_and_offset()
-        x = ops.conv(x, kernel, geometry.stride, padding, data_format="channels_last")
+        x = convolve(x, kernel, geometry.stride)
         if config.stem != "patch":
             x = split_into_patches(x, geometry.grid)
         return ops.add(ops.reshape(x, (-1, geometry.pixels, config.inner_dim)), offset)
