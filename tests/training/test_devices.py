@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tnt_exp.cli import main
+from tnt_exp.hardware import cpu_count
 
 BACKENDS = ["tensorflow", pytest.param("jax", marks=pytest.mark.jax)]
 
@@ -72,6 +73,54 @@ sys.exit(max(main(["train", *settings, f"trainer.devices={n}", f"run.name=on_{n}
         one, two = ([float(row[key]) for row in curve] for curve in curves)
         assert len(set(one)) == 2
         assert two == pytest.approx(one, rel=1e-4), key
+
+
+@pytest.mark.jax
+def test_cores_share_the_microbatches_of_one_device(tmp_path: Path) -> None:
+    program = """
+from tnt_exp.cli import main
+from tnt_exp.training.backends import jax
+for count in (1, 4, 5):  # of 20 images; the five are computed by one core
+    jax.microbatch_count = lambda *_: count
+    main(["train", *sys.argv[1:], "trainer.backend=jax", "trainer.devices=1", f"run.name=in_{count}"])
+"""
+    on_two(tmp_path, "jax", program, *_SETTINGS)
+    whole, four, five = (
+        [*csv.DictReader((tmp_path / f"multirun/runs/in_{count}/metrics.csv").read_text().splitlines())]
+        for count in (1, 4, 5)
+    )
+    for key in ("train/loss", "val/loss", "val/raw/loss"):
+        for other in (four, five):
+            expected = [float(row[key]) for row in whole]
+            assert [float(row[key]) for row in other] == pytest.approx(expected, rel=1e-5), key
+
+
+@pytest.mark.jax
+@pytest.mark.parametrize(
+    ("variables", "devices", "cores"),
+    [
+        ({}, 1, cpu_count()),
+        ({"NPROC": "3"}, 1, 3),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, 2, 2),
+        ({"JAX_NUM_CPU_DEVICES": "2"}, 2, 2),
+    ],
+    ids=["all cores", "share of a trial", "split by XLA_FLAGS", "split by JAX"],
+)
+def test_a_processor_is_one_device_unless_it_was_split(variables: dict[str, str], devices: int, cores: int) -> None:
+    program = """
+from tnt_exp.config.compose import compose
+from tnt_exp.training.device import prepare_device
+for _ in range(2):  # the second run of a process finds what the first one did
+    device = prepare_device(compose(["trainer.backend=jax", "trainer.devices=null"]).trainer)
+import jax
+print(device.count, jax.local_device_count())
+"""
+    unset = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "NPROC")
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | variables
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [int(word) for word in done.stdout.split()] == [devices, cores]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

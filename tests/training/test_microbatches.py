@@ -37,6 +37,31 @@ def test_networks_that_were_measured_get_what_was_fastest(batch: int, values: in
     assert microbatch.microbatch_count(batch, values, streams=2) == expected
 
 
+@pytest.mark.jax
+@given(images=st.integers(1, 600), values=st.integers(1, 10**7), cores=st.integers(1, 64))
+def test_jax_divides_what_does_not_fit_into_the_cache(images: int, values: int, cores: int) -> None:
+    from tnt_exp.training.backends.jax import _CACHE_BYTES, microbatch_count
+
+    number = microbatch_count(images, values, cores)
+    assert images % number == 0
+    assert (number == 1) == (images == 1 or 4 * values * images <= _CACHE_BYTES)
+    assert microbatch_count(images, values, 0) == 1
+    if number > 1 and images % cores == 0:
+        assert number >= cores
+
+
+@pytest.mark.jax
+@pytest.mark.parametrize(
+    ("batch", "values", "expected"),
+    [(128, 84_100, 32), (128, 16_384, 8), (64, 4_096, 1), (16, 302_592, 16)],
+    ids=["the example", "cifar100_15min", "digits", "TNT-S"],
+)
+def test_jax_divides_networks_that_were_measured(batch: int, values: int, expected: int) -> None:
+    from tnt_exp.training.backends.jax import microbatch_count
+
+    assert microbatch_count(batch, values, cores=2) == expected
+
+
 @pytest.mark.backend
 @pytest.mark.parametrize("whole_samples", [False, True])
 def test_parts_drop_what_the_batch_drops(whole_samples: bool) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import functools
 import importlib.util
 import logging
 import os
@@ -284,6 +285,7 @@ def _jax(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
         jax.config.update("jax_compilation_cache_dir", str(home / "tnt-exp" / "jax"))
     if trainer.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    is_split = _split_processor()
     devices = jax.local_devices()
     if len(jax.devices()) != len(devices) * process_count():
         raise UserError(
@@ -296,7 +298,26 @@ def _jax(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
         jax.config.update("jax_default_matmul_precision", "highest")
     versions = [re.match(r"(\d+)\.(\d+)$", str(getattr(device, "compute_capability", ""))) for device in gpus]
     has_bfloat16 = all(version and (int(version[1]), int(version[2])) >= _AMPERE for version in versions)
-    return names, len(devices), has_bfloat16 if gpus else _processor_has_bfloat16()
+    count = 1 if is_split and not gpus else len(devices)
+    return names, count, has_bfloat16 if gpus else _processor_has_bfloat16()
+
+
+@functools.cache
+def _split_processor() -> bool:
+    """Make the processor one device of JAX per core, for microbatches in parallel, unless it was split for a run.
+
+    Returns whether it was. A run sees one device all the same.
+    """
+    import jax
+
+    is_split_for_run = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if is_split_for_run or process_count() > 1 or jax.config.jax_num_cpu_devices > 0:
+        return False
+    try:
+        jax.config.update("jax_num_cpu_devices", int(os.environ.get("NPROC") or cpu_count()))  # NPROC: share of a trial
+    except RuntimeError:  # this process has computed before
+        return False
+    return True
 
 
 def _torch(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
