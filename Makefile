@@ -84,13 +84,13 @@ validate: $(VENV)/.check-installed  ## Check citation, workflows, hooks and Dock
 # What the tests of other backends, of parity with timm and of the browser need; CI installs it, a user need not.
 # timm asks for a torchvision that asks for another torch: both are installed as they are.
 everything: $(VENV)/.test-installed $(VENV)/.jax-installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[peers,browser,ray,slurm,postgresql,notebooks]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[peers,openvino,browser,ray,slurm,postgresql,notebooks]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 timm==1.0.31
 
 # Not PyTorch: its version is the peers' own, and with it would come several GB of CUDA packages.
 lock: $(VENV)/.check-installed  ## Resolve the newest and the lowest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-		--extra jax --extra test --extra check --extra browser --extra ray --extra slurm --extra postgresql --extra notebooks --extra site --upgrade pyproject.toml --output-file requirements.lock
+		--extra jax --extra openvino --extra test --extra check --extra browser --extra ray --extra slurm --extra postgresql --extra notebooks --extra site --upgrade pyproject.toml --output-file requirements.lock
 	@$(BIN)/uv pip compile --quiet --resolution lowest-direct --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 		--extra test --upgrade pyproject.toml --output-file requirements-lowest.lock
 

@@ -17,15 +17,19 @@ from tnt_exp.export import runtime
 
 
 class Exported:
-    """An export, which computes on noise; `side`: side of the images, pixels."""
+    """An export, which computes on noise; `side`: side of the images, pixels.
 
-    def __init__(self, batch: int, format: str, side: int, overrides: Sequence[str] = ()) -> None:
+    `openvino`: the precision in which OpenVINO computes; empty: the format's own runtime computes.
+    """
+
+    def __init__(self, batch: int, format: str, side: int, overrides: Sequence[str] = (), openvino: str = "") -> None:
         self.images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
         self.folder = TemporaryDirectory()
         command = [sys.executable, "-m", "benchmarks.exports", format, self.folder.name, str(side), *overrides]
         subprocess.run(command, check=True)
         self.bytes = sum(file.stat().st_size for file in Path(self.folder.name).rglob("*") if file.is_file())
-        self.predict = runtime.RUNTIMES[format](Path(self.folder.name))
+        folder = Path(self.folder.name)
+        self.predict = in_openvino(folder, openvino) if openvino else runtime.RUNTIMES[format](folder)
 
     def parameters(self) -> int:
         """Not known: a runtime does not count them."""
@@ -34,6 +38,14 @@ class Exported:
     def infer(self) -> None:
         """One batch."""
         self.predict(self.images)
+
+
+def in_openvino(folder: Path, precision: str) -> runtime.Model:
+    """Load an ONNX export with OpenVINO; `precision`: f32 or bf16, of all but the products of int8."""
+    import openvino
+
+    model = openvino.Core().compile_model(folder / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    return lambda images: model(images)["logits"]
 
 
 def main(format: str, folder: Path, side: int, overrides: Sequence[str]) -> None:
@@ -50,7 +62,12 @@ def main(format: str, folder: Path, side: int, overrides: Sequence[str]) -> None
     else:
         classifier = model.load(find_weights("cifar100"))
     metadata = {"labels": list(classifier.class_names), "input": {"shape": [None, side, side, 3]}}
-    writers.WRITERS[format](writers.as_float32(classifier), metadata, folder)
+    classifier = writers.as_float32(classifier)
+    if format == "onnx_int8":  # noise is enough, since speed does not depend on the scales
+        noise = np.random.default_rng(0).integers(0, 256, (64, side, side, 3), dtype=np.uint8)
+        writers.onnx_int8(classifier, metadata, folder, noise)
+    else:
+        writers.WRITERS[format](classifier, metadata, folder)
 
 
 if __name__ == "__main__":

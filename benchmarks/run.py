@@ -104,18 +104,22 @@ def timm(compiled: bool, options: dict[str, int]) -> Side:
     return Side("timm, compiled" if compiled else "timm, eager", "torch", spec)
 
 
-def export(format: str, label: str, side: int, overrides: Sequence[str] = ()) -> Side:
-    """An export in its own runtime; without overrides, of the shipped weights of CIFAR-100."""
-    backend = "torch" if format == "timm" else "tensorflow"
-    return Side(label, backend, {"kind": "export", "format": format, "side": side, "overrides": list(overrides)})
+def export(label: str, options: dict[str, str], side: int, overrides: Sequence[str] = ()) -> Side:
+    """An export in a runtime; without overrides, of the shipped weights of CIFAR-100."""
+    return Side(label, "tensorflow", {"kind": "export", **options, "side": side, "overrides": list(overrides)})
 
 
 EXPORTS = {
-    "keras": "Keras, TensorFlow",
-    "savedmodel": "SavedModel",
-    "litert": "LiteRT",
-    "onnx": "ONNX Runtime",
-    "onnx_int8": "ONNX Runtime, int8",
+    "Keras, TensorFlow": {"format": "keras"},
+    "SavedModel": {"format": "savedmodel"},
+    "LiteRT": {"format": "litert"},
+    "ONNX Runtime": {"format": "onnx"},
+    "ONNX Runtime, int8": {"format": "onnx_int8"},
+}
+OPENVINO = {
+    "OpenVINO": {"format": "onnx", "openvino": "f32"},
+    "OpenVINO, bfloat16": {"format": "onnx", "openvino": "bf16"},
+    "OpenVINO, int8": {"format": "onnx_int8", "openvino": "f32"},
 }
 
 
@@ -142,7 +146,8 @@ def suites(batch: int) -> dict[str, Suite]:
             ("timm", 96, SAME, (1, 128)),
             ("tnt_s", 224, ["model=tnt_s", *PLAIN], (1, 16)),
         ):
-            exports = [export(format, label, size, overrides) for format, label in EXPORTS.items()]
+            runtimes = EXPORTS | (OPENVINO if importlib.util.find_spec("openvino") else {})
+            exports = [export(label, options, size, overrides) for label, options in runtimes.items()]
             if name != "cifar100" and importlib.util.find_spec("timm"):
                 exports.insert(1, timm(True, TIMM_SAME if name == "timm" else TIMM_S))
             for count in images:
@@ -357,7 +362,7 @@ def hardware() -> str:
 def versions() -> dict[str, str]:
     """Of what computes."""
     found = {"python": platform.python_version()}
-    for name in ("keras", "tensorflow", "jax", "torch", "timm", "numpy", "onnxruntime"):
+    for name in ("keras", "tensorflow", "jax", "torch", "timm", "numpy", "onnxruntime", "openvino"):
         if importlib.util.find_spec(name):
             found[name] = importlib.metadata.version(name)
     return found

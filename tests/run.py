@@ -45,6 +45,7 @@ def _missing() -> dict[str, str]:
     """Marker: what it needs and lacks."""
     needs = {
         "peers": (_installed("torch", "timm"), "PyTorch and timm (pip install -e '.[peers]')"),
+        "openvino": (_installed("openvino"), "OpenVINO (pip install -e '.[openvino]')"),
         "jax": (_installed("jax"), "JAX (pip install -e '.[jax]')"),
         "browser": (shutil.which("chromium") is not None and _installed("selenium"), "Chromium and selenium"),
         "ray": (_installed("ray", "hydra_plugins.hydra_ray_launcher"), "Ray (pip install -e '.[ray]')"),

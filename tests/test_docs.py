@@ -431,7 +431,7 @@ def test_served_model_answers_what_predict_answers(
         with urllib.request.urlopen(request, timeout=60) as answer:
             rows = json.load(answer)["predictions"]
     assert [row["class"] for row in rows] == classes
-    (program,) = blocks("docs/after-training.md", "python")
+    _, program = blocks("docs/after-training.md", "python")
     namespace: dict[str, Any] = {}
     exec(program, namespace)
     assert len(namespace["table"]) == len(namespace["images"]) == 2
@@ -449,6 +449,27 @@ def test_every_program_and_yaml_file_is_run_by_a_test() -> None:
         ("python.md", "python"),
         ("sweeps.md", "python"),
     }
+
+
+@pytest.mark.openvino
+def test_the_program_that_opens_an_export_in_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers what ONNX Runtime does, up to the rounding of int8."""
+    from tnt_exp import model
+    from tnt_exp.export import runtime, writers
+
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    classifier = model.build(compose(["dataset=cifar10", "model=cifar_small", "model.depth=2"]).model, 10, 3)
+    folder = tmp_path / "export/onnx_int8"
+    folder.mkdir(parents=True)
+    metadata = {"labels": [*map(str, range(10))], "input": {"shape": [None, 32, 32, 3]}}
+    writers.onnx_int8(classifier, metadata, folder, images)
+    monkeypatch.chdir(tmp_path)
+    program, _ = blocks("docs/after-training.md", "python")
+    namespace: dict[str, Any] = {}
+    exec(program, namespace)
+    assert namespace["logits"].shape == (1, 10)
+    answers, wanted = namespace["model"](images)["logits"], runtime.onnx(folder)(images)
+    np.testing.assert_allclose(answers, wanted, atol=0.05 * np.abs(wanted).max())
 
 
 def test_the_program_that_opens_a_search_in_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _IMAGES = 32  # real images on which exports are compared
 _IMAGES_OF_INT8 = 1_000  # those on which the accuracy of int8 is measured
+_CALIBRATION_IMAGES = 320  # training images from which int8 takes the scales of tokens
 _SETTINGS = ("format", "quantize", "output")
 
 
@@ -54,9 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     data.validate(config.dataset)
     output = Path(settings.get("output") or finished.output / "export").expanduser().resolve()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    test = data.load_dataset(config.dataset).test
+    dataset = data.load_dataset(config.dataset)
     count = _IMAGES_OF_INT8 if formats == [INT8] else _IMAGES
-    images, labels = test.images[:count], test.labels[:count]
+    images, labels = dataset.test.images[:count], dataset.test.labels[:count]
 
     # All runtimes are compared on the CPU, because GPUs round differently.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -72,12 +73,12 @@ def main(arguments: Sequence[str]) -> int:
         formats = [format_ for format_ in formats if format_.name != "timm"]
         print(f"tnt-exp: left out: format=timm: {problem}", file=sys.stderr)
 
-    from tnt_exp.export.writers import TOLERANCE, WRITERS, as_float32, example_program, export_metadata, verify_export
+    from tnt_exp.export import writers
 
-    classifier = as_float32(classifier)
+    classifier = writers.as_float32(classifier)
     batches = [images[begin : begin + _IMAGES] for begin in range(0, len(images), _IMAGES)]
     logits = np.concatenate([classifier.predict_on_batch(batch) for batch in batches])
-    about = export_metadata(
+    about = writers.export_metadata(
         classifier,
         finished.image_shape,
         run=finished.path.name,
@@ -91,10 +92,14 @@ def main(arguments: Sequence[str]) -> int:
             with atomic_path(output / format_.name) as part:
                 part.mkdir()
                 metadata = dict(about)
-                WRITERS[format_.name](classifier, metadata, part)
-                (part / "example.py").write_text(example_program(format_.name))
-                tolerance = math.inf if format_ == INT8 else TOLERANCE
-                check = verify_export(format_.name, part, images, logits, tolerance)
+                if format_ == INT8:
+                    every = math.ceil(len(dataset.train.labels) / _CALIBRATION_IMAGES)
+                    writers.onnx_int8(classifier, metadata, part, dataset.train.images[::every])
+                else:
+                    writers.WRITERS[format_.name](classifier, metadata, part)
+                (part / "example.py").write_text(writers.example_program(format_.name))
+                tolerance = math.inf if format_ == INT8 else writers.TOLERANCE
+                check = writers.verify_export(format_.name, part, images, logits, tolerance)
                 if format_ == INT8:
                     accuracy = [float((found.argmax(axis=1) == labels).mean()) for found in (check.logits, logits)]
                     metadata["quantization"] = dict(zip(("int8", "float32"), accuracy, strict=True), images=len(images))

@@ -133,11 +133,11 @@ def onnx(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     onnx_graph.write(classifier, metadata, folder / "model.onnx")
 
 
-def onnx_int8(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
-    """Write `model.onnx` with kernels of int8."""
+def onnx_int8(classifier: Classifier, metadata: JsonObject, folder: Path, images: np.ndarray) -> None:
+    """Write `model.onnx` with products of int8, calibrated with `images`."""
     from tnt_exp.export import onnx_graph
 
-    onnx_graph.write_int8(classifier, metadata, folder / "model.onnx")
+    onnx_graph.write_int8(classifier, metadata, images, folder / "model.onnx")
 
 
 def timm(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
@@ -192,7 +192,6 @@ WRITERS: dict[str, Write] = {
     "savedmodel": savedmodel,
     "litert": litert,
     "onnx": onnx,
-    "onnx_int8": onnx_int8,
     "timm": timm,
 }
 
