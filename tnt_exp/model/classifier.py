@@ -77,7 +77,7 @@ class Classifier(keras.Model):
         streams = 0 if self.jit_compile or images.shape[0] is None else microbatch.parallel_streams()
         count = microbatch.microbatch_count(images.shape[0] or 1, self.network.config.largest_tensor_size, streams)
         logits = microbatch.map_microbatches(
-            lambda index, shared, images: self(images, training=False), count, streams, None, images
+            lambda _, __, images: self.network(self.preprocess(images), share_trace=True), count, streams, None, images
         )
         return microbatch.merge_microbatches(logits)
 

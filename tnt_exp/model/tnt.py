@@ -49,8 +49,8 @@ class TNT(keras.Model):
     Call arguments:
         images: (B, S, S, channels), floats, normalised.
         training: Whether dropout acts.
-        microbatch: Index of the microbatch that the images are, where all have one size; None: they are the whole
-            batch.
+        microbatch: Index of the microbatch that the images are, where all have one size; None: they are the batch.
+        share_trace: Whether blocks of the same shapes are one function of a TensorFlow graph, as they are in training.
 
     Returns:
         Logits (B, num_classes); float32 under mixed precision too.
@@ -120,19 +120,25 @@ class TNT(keras.Model):
             self.representation.build((None, config.embed_dim))
         self.head.build((None, config.representation_size or config.embed_dim))
 
-    def call(self, images: Images, training: bool = False, microbatch: Tensor | None = None) -> Tensor:
+    def call(
+        self, images: Images, training: bool = False, microbatch: Tensor | None = None, share_trace: bool = False
+    ) -> Tensor:
         """Return the logits."""
-        x = self.pool(self.features(images, training, microbatch))
+        x = self.pool(self.features(images, training, microbatch, share_trace))
         if self.representation is not None:
             x = self.representation(x)
         return self.head(x)
 
-    def features(self, images: Images, training: bool = False, microbatch: Tensor | None = None) -> PatchTokens:
+    def features(
+        self, images: Images, training: bool = False, microbatch: Tensor | None = None, share_trace: bool = False
+    ) -> PatchTokens:
         """Return the normalised tokens before pooling, (B, T, D), the class token first if there is one."""
         seed = self._next_seed(microbatch) if training else None
         pixels = self.pixel_embedding(images)
         patches = self.patch_embedding(pixels, seed)
-        call_block = self._block_caller(training)
+        call_block: Callable[..., tuple[PixelTokens, PatchTokens]] = _call_rematerialised
+        if not self.remat:
+            call_block = SharedBlockTrace() if training or share_trace else lambda block, *inputs: block(*inputs)
         for index, block in enumerate(self.blocks):
             pixels, patches = call_block(
                 block, pixels, patches, self._drop_path_rate(index), layer_seed(seed, block.name)
@@ -168,12 +174,6 @@ class TNT(keras.Model):
         if microbatch is None:
             return seed
         return ops.concatenate([seed, ops.reshape(ops.cast(microbatch, "int32"), (1,))])
-
-    def _block_caller(self, training: bool) -> Callable[..., tuple[PixelTokens, PatchTokens]]:
-        """Return the function that applies a block: rematerialised, traced once per shape, or plain."""
-        if self.remat:
-            return _call_rematerialised
-        return SharedBlockTrace() if training else lambda block, *inputs: block(*inputs)
 
     def _drop_path_rate(self, index: int) -> Scalar | None:
         """Return the rate of a block, which grows linearly from 0 in the first to the last; None: no drop path."""

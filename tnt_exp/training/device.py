@@ -29,7 +29,7 @@ _USELESS_PASSES = (
 )
 
 # Imported by Keras and TensorFlow where they are installed, for features that are not used here.
-_OPTIONAL_PACKAGES = ("jax", "matplotlib", "pandas", "sklearn", "torch")
+_OPTIONAL_PACKAGES = {"IPython", "jax", "matplotlib", "pandas", "scipy", "sklearn", "torch"}
 
 # Flags of XLA in TensorFlow.
 _XLA_FLAGS = {
@@ -193,9 +193,9 @@ def _without_optional_packages(backend: str) -> Iterator[None]:
     Nothing here uses them through Keras, and they are half of the time of the import. Only in a process of the command
     line: a notebook may give Keras a data frame.
     """
-    names = [name for name in _OPTIONAL_PACKAGES if name != backend and name not in sys.modules]
-    if "keras" in sys.modules or "tnt_exp.cli" not in sys.modules:
-        names = []
+    needed = {"jax", "scipy"} if backend == "jax" else {backend}
+    is_first = "keras" not in sys.modules and "tnt_exp.cli" in sys.modules
+    names = _OPTIONAL_PACKAGES - needed - sys.modules.keys() if is_first else set()
     for name in names:  # an import of a module that is None fails as if it were not installed
         sys.modules[name] = None  # type: ignore[assignment]
     try:
