@@ -18,6 +18,7 @@ from tnt_exp import data
 from tnt_exp.cli import main
 from tnt_exp.config.compose import compose
 from tnt_exp.errors import UserError
+from tnt_exp.export.formats import GRAPHS
 from tnt_exp.export.writers import verify_export
 from tnt_exp.finished_runs import find_run
 
@@ -77,6 +78,31 @@ def test_litert_of_a_model_that_resizes_and_crops(preset: str, tmp_path: Path) -
     litert(classifier, {"input": {"shape": [None, 20, 20, 3]}, "labels": LABELS}, tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
     np.testing.assert_allclose(runtime.litert(tmp_path)(images), np.asarray(classifier(images)), atol=1e-4)
+
+
+def test_trials_of_a_sweep_trace_a_graph_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of a network whose graph another trial has written differ in their variables only."""
+    import tensorflow as tf
+
+    from tnt_exp import model
+    from tnt_exp.export.portable import savedmodel
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 10, 12, 1)).astype(np.uint8)
+    graphs = tmp_path / "graphs"
+    graphs.mkdir()
+    monkeypatch.setenv(GRAPHS, str(graphs))
+    saved, save = list[str](), tf.saved_model.save
+    monkeypatch.setattr(tf.saved_model, "save", lambda *given, **how: (saved.append(given[1]), save(*given, **how)))
+    for name, depth, seed in (("first", 1, 0), ("second", 1, 1), ("deeper", 2, 1)):
+        classifier = model.build(compose(["model=tiny", f"model.depth={depth}"]).model, 10, 1, seed=seed)
+        savedmodel(classifier, (8, 8, 1), tmp_path / name)
+        served = tf.saved_model.load(str(tmp_path / name)).signatures["serving_default"](images=tf.constant(images))
+        np.testing.assert_allclose(served["logits"], classifier(images), atol=1e-5)
+    assert [Path(folder).name for folder in saved] == ["first", "deeper"]
+    assert len(list(graphs.iterdir())) == 2
+    hashes = [tf.saved_model.experimental.read_fingerprint(str(tmp_path / name)) for name in ("first", "second")]
+    assert hashes[0].graph_def_program_hash == hashes[1].graph_def_program_hash
+    assert hashes[0].checkpoint_hash != hashes[1].checkpoint_hash
 
 
 def test_savedmodel_takes_images_of_any_size(exported: tuple[Path, str], images: np.ndarray) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from matplotlib.text import Text
 
@@ -17,14 +17,14 @@ NAMES = ["a$\\frac{$b", "$x$", "100 %", "\\$", "a_b^c", "{", "$$"]
 
 def test_names_of_classes_are_no_mathematics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
-    save = Figure.savefig
+    save = FigureCanvasAgg.print_png
 
-    def savefig(figure: Figure, *arguments: object, **options: object) -> None:
-        save(figure, *arguments, **options)
-        texts = figure.findobj(Text)
+    def print_png(canvas: FigureCanvasAgg, *arguments: object, **options: object) -> None:
+        save(canvas, *arguments, **options)
+        texts = canvas.figure.findobj(Text)
         drawn.extend(text.get_text() for text in texts if not text.get_parse_math())
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", print_png)
     run_figures.draw_samples(np.zeros((len(NAMES), 4, 4, 1)), NAMES, tmp_path / "samples.png")
     run_figures.draw_confusion_matrix(np.eye(len(NAMES), dtype=int), NAMES, "$\\nothing$", tmp_path / "confusion.png")
     for name in NAMES:

@@ -53,7 +53,6 @@ def run_folder_config(folder: Path, wait: float = 0.0, overrides: Sequence[str] 
 
     config = apply_overrides(load_config(folder / "config.yaml"), overrides, MAY_CHANGE_ON_RESUME)
     configure_logging(folder)
-
     return run_experiment(config, folder=str(folder), tags=_tags(folder), wait=wait)
 
 

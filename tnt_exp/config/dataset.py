@@ -48,9 +48,7 @@ class DatasetConfig:
     split_seed: int = config_field(0, "seed of the splits, apart from the training seed", ge=0)
     train_limit: int | None = config_field(None, "use only this many training images (stratified); null: all", ge=1)
     memory_limit: float = config_field(
-        4.0,
-        "image_folder: a split that needs more is decoded ahead of each step instead of held in memory, GiB",
-        ge=0,
+        4.0, "image_folder: a split that needs more is decoded ahead of each step instead of held in memory, GiB", ge=0
     )
     on_error: OnError = config_field(
         OnError.stop, "image_folder: an unreadable image stops the run or is skipped and counted"

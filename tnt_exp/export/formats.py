@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from tnt_exp.config.keys import did_you_mean
 from tnt_exp.errors import UserError
 
+GRAPHS = "TNT_EXP_GRAPHS"  # environment variable: a folder in which trials that run the same code share graphs
+
 
 @dataclass(frozen=True)
 class Format:

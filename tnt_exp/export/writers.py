@@ -3,10 +3,12 @@
 Keras runs on TensorFlow here.
 """
 
+import hashlib
 import inspect
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,12 +20,13 @@ from pathlib import Path
 import numpy as np
 
 import tnt_exp
-from tnt_exp.atomic_files import JsonObject
+from tnt_exp.atomic_files import JsonObject, atomic_write
 from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.errors import UserError
 from tnt_exp.export import runtime
+from tnt_exp.export.formats import GRAPHS
 from tnt_exp.model import TNT, Classifier
-from tnt_exp.model.classifier import save_weights
+from tnt_exp.model.classifier import computation, save_weights
 from tnt_exp.model.pretrained import save_timm
 
 TOLERANCE = 1e-4  # largest difference of a logit
@@ -32,8 +35,10 @@ Write = Callable[[Classifier, JsonObject, Path], None]
 
 
 def as_float32(classifier: Classifier) -> Classifier:
-    """Return the same model, computing in float32 and without rematerialisation, as every runtime supports it."""
+    """Return the model, computing in float32 and without rematerialisation, as every runtime supports it."""
     network = classifier.network
+    if network.dtype_policy.name == "float32" and not network.remat:
+        return classifier
     config = {**network.get_config(), "dtype": "float32", "remat": False}
     plain = TNT.from_config(config)
     plain.set_weights(network.get_weights())
@@ -88,19 +93,38 @@ def safetensors(classifier: Classifier, metadata: JsonObject, folder: Path) -> N
 
 
 def savedmodel(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
-    """Write a TensorFlow SavedModel; its signature takes images of any size and returns logits and probabilities."""
-    import tensorflow as tf
+    """Write a TensorFlow SavedModel; its signature takes images of any size and returns logits and probabilities.
 
+    The trials of a sweep trace and write the graph of a network once: another one differs in its variables only.
+    """
+    import tensorflow as tf
+    from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
+
+    module = tf.Module()
+    module.weights = [variable.value for variable in classifier.variables]
+    graph, file = _shared_graph(classifier), folder / "saved_model.pb"
+    if graph and graph.exists():
+        tf.train.Checkpoint(module).write(folder / "variables" / "variables")
+        shutil.copyfile(graph, file)
+        write_fingerprint(str(folder))
+        return
     images = tf.TensorSpec((None, None, None, metadata["input"]["shape"][-1]), tf.uint8, name="images")
 
     def serve(images: Tensor) -> dict[str, Tensor]:
         logits = classifier(images)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
-    module = tf.Module()
-    module.weights = [variable.value for variable in classifier.variables]
-    module.serve = tf.function(serve, input_signature=[images])
+    module.serve = tf.function(serve, input_signature=[images], autograph=False)
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    if graph:
+        atomic_write(graph, file.read_bytes())
+
+
+def _shared_graph(classifier: Classifier) -> Path | None:
+    """Return the file that holds the graph of such a network for all trials of a sweep; None: there are no others."""
+    arguments = json.dumps(computation(classifier), sort_keys=True)
+    folder = os.environ.get(GRAPHS)
+    return Path(folder) / hashlib.sha256(arguments.encode()).hexdigest() if folder else None
 
 
 def litert(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:

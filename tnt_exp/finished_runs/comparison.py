@@ -15,14 +15,7 @@ from tnt_exp.formatting import as_number, canonical_text, format_table
 from tnt_exp.reports.leaderboard import REPEATED
 from tnt_exp.run_folder import parse_number, read_metrics
 
-_METRICS = (
-    "best/val/accuracy",
-    "best/val/loss",
-    "test/accuracy",
-    "test/top5_accuracy",
-    "test/loss",
-    "train_seconds",
-)
+_METRICS = ("best/val/accuracy", "best/val/loss", "test/accuracy", "test/top5_accuracy", "test/loss", "train_seconds")
 _CURVES = ("val/accuracy", "val/loss", "train/loss")
 _LEVEL = 0.05  # of significance
 

@@ -13,16 +13,7 @@ from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.model.attention import Attention
 from tnt_exp.model.dropout import layer_seed
 from tnt_exp.model.fused_ops import dropout_add, gelu_dropout
-from tnt_exp.model.layers import (
-    Norm,
-    PatchTokens,
-    PixelTokens,
-    Scalar,
-    Seed,
-    Shape,
-    TNTLayer,
-    Tokens,
-)
+from tnt_exp.model.layers import Norm, PatchTokens, PixelTokens, Scalar, Seed, Shape, TNTLayer, Tokens
 from tnt_exp.model.tnt_config import Arguments, LayerOptions, TNTConfig
 
 

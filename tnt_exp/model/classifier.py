@@ -141,16 +141,19 @@ def load(path: str | os.PathLike[str]) -> Classifier:
     return model
 
 
+def computation(classifier: Classifier) -> Arguments:
+    """Return what determines, with the weights, what a model computes."""
+    parts = {name: getattr(classifier, name).get_config() for name in ("preprocess", "network")}
+    return {name: {key: part[key] for key in part if key not in _NOT_OF_MODEL} for name, part in parts.items()}
+
+
 def save_weights(classifier: Classifier, path: str | os.PathLike[str]) -> None:
     """Write a model as one .safetensors file, float32, for `load` and for `model.weights`.
 
     Raises:
         UserError: The name does not end in .safetensors, or the folder cannot be written to.
     """
-    header: Arguments = {"class_names": classifier.class_names}
-    for name in ("preprocess", "network"):
-        arguments = getattr(classifier, name).get_config()
-        header[name] = {key: value for key, value in arguments.items() if key not in _NOT_OF_MODEL}
+    header = {**computation(classifier), "class_names": classifier.class_names}
     weights = named_weights(classifier.network).items()
     tensors = {name: np.asarray(keras.ops.convert_to_numpy(weight), "float32") for name, weight in weights}
     weights_file.write_model(Path(path), tensors, header)

@@ -17,17 +17,7 @@ from tnt_exp.model.blocks import TNTBlock
 from tnt_exp.model.dropout import layer_seed
 from tnt_exp.model.embedding import PatchEmbedding, PixelEmbedding
 from tnt_exp.model.initializers import derive_seed, kernel_initializer
-from tnt_exp.model.layers import (
-    Images,
-    Norm,
-    PatchTokens,
-    PixelTokens,
-    Pool,
-    Scalar,
-    Seed,
-    Shape,
-    SharedBlockTrace,
-)
+from tnt_exp.model.layers import Images, Norm, PatchTokens, PixelTokens, Pool, Scalar, Seed, Shape, SharedBlockTrace
 from tnt_exp.model.tnt_config import Arguments, Geometry, TNTConfig
 
 

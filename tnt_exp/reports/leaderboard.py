@@ -92,9 +92,8 @@ def rank_points(rows: Sequence[TrialRow], *, maximize: bool) -> list[RankedPoint
     """Return the points, best first; below them those of which some runs have no objective, and those without one."""
     groups: dict[tuple[tuple[str, str], ...], list[TrialRow]] = {}
     for row in rows:
-        groups.setdefault(tuple((key, value) for key, value in row.params.items() if key not in REPEATED), []).append(
-            row
-        )
+        point = tuple((key, value) for key, value in row.params.items() if key not in REPEATED)
+        groups.setdefault(point, []).append(row)
     found = []
     for params, members in groups.items():
         values = _finite(row.objective for row in members if row.state == "finished")

@@ -27,7 +27,7 @@ _TRAIN, _VALIDATION, _CHOSEN = "#3b6ea8", "#d1662b", "#777777"
 
 def save_figure(figure: Figure, file: Path) -> None:
     """Write a PNG file; text is drawn as it is, not as mathematics, in a font that has its letters if there is one."""
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     texts: list[Text] = figure.findobj(Text)
     letters = "".join(sorted(set().union(*(text.get_text() for text in texts))))
     fonts = [_FONT, *_fonts_with(_lacking(font_manager.findfont(_FONT), letters))]
@@ -36,7 +36,8 @@ def save_figure(figure: Figure, file: Path) -> None:
         text.set_fontfamily(fonts)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a letter that no font has becomes an empty box
-        figure.savefig(file, dpi=120)
+        figure.set_dpi(120)
+        canvas.print_png(file)  # type: ignore[no-untyped-call]  # `savefig` draws twice
 
 
 @cache
@@ -151,13 +152,13 @@ def draw_samples(
     label = math.ceil((0.16 * lines + 0.06) * (width + gap) / inches)  # pixels for the lines above an image
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = np.ones((rows * (label + height), columns * (width + gap) - gap, 3), np.float32)
+    sheet = np.full((rows * (label + height), columns * (width + gap) - gap, 3), 255, np.uint8)
     size = max(inches * columns, 8.0), inches * rows * (label + height) / (width + gap) + 0.4
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     for index, title in enumerate(titles):
         top, left = (index // columns) * (label + height) + label, (index % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = np.clip(images[index], 0, 1)
+        sheet[top : top + height, left : left + width] = np.clip(images[index], 0, 1) * 255
         axes.text(left - 0.5, top - 0.5 - 0.1 * label, title, fontsize=8, va="bottom", clip_on=True)
     axes.imshow(sheet, interpolation="nearest")
     axes.axis("off")

@@ -13,12 +13,14 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tnt_exp.atomic_files import JsonObject
+from tnt_exp.export.formats import GRAPHS
 
 PROGRAM = (sys.executable, "-P", "-m", "tnt_exp", "run", "--fork-server")
 
@@ -47,6 +49,7 @@ class ForkServer:
         self, backend: str, environment: Mapping[str, str] | None = None, program: Sequence[str] | None = None
     ) -> None:
         self._connection, theirs = Pipe()
+        self._graphs = tempfile.TemporaryDirectory(prefix="tnt-exp-")
         self._process = subprocess.Popen(
             [*(program or PROGRAM), backend, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
@@ -63,8 +66,9 @@ class ForkServer:
     ) -> "ForkedProcess":
         """Start a command in a folder; what it prints is appended to a file. Options are for another program."""
         self._count += 1
+        environment = {**environment, GRAPHS: self._graphs.name}
         fork = self._forks[self._count] = ForkedProcess(self)
-        request = {"number": self._count, "arguments": list(arguments), "environment": dict(environment), **options}
+        request = {"number": self._count, "arguments": list(arguments), "environment": environment, **options}
         with contextlib.suppress(OSError):  # the server is gone, which `poll` sees
             self._connection.send_bytes(json.dumps({**request, "log": str(log), "cwd": str(cwd)}).encode())
         return fork
@@ -85,6 +89,7 @@ class ForkServer:
                     self._forks.pop(message["number"]).returncode = message["code"]
         except (EOFError, OSError):  # the server is gone, and its forks are killed with it
             self._process.wait()
+            self._graphs.cleanup()
             for fork in self._forks.values():
                 fork.returncode = -signal.SIGKILL
 
@@ -94,6 +99,7 @@ class ForkServer:
         if self._process.stdin:
             self._process.stdin.close()
         self._process.wait()
+        self._graphs.cleanup()
 
 
 class ForkedProcess:
@@ -140,6 +146,8 @@ def preload(backend: str) -> None:
     for module in _MODULES:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    with contextlib.suppress(ImportError):  # MLflow lists the modules of all packages, once in a process
+        importlib.import_module("mlflow.utils.requirements_utils").warn_dependency_requirement_mismatches(["mlflow"])
     provenance.packages()
     gc.freeze()  # a fork copies each page that it writes to, and the collector writes to all
 

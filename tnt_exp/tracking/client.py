@@ -196,10 +196,7 @@ def newest_runs_url(uri: str, address: str) -> str:
 
 
 def search_all_runs(
-    client: mlflow.MlflowClient,
-    experiment_ids: Sequence[str],
-    condition: str = "",
-    view: str = ViewType.ACTIVE_ONLY,
+    client: mlflow.MlflowClient, experiment_ids: Sequence[str], condition: str = "", view: str = ViewType.ACTIVE_ONLY
 ) -> Iterator[Run]:
     """Yield all runs (those that were not deleted), page by page; the condition is MLflow's filter string."""
     token: str | None = None

@@ -110,7 +110,6 @@ def _artifacts(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Fi
     if not (folder / "result.json").is_file():
         yield Finding(issue, f"nothing is left of them: {folder} is gone too", None)
         return
-
     yield Finding(issue, f"log them again from {folder}", lambda: _log_files(client, run, folder))
 
 

@@ -35,11 +35,13 @@ _SOURCE_TAG = "told"  # tag of a logged model that names run and epoch; the valu
 _COMPARED_METRICS = ("val/accuracy", "test/accuracy")  # the first one that exists
 
 
-def package_model(classifier: "Classifier", example: np.ndarray, versions: Mapping[str, str], folder: Path) -> None:
+def package_model(
+    classifier: "Classifier", example: np.ndarray, versions: Mapping[str, str], keras_file: Path, folder: Path
+) -> None:
     """Write a model in the format of MLflow, with signature, input example (uint8 (1, H, W, C)) and requirements.
 
-    Those of `versions` that the model needs, and MLflow, are its pinned requirements. The folder exists only when it is
-    complete.
+    Those of `versions` that the model needs, and MLflow, are its pinned requirements; `keras_file` holds it already.
+    The folder exists only when it is complete.
     """
     from tnt_exp.export.portable import savedmodel
 
@@ -48,9 +50,8 @@ def package_model(classifier: "Classifier", example: np.ndarray, versions: Mappi
     for name in ("absl", "tensorflow", "mlflow.pyfunc"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they log temporary files
     with tempfile.TemporaryDirectory() as name, atomic_files.atomic_path(folder) as partial:
-        saved, keras_file = Path(name) / "saved_model", Path(name) / "model.keras"
+        saved = Path(name) / "saved_model"
         savedmodel(classifier, example.shape[1:], saved)
-        classifier.save(keras_file)
         mlflow.pyfunc.save_model(
             str(partial),
             python_model=str(_PYFUNC_MODEL),
@@ -75,8 +76,8 @@ def package_run(folder: Path, target: Path) -> None:
     shape = (read_json(folder / "dataset.json") or {}).get("shape")
     if shape is None:
         raise FileNotFoundError(f"{folder}/dataset.json does not hold the shape of the images")
-    example = np.zeros((1, *shape), np.uint8)
-    package_model(model.load(folder / "model.keras"), example, read_json(folder / "result.json")["versions"], target)
+    example, keras_file = np.zeros((1, *shape), np.uint8), folder / "model.keras"
+    package_model(model.load(keras_file), example, read_json(folder / "result.json")["versions"], keras_file, target)
 
 
 def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, step: int) -> str:

@@ -135,9 +135,10 @@ class Tracker(BaseTracker):
         self._system_metrics = SystemMetrics(self._mirror.folder / SYSTEM_METRICS)
 
     def model(self, classifier: "Classifier", example: Any) -> None:
-        """Package the chosen model so that it loads without this package; the example is an image (1, H, W, C)."""
+        """Package the saved model so that it loads without this package; the example is an image (1, H, W, C)."""
+        folder, versions = self._mirror.folder, self._result["versions"]
         try:
-            models.package_model(classifier, example, self._result["versions"], self._mirror.folder / MODEL)
+            models.package_model(classifier, example, versions, folder / "model.keras", folder / MODEL)
         except Exception as error:  # the run is complete without it
             log.warning("the model is not logged with MLflow: %s: %s", type(error).__name__, error)
 

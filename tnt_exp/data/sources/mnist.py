@@ -18,12 +18,7 @@ _SIDE = 28
 _OFFICIAL_TRAIN = 60_000
 
 # Each as it is or with the suffix .gz: training images and labels, test images and labels.
-_IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+_IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 _CLASS_NAMES = {
     "mnist": tuple("0123456789"),

@@ -16,7 +16,6 @@ def compile_train_step(computation: StepComputation, *, xla: bool, devices: int)
     """Return a step that is traced once per shape of a chunk."""
     if devices == 1:
         return TensorFlowStep(computation, xla=xla, streams=0 if xla else microbatch.parallel_streams())
-
     return MirroredStep(computation, xla=xla, devices=devices)
 
 
