@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,6 @@ class ForkServer:
         self, backend: str, environment: Mapping[str, str] | None = None, program: Sequence[str] | None = None
     ) -> None:
         self._connection, theirs = Pipe()
-        self._graphs = tempfile.TemporaryDirectory(prefix="tnt-exp-")
         self._process = subprocess.Popen(
             [*(program or PROGRAM), backend, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
@@ -66,9 +66,8 @@ class ForkServer:
     ) -> "ForkedProcess":
         """Start a command in a folder; what it prints is appended to a file. Options are for another program."""
         self._count += 1
-        environment = {**environment, GRAPHS: self._graphs.name}
         fork = self._forks[self._count] = ForkedProcess(self)
-        request = {"number": self._count, "arguments": list(arguments), "environment": environment, **options}
+        request = {"number": self._count, "arguments": list(arguments), "environment": dict(environment), **options}
         with contextlib.suppress(OSError):  # the server is gone, which `poll` sees
             self._connection.send_bytes(json.dumps({**request, "log": str(log), "cwd": str(cwd)}).encode())
         return fork
@@ -89,7 +88,6 @@ class ForkServer:
                     self._forks.pop(message["number"]).returncode = message["code"]
         except (EOFError, OSError):  # the server is gone, and its forks are killed with it
             self._process.wait()
-            self._graphs.cleanup()
             for fork in self._forks.values():
                 fork.returncode = -signal.SIGKILL
 
@@ -99,7 +97,6 @@ class ForkServer:
         if self._process.stdin:
             self._process.stdin.close()
         self._process.wait()
-        self._graphs.cleanup()
 
 
 class ForkedProcess:
@@ -162,6 +159,7 @@ def serve(number: int) -> JsonObject | None:
         In a fork: its request, after its streams, folder and environment were set. In the server: None, at the end.
     """
     connection, running = Connection(number), dict[int, int]()
+    graphs = tempfile.mkdtemp(prefix="tnt-exp-")
     while True:
         ready, _, _ = select.select([connection], [], [], _INTERVAL if running else None)
         if ready:
@@ -172,6 +170,7 @@ def serve(number: int) -> JsonObject | None:
             pid = os.fork()
             if pid == 0:
                 connection.close()
+                request["environment"][GRAPHS] = graphs
                 return _begin(request)
             running[pid] = request["number"]
             _send(connection, number=request["number"], pid=pid)
@@ -182,6 +181,7 @@ def serve(number: int) -> JsonObject | None:
     for pid in running:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+    shutil.rmtree(graphs, ignore_errors=True)
     return None
 
 
