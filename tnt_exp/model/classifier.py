@@ -76,9 +76,11 @@ class Classifier(keras.Model):
         images, *_ = keras.utils.unpack_x_y_sample_weight(*data)
         streams = 0 if self.jit_compile or images.shape[0] is None else microbatch.parallel_streams()
         count = microbatch.microbatch_count(images.shape[0] or 1, self.network.config.largest_tensor_size, streams)
-        logits = microbatch.map_microbatches(
-            lambda _, __, images: self.network(self.preprocess(images), share_trace=True), count, streams, None, images
-        )
+
+        def predict(_: Tensor, __: None, images: Tensor) -> Tensor:
+            return self.network(self.preprocess(images), share_trace=True)
+
+        logits = microbatch.map_microbatches(predict, count, streams, None, images, inline=True)
         return microbatch.merge_microbatches(logits)
 
     def get_config(self) -> Arguments:

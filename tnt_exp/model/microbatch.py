@@ -54,7 +54,12 @@ def microbatch_count(batch_size: int, tensor_size: int, streams: int) -> int:
 
 
 def map_microbatches(
-    function: Callable[..., Structure], count: int, streams: int, shared: Structure | None, *tensors: Tensor
+    function: Callable[..., Structure],
+    count: int,
+    streams: int,
+    shared: Structure | None,
+    *tensors: Tensor,
+    inline: bool = False,
 ) -> Structure:
     """Apply `function` to each microbatch of the tensors, in a TensorFlow graph.
 
@@ -65,6 +70,8 @@ def map_microbatches(
         streams: How many of them are computed in parallel.
         shared: Structure of tensors that every call gets whole.
         tensors: What is divided.
+        inline: Whether the loop holds the function's operations instead of a call. Calls that only call further
+            functions, as in a prediction, TensorFlow computes one after the other.
 
     Returns:
         The function's structure, each tensor with one more axis: (microbatch, ...).
@@ -73,8 +80,8 @@ def map_microbatches(
         return keras.tree.map_structure(lambda value: value[None], function(None, shared, *tensors))
     import tensorflow as tf
 
-    # One call in a loop, not inlined: otherwise TensorFlow traces and optimises one network per microbatch.
-    traced = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+    # One call in a loop: otherwise TensorFlow traces and optimises one network per microbatch.
+    traced = tf.function(function, autograph=False, experimental_attributes={"_noinline": not inline})
     microbatches = [
         tf.reshape(tensor, tf.concat([[count, tensor.shape[0] // count], tf.shape(tensor)[1:]], axis=0))
         for tensor in tensors
