@@ -172,3 +172,23 @@ assert microbatch.parallel_streams() == cpu_count(), microbatch.parallel_streams
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_loop_of_predictions_holds_operations(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It held a call of a function of calls, and TensorFlow computed the microbatches one after the other."""
+    import tensorflow as tf
+
+    classifier, _, _ = make("model.depth=2")
+    monkeypatch.setattr(microbatch, "parallel_streams", lambda: 2)
+    monkeypatch.setattr(microbatch, "microbatch_count", lambda *_: 2)
+    predict = tf.function(lambda images: classifier.predict_step((images,)), autograph=False)
+    definition = predict.get_concrete_function(tf.TensorSpec((4, 8, 8, 1), "uint8")).graph.as_graph_def()
+    functions = {function.signature.name: function for function in definition.library.function}
+    (loop,) = (node for node in definition.node if node.op in ("While", "StatelessWhile"))
+
+    def called(function: Any) -> list[Any]:
+        return [functions[node.attr["f"].func.name] for node in function.node_def if "PartitionedCall" in node.op]
+
+    (part,) = called(functions[loop.attr["body"].func.name])
+    assert not part.attr["_noinline"].b
+    assert [block.attr["_noinline"].b for block in called(part)] == [True, True]
