@@ -77,7 +77,8 @@ class Classifier(keras.Model):
         streams = 0 if self.jit_compile or images.shape[0] is None else microbatch.parallel_streams()
         count = microbatch.microbatch_count(images.shape[0] or 1, self.network.config.largest_tensor_size, streams)
 
-        def predict(_: Tensor, __: None, images: Tensor) -> Tensor:
+        def predict(index: Tensor, shared: None, images: Tensor) -> Tensor:
+            del index, shared
             return self.network(self.preprocess(images), share_trace=True)
 
         logits = microbatch.map_microbatches(predict, count, streams, None, images, inline=True)
