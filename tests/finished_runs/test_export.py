@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -45,6 +46,13 @@ def test_table_says_what_was_measured(exported: tuple[Path, str]) -> None:
     for line in lines[1:]:
         assert float(line.split()[3]) <= 1e-4
     assert sorted(entry.name for entry in folder.iterdir()) == ["keras", "litert", "safetensors", "savedmodel"]
+
+
+def test_messages_of_native_libraries_are_not_shown(run_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tnt_exp", "export", str(run_folder), "format=safetensors", f"output={tmp_path}"]
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", ["keras", "safetensors", "savedmodel", "litert"])

@@ -64,10 +64,11 @@ def main(arguments: Sequence[str]) -> int:
     import numpy as np
 
     from tnt_exp.finished_runs.find import load_for_evaluation
-    from tnt_exp.model.pretrained import timm_problem
 
     trainer = replace(config.trainer, backend=Backend.tensorflow, precision=Precision.float32)
     classifier = load_for_evaluation(finished, trainer)  # Keras is imported there, on TensorFlow
+
+    from tnt_exp.model.pretrained import timm_problem
 
     if settings["format"] == "all" and (problem := timm_problem(classifier.network)):
         formats = [format_ for format_ in formats if format_.name != "timm"]
