@@ -27,8 +27,8 @@ class Exported:
         self.folder = TemporaryDirectory()
         command = [sys.executable, "-m", "benchmarks.exports", format, self.folder.name, str(side), *overrides]
         subprocess.run(command, check=True)
-        self.bytes = sum(file.stat().st_size for file in Path(self.folder.name).rglob("*") if file.is_file())
         folder = Path(self.folder.name)
+        self.bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         self.predict = in_openvino(folder, openvino) if openvino else runtime.RUNTIMES[format](folder)
 
     def parameters(self) -> int:

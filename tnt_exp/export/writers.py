@@ -98,12 +98,13 @@ def savedmodel(classifier: Classifier, metadata: JsonObject, folder: Path) -> No
     The trials of a sweep trace and write the graph of a network once: another one differs in its variables only.
     """
     import tensorflow as tf
-    from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
     module = tf.Module()
     module.weights = [variable.value for variable in classifier.variables]
     graph, file = _shared_graph(classifier), folder / "saved_model.pb"
     if graph and graph.exists():
+        from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
+
         tf.train.Checkpoint(module).write(folder / "variables" / "variables")
         shutil.copyfile(graph, file)
         write_fingerprint(str(folder))
@@ -122,9 +123,10 @@ def savedmodel(classifier: Classifier, metadata: JsonObject, folder: Path) -> No
 
 def _shared_graph(classifier: Classifier) -> Path | None:
     """Return the file that holds the graph of such a network for all trials of a sweep; None: there are no others."""
+    if not (folder := os.environ.get(GRAPHS)):
+        return None
     arguments = json.dumps(computation(classifier), sort_keys=True)
-    folder = os.environ.get(GRAPHS)
-    return Path(folder) / hashlib.sha256(arguments.encode()).hexdigest() if folder else None
+    return Path(folder) / hashlib.sha256(arguments.encode()).hexdigest()
 
 
 def litert(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:

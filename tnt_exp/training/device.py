@@ -304,14 +304,14 @@ def _jax(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
 
 @functools.cache
 def _split_processor() -> bool:
-    """Make the processor one device of JAX per core, for microbatches in parallel, unless it was split for a run.
+    """Make the processor one device of JAX per core, for microbatches in parallel, unless a user has split it.
 
-    Returns whether it was. A run sees one device all the same.
+    Returns whether this function has; a run then counts one device all the same.
     """
     import jax
 
-    is_split_for_run = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if is_split_for_run or process_count() > 1 or jax.config.jax_num_cpu_devices > 0:
+    is_split_by_flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if is_split_by_flag or process_count() > 1 or jax.config.jax_num_cpu_devices > 0:
         return False
     try:
         jax.config.update("jax_num_cpu_devices", int(os.environ.get("NPROC") or cpu_count()))  # NPROC: share of a trial

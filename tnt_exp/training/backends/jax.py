@@ -155,11 +155,9 @@ class JaxStep:
         self, mesh: Mesh, shared: tuple[list[Tensor], list[Tensor], Tensor], parts: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Return what `_gradients` does, added over the microbatches of each core: (cores, ...)."""
-        by_core = PartitionSpec(*mesh.axis_names)
+        spec = PartitionSpec("cores")
 
-        @functools.partial(
-            jax.shard_map, mesh=mesh, in_specs=(PartitionSpec(), by_core), out_specs=by_core, check_vma=False
-        )
+        @functools.partial(jax.shard_map, mesh=mesh, in_specs=(PartitionSpec(), spec), out_specs=spec, check_vma=False)
         def add_own(shared: tuple[list[Tensor], list[Tensor], Tensor], parts: list[Tensor]) -> Tensor:
             def add(totals: Tensor, part: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
                 gradients, others, sums = self._gradients(*shared, *part)
