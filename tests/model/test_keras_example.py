@@ -99,17 +99,20 @@ def _in_order(network):
 def pair():
     from tnt_exp.config.compose import compose
 
+    keras.utils.set_random_seed(0)
     stock, made = _stock()
     model = build(compose(["model=keras_example"]).model, 100, 3)
     return stock, made, model
 
 
 def _limit_of_2021(variable):
-    """Glorot's limit where Keras has changed since the example was trained: in attention.
+    """The limit of the uniform distribution the example drew from; None where it is Glorot's as Keras has it today.
 
-    It took (dim, heads, head) and (heads, head, dim) for a convolution's (window, inputs, outputs); today it looks at
-    how many numbers go in and out.
+    In attention Keras took (dim, heads, head) and (heads, head, dim) for a convolution's (window, inputs, outputs);
+    today it looks at how many numbers go in and out. An Embedding draws from -0.05 to 0.05.
     """
+    if variable.path.endswith("positions"):
+        return 0.05
     heads, dim = {"inner": (2, INNER), "outer": (4, OUTER)}.get(variable.path.split("/")[2], (0, 0))
     if "attention/qkv" in variable.path:
         return (6 / (dim * heads + dim * dim)) ** 0.5
