@@ -1,7 +1,10 @@
 """The hardware that a process may use."""
 
 import os
+import time
 from pathlib import Path
+
+import psutil
 
 
 def cpu_count() -> int:
@@ -14,3 +17,12 @@ def processor_info(field: str) -> str:
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{field}\t")), "")
+
+
+def seconds_since_start() -> float:
+    """Return how long this process has been running; on Linux by a clock that nobody sets, to 10 milliseconds."""
+    stat = Path("/proc/self/stat")
+    if stat.exists():  # psutil adds the time of the boot, which Linux tells to the second
+        ticks = int(stat.read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.time() - psutil.Process().create_time())

@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
-
 from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.config import Config
 from tnt_exp.config.trainer import Distributed
 from tnt_exp.credentials import hide_passwords
 from tnt_exp.errors import UserError, describe_system_error
 from tnt_exp.experiment import Experiment
+from tnt_exp.hardware import seconds_since_start
 from tnt_exp.run_folder import RunFolder, flat, is_whole_model, parse_number, read_metrics
 from tnt_exp.signals import Signals, Stopped
 from tnt_exp.tracking.record import is_tracked
@@ -116,16 +115,15 @@ def _log_errors_only() -> None:
 def _run(
     config: Config, run_folder: RunFolder, overrides: Sequence[str] | None, tags: Mapping[str, str], signals: Signals
 ) -> int:
-    # Measured by a clock that nobody sets; the process began before this line.
-    begin = time.monotonic() - max(0.0, time.time() - psutil.Process().create_time())
-    if _finished(run_folder, config):
+    begin = time.monotonic() - seconds_since_start()
+    before = run_folder.read_config()
+    if _finished(run_folder, before, config):
         log.info("finished before; nothing to do in %s", run_folder.path)
         if config.tracking.enabled and is_tracked(run_folder.path):
             from tnt_exp.tracking.tracker import finalize_run
 
             finalize_run(run_folder, config, overrides)
         return 0
-    is_new = run_folder.read_config() is None
     previous_result = run_folder.read_result()
     earlier_seconds = max(
         sum(parse_number(row.get("seconds")) or 0.0 for row in read_metrics(run_folder.path).rows),
@@ -139,7 +137,7 @@ def _run(
     with native_messages_in(run_folder.log):
         code = _attempt(experiment, result)
     if code == 2 and not experiment.tracker:  # refused before anything was done: leave what was there
-        if is_new:
+        if before is None:
             run_folder.remove()
         elif previous_result:
             run_folder.write_result(previous_result)
@@ -190,9 +188,8 @@ def _attempt(experiment: Experiment, result: JsonObject) -> int:
 
 
 @on_process_0
-def _finished(folder: RunFolder, config: Config) -> bool:
+def _finished(folder: RunFolder, before: Config | None, config: Config) -> bool:
     """Return True if the folder has a finished run with all epochs; raise `UserError` if it has another run."""
-    before = folder.read_config()
     if before is None:
         return False
     old, new = flat(before), flat(config)

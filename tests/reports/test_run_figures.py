@@ -1,5 +1,6 @@
 """Pictures of a run: any text is drawn as it is."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
@@ -72,3 +74,33 @@ def test_fonts_are_found_that_have_the_letters_of_the_classes(
         assert [message[:34] for message in caplog.messages] == ["no font of this machine has 丁: pic"]
     finally:
         run_figures._fonts_with.cache_clear()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 300])
+@pytest.mark.parametrize("loss", [2.5, 12345.678, 1e-7])
+def test_curves_name_whole_epochs_and_lie_inside_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, loss: float
+) -> None:
+    figures: list[Figure] = []
+    save = run_figures.save_figure
+    monkeypatch.setattr(run_figures, "save_figure", lambda figure, file: [figures.append(figure), save(figure, file)])
+    names = ("train/loss", "val/loss", "train/accuracy", "val/accuracy", "train/learning_rate")
+    rows = [{"epoch": epoch, **dict.fromkeys(names, loss / epoch)} for epoch in range(1, epochs + 1)]
+    reasons = ["augmented", "smoothed labels", "weighted classes"]
+    run_figures.draw_curves(rows, epochs, tmp_path / "curves.png", reasons)
+    (figure,) = figures
+    (legend,) = figure.legends
+    assert figure.bbox.containsx(legend.get_window_extent().x1)
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        ticks = [text.get_text() for text in axes.get_xticklabels() if low <= text.get_position()[0] <= high]
+        assert ticks, "no epoch has a name"
+        assert all(tick.isdecimal() for tick in ticks), ticks
+        shown = axes.get_tightbbox()
+        assert shown.y0 > legend.get_window_extent().y1
+        assert shown is not None
+        assert figure.bbox.containsx(shown.x0), shown
+        assert figure.bbox.containsx(shown.x1), shown
+        assert figure.bbox.containsy(shown.y1), shown
+    for left, right in itertools.pairwise(figure.axes):
+        assert left.get_tightbbox().x1 < right.get_tightbbox().x0, "panels overlap"

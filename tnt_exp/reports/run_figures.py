@@ -78,17 +78,18 @@ def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path, tr
     comparable with those of validation.
     """
     remark = f" ({', '.join(training)})" if training else ""
-    figure = Figure(figsize=(12, 4.4), layout="constrained")
-    panels = figure.subplots(1, 3)
+    figure = Figure(figsize=(12, 4.4))
+    margins = {"left": 0.05, "right": 0.985, "bottom": 0.21, "top": 0.91, "wspace": 0.2}
+    panels = figure.subplots(1, 3, gridspec_kw=margins)
     epochs = [row["epoch"] for row in rows]
     for axes, name, title in zip(panels[:2], ("loss", "accuracy"), ("Loss", "Accuracy"), strict=True):
         _line(axes, epochs, rows, f"train/{name}", _TRAIN, f"train{remark}")
         _line(axes, epochs, rows, f"val/{name}", _VALIDATION, "validation")
         axes.axvline(chosen, color=_CHOSEN, linewidth=0.8, linestyle=":", label=f"kept: epoch {chosen}")
         axes.set(title=title, xlabel="Epoch")
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.18), borderaxespad=0)  # below the curves
     _line(panels[2], epochs, rows, "train/learning_rate", _TRAIN, None)
-    panels[2].set(title="Learning rate at the end of the epoch", xlabel="Epoch")
+    panels[2].set(title="Learning rate (end of the epoch)", xlabel="Epoch")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower left", ncols=3, frameon=False)
     panels[2].set_ylim(bottom=0)
     for axes in panels:
         _open_frame(axes)
@@ -121,7 +122,7 @@ def overlaid_curves(curves: Mapping[str, Mapping[str, Sequence[Sequence[tuple[fl
 def _open_frame(axes: Axes) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _line(
@@ -153,9 +154,10 @@ def draw_samples(
     columns = min(columns, count)
     rows = -(-count // columns)
     sheet = np.full((rows * (label + height), columns * (width + gap) - gap, 3), 255, np.uint8)
-    size = max(inches * columns, 8.0), inches * rows * (label + height) / (width + gap) + 0.4
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
+    sheet_height = inches * rows * (label + height) / (width + gap)
+    size = max(inches * columns, 8.0), sheet_height + 0.4
+    figure = Figure(figsize=size)
+    axes = figure.add_axes((0.01, 0.0, 0.98, sheet_height / size[1]), xticks=(), yticks=())
     for index, title in enumerate(titles):
         top, left = (index // columns) * (label + height) + label, (index % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = np.clip(images[index], 0, 1) * 255

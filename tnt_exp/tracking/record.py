@@ -10,6 +10,7 @@ from typing import NamedTuple
 import yaml
 
 from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, read_json
+from tnt_exp.config.compose import YAML_LOADER
 from tnt_exp.run_folder import ARTIFACTS, SYSTEM_METRICS, flatten, parse_number, read_metrics
 from tnt_exp.tracking.pages import describe_run
 
@@ -23,7 +24,6 @@ _OLDER = f"{FOLDER}/messages.jsonl"  # written by older versions
 
 RECALL = "test/recall/"  # and the class
 _MAX_CLASSES = 100  # whose recall is logged as metrics; the artifact result.json has that of all
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # that of libyaml takes a sixth of the time
 NOTE = "mlflow.note.content"  # tag that holds the description of a run
 # Numbers of the result, and their names in MLflow, where a plain `parameters` is taken for the parameters of a run.
 FACTS = {"parameters": "model_parameters", "macs": "macs"}
@@ -93,7 +93,7 @@ def read_params(folder: Path) -> JsonObject:
     """Return the values of `config.yaml` with dotted keys; raise `ValueError` if it was cut: `seed` is the end."""
     file = folder / "config.yaml"
     with suppress(yaml.YAMLError, UnicodeDecodeError):
-        values = yaml.load(file.read_text(), Loader=_LOADER)
+        values = yaml.load(file.read_text(), Loader=YAML_LOADER)
         if isinstance(values, dict) and "seed" in values:
             return flatten(values)
     raise ValueError(f"{file}: expected the configuration of a run, received a damaged file.")
