@@ -199,13 +199,9 @@ class Experiment:
         self.result |= {"parameters": parameters, "macs": macs}
         log.info("model     %s: %s parameters, %.4g M MACs per image", config.model.name, f"{parameters:,}", macs / 1e6)
         splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-        log.info(
-            "data      %s: %s images of %s in %d classes",
-            dataset.name,
-            ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if split is not None),
-            "x".join(map(str, dataset.image_shape)),
-            dataset.num_classes,
-        )
+        counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if split is not None)
+        shape, classes = "x".join(map(str, dataset.image_shape)), dataset.num_classes
+        log.info("data      %s: %s images of %s in %d classes", dataset.name, counts, shape, classes)
         return classifier
 
     def _draw_samples(self, classifier: Any, augmentation: "Augmentation", dataset: data.Dataset) -> None:

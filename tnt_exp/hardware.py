@@ -1,6 +1,7 @@
 """The hardware that a process may use."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -21,8 +22,6 @@ def processor_info(field: str) -> str:
 
 def seconds_since_start() -> float:
     """Return how long this process has been running; on Linux by a clock that nobody sets, to 10 milliseconds."""
-    stat = Path("/proc/self/stat")
-    if stat.exists():  # psutil adds the time of the boot, which Linux tells to the second
-        ticks = int(stat.read_text().rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return max(0.0, time.time() - psutil.Process().create_time())
+    # psutil adds the time of the boot, which Linux rounds to seconds.
+    clock, boot = (time.CLOCK_BOOTTIME, psutil.boot_time()) if sys.platform == "linux" else (time.CLOCK_REALTIME, 0.0)
+    return max(0.0, time.clock_gettime(clock) - psutil.Process().create_time() + boot)

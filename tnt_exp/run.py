@@ -125,10 +125,8 @@ def _run(
             finalize_run(run_folder, config, overrides)
         return 0
     previous_result = run_folder.read_result()
-    earlier_seconds = max(
-        sum(parse_number(row.get("seconds")) or 0.0 for row in read_metrics(run_folder.path).rows),
-        previous_result.get("total_seconds", 0.0),
-    )
+    trained_seconds = sum(parse_number(row.get("seconds")) or 0.0 for row in read_metrics(run_folder.path).rows)
+    earlier_seconds = max(trained_seconds, previous_result.get("total_seconds", 0.0))
     run_folder.write_config(config, overrides)
     run_folder.remove_result()
     result: JsonObject = {"status": "FAILED", "metrics": {}}

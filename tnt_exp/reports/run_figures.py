@@ -21,7 +21,6 @@ logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs that it bui
 log = logging.getLogger("tnt_exp")
 
 _FONT = "DejaVu Sans"  # comes with Matplotlib
-
 _TRAIN, _VALIDATION, _CHOSEN = "#3b6ea8", "#d1662b", "#777777"
 
 
@@ -92,7 +91,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path, tr
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower left", ncols=3, frameon=False)
     panels[2].set_ylim(bottom=0)
     for axes in panels:
-        _open_frame(axes)
+        open_frame(axes)
     save_figure(figure, file)
 
 
@@ -112,17 +111,19 @@ def overlaid_curves(curves: Mapping[str, Mapping[str, Sequence[Sequence[tuple[fl
                 alpha, marker = 1 / len(lines) ** 0.5, "o" if len(line) < 3 else None
                 axes.plot(*zip(*line, strict=True), color=color, alpha=alpha, marker=marker)
         axes.set(title=metric, xlabel="Epoch")
-        _open_frame(axes)
+        open_frame(axes)
     for number, name in enumerate(groups):
         panels[0].plot([], [], color=f"C{number % 10}", label=name)
     figure.legend(loc="outside lower left", frameon=False)
     return figure
 
 
-def _open_frame(axes: Axes) -> None:
+def open_frame(axes: Axes, *, epochs: bool = True) -> None:
+    """Draw a grid, and no frame above and at the right; `epochs`: the horizontal axis has whole numbers."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if epochs:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _line(

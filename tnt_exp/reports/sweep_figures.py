@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from tnt_exp.formatting import as_number
 from tnt_exp.reports.leaderboard import MainEffect, TrialRow
+from tnt_exp.reports.run_figures import open_frame
 
 _COLORS = matplotlib.colormaps["Blues"]  # of the runs below rank 1, paler the lower they rank
 _BEST = "#c1121f"
@@ -145,7 +144,7 @@ def objective_scatter(rows: Sequence[TrialRow], key: str, objective: str) -> str
     axes.scatter(x, y, s=36, color=_LINES(0), alpha=0.65, gid=_RUNS)
     axes.set_xticks([place for place, _ in scale.ticks], [label for _, label in scale.ticks], fontsize=8)
     axes.set(xlabel=key, ylabel=objective, xlim=(-0.06, 1.06))
-    _open_frame(axes)
+    open_frame(axes, epochs=False)
     return to_svg(figure, f"{objective} against {key}", [_label(row) for _, row in placed])
 
 
@@ -161,8 +160,7 @@ def best_curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) 
     axes.add_collection(LineCollection(list(best.values()), colors=colors, linewidths=1.6, gid=_RUNS))
     axes.autoscale()
     axes.set(xlabel="epoch", ylabel=metric)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _open_frame(axes)
+    open_frame(axes)
     figure.legend(loc="outside lower left", frameon=False, fontsize=9)
     return to_svg(figure, f"{metric} of the best runs", list(best))
 
@@ -188,13 +186,8 @@ def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
     axes.set_yticks(range(len(found)), labels, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel(f"{objective}: difference from the first value, all else being equal (standard error)")
-    _open_frame(axes)
+    open_frame(axes, epochs=False)
     return to_svg(figure, "Effect of each value", [])
-
-
-def _open_frame(axes: Axes) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _label(row: TrialRow) -> str:
