@@ -2,18 +2,21 @@
 
     python -m benchmarks.exports FORMAT FOLDER SIDE OVERRIDES    write an export; no OVERRIDES: of the shipped weights
 
-A process of its own writes the export, so that the memory of the measured one is the runtime's.
+A process of its own writes the export, so that the memory of the measured one is the runtime's; it is written once for
+all batches and runtimes.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from tnt_exp.export import runtime
+
+FOLDER = "BENCHMARK_EXPORTS"  # environment variable: the folder in which they are written
 
 
 class Exported:
@@ -24,10 +27,11 @@ class Exported:
 
     def __init__(self, batch: int, format: str, side: int, overrides: Sequence[str] = (), openvino: str = "") -> None:
         self.images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-        self.folder = TemporaryDirectory()
-        command = [sys.executable, "-m", "benchmarks.exports", format, self.folder.name, str(side), *overrides]
-        subprocess.run(command, check=True)
-        folder = Path(self.folder.name)
+        folder = Path(os.environ[FOLDER], "-".join([format, str(side), *overrides]))
+        if not folder.exists():
+            folder.mkdir()
+            command = [sys.executable, "-m", "benchmarks.exports", format, str(folder), str(side), *overrides]
+            subprocess.run(command, check=True)
         self.bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         self.predict = in_openvino(folder, openvino) if openvino else runtime.RUNTIMES[format](folder)
 

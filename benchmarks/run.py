@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.decoding import processor, quartiles
+from benchmarks.exports import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -386,23 +387,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if not chosen:
         parser.error(f"expected beginnings of {', '.join(suites(options.batch))}, received {options.suites}")
-    for name, suite in chosen.items():
-        rows = summary(suite, measure(suite, options.rounds, lambda line: console.print(line, style="dim")))
-        show(console, name, suite, rows)
-        key = name if options.batch == 128 else f"{name}@{options.batch}"
-        known[key] = {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "hardware": hardware(),
-            "cores": psutil.cpu_count(),
-            "versions": versions(),
-            "mode": suite.mode,
-            "batch": suite.batch,
-            "rounds": options.rounds,
-            "sides": rows,
-            "limits": limits(),
-        }
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps({"command": "make bench", "suites": known}, indent=1) + "\n")
+    with tempfile.TemporaryDirectory() as exports:
+        os.environ[FOLDER] = exports
+        for name, suite in chosen.items():
+            rows = summary(suite, measure(suite, options.rounds, lambda line: console.print(line, style="dim")))
+            show(console, name, suite, rows)
+            key = name if options.batch == 128 else f"{name}@{options.batch}"
+            known[key] = {
+                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+                "hardware": hardware(),
+                "cores": psutil.cpu_count(),
+                "versions": versions(),
+                "mode": suite.mode,
+                "batch": suite.batch,
+                "rounds": options.rounds,
+                "sides": rows,
+                "limits": limits(),
+            }
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps({"command": "make bench", "suites": known}, indent=1) + "\n")
     console.print(f"written to {output}")
     return 0
 
