@@ -5,8 +5,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-
 
 def cpu_count() -> int:
     """Return the number of CPU cores on which this process may run."""
@@ -22,6 +20,8 @@ def processor_info(field: str) -> str:
 
 def seconds_since_start() -> float:
     """Return how long this process has been running; on Linux by a clock that nobody sets, to 10 milliseconds."""
+    import psutil
+
     # psutil adds the time of the boot, which Linux rounds to seconds.
     clock, boot = (time.CLOCK_BOOTTIME, psutil.boot_time()) if sys.platform == "linux" else (time.CLOCK_REALTIME, 0.0)
     return max(0.0, time.clock_gettime(clock) - psutil.Process().create_time() + boot)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -186,11 +187,16 @@ def test_onnx_graph_computes_what_the_model_does(preset: str, variant: str, tmp_
 
 
 def test_int8_is_smaller_and_its_accuracy_is_measured(
-    run_folder: Path, tmp_path: Path, result: dict, capsys: pytest.CaptureFixture[str]
+    run_folder: Path,
+    tmp_path: Path,
+    result: dict,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    settings = ["format=onnx", f"output={tmp_path}"]
+    settings, level = ["format=onnx", f"output={tmp_path}"], logging.getLogger().level
     assert main(["export", str(run_folder), *settings]) == 0
     assert main(["export", str(run_folder), *settings, "quantize=int8"]) == 0
+    assert (caplog.text, logging.getLogger().level) == ("", level)  # no advice of ONNX Runtime
     assert "accuracy on 359 test images: 0." in capsys.readouterr().out
     float32, int8 = (tmp_path / name / "model.onnx" for name in ("onnx", "onnx_int8"))
     assert int8.stat().st_size < float32.stat().st_size

@@ -55,6 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     data.validate(config.dataset)
     output = Path(settings.get("output") or finished.output / "export").expanduser().resolve()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger().addFilter(lambda record: record.levelno > logging.WARNING)  # ONNX Runtime's advice for int8
     dataset = data.load_dataset(config.dataset)
     count = _IMAGES_OF_INT8 if formats == [INT8] else _IMAGES
     images, labels = dataset.test.images[:count], dataset.test.labels[:count]

@@ -5,7 +5,6 @@ image, M pixel tokens per patch, C inner width, D outer width, H heads.
 """
 
 import json
-import logging
 import math
 import tempfile
 from pathlib import Path
@@ -64,7 +63,6 @@ def write_int8(classifier: Classifier, metadata: JsonObject, images: np.ndarray,
         constants = {tensor.name for tensor in graph.initializer}
         products = [node for node in graph.node if node.op_type == "MatMul"]
         of_tokens = {name for node in products if constants.isdisjoint(node.input) for name in node.input}
-        logging.getLogger().setLevel(logging.ERROR)  # it advises to run a step that gains nothing here
         quantize_static(
             source,
             file,
