@@ -116,8 +116,8 @@ def _run(
     config: Config, run_folder: RunFolder, overrides: Sequence[str] | None, tags: Mapping[str, str], signals: Signals
 ) -> int:
     begin = time.monotonic() - seconds_since_start()
-    before = run_folder.read_config()
-    if _finished(run_folder, before, config):
+    finished = _finished(run_folder, config)
+    if finished:
         log.info("finished before; nothing to do in %s", run_folder.path)
         if config.tracking.enabled and is_tracked(run_folder.path):
             from tnt_exp.tracking.tracker import finalize_run
@@ -135,7 +135,7 @@ def _run(
     with native_messages_in(run_folder.log):
         code = _attempt(experiment, result)
     if code == 2 and not experiment.tracker:  # refused before anything was done: leave what was there
-        if before is None:
+        if finished is None:
             run_folder.remove()
         elif previous_result:
             run_folder.write_result(previous_result)
@@ -186,10 +186,11 @@ def _attempt(experiment: Experiment, result: JsonObject) -> int:
 
 
 @on_process_0
-def _finished(folder: RunFolder, before: Config | None, config: Config) -> bool:
-    """Return True if the folder has a finished run with all epochs; raise `UserError` if it has another run."""
+def _finished(folder: RunFolder, config: Config) -> bool | None:
+    """Return whether the folder has a finished run with all epochs, None: no run; another one raises `UserError`."""
+    before = folder.read_config()
     if before is None:
-        return False
+        return None
     old, new = flat(before), flat(config)
     differing = [
         f"{key}={new.get(key)} (there: {old.get(key)})"
