@@ -9,11 +9,8 @@ import os
 import resource
 import sys
 import time
-from pathlib import Path
 
-# Linux counts the start of a process in ticks since the machine's own.
-_TICKS = float(Path("/proc/self/stat").read_text().split()[21]) / os.sysconf("SC_CLK_TCK")
-BEGIN = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + _TICKS
+from tnt_exp.hardware import seconds_since_start
 
 
 def build(spec: dict):
@@ -49,7 +46,11 @@ def main() -> None:
     one = build(spec)
     step = getattr(one, mode)
     step()
-    say = {"first_step_seconds": time.time() - BEGIN, "parameters": one.parameters(), "bytes": getattr(one, "bytes", 0)}
+    say = {
+        "first_step_seconds": seconds_since_start(),
+        "parameters": one.parameters(),
+        "bytes": getattr(one, "bytes", 0),
+    }
     while True:
         say["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps(say), file=answers, flush=True)

@@ -91,14 +91,15 @@ def test_curves_name_whole_epochs_and_lie_inside_the_picture(
     (figure,) = figures
     (legend,) = figure.legends
     assert figure.bbox.containsx(legend.get_window_extent().x1)
+    assert figure.bbox.containsy(legend.get_window_extent().y0)
     for axes in figure.axes:
         low, high = axes.get_xlim()
         ticks = [text.get_text() for text in axes.get_xticklabels() if low <= text.get_position()[0] <= high]
         assert ticks, "no epoch has a name"
         assert all(tick.isdecimal() for tick in ticks), ticks
         shown = axes.get_tightbbox()
-        assert shown.y0 > legend.get_window_extent().y1
         assert shown is not None
+        assert shown.y0 > legend.get_window_extent().y1
         assert figure.bbox.containsx(shown.x0), shown
         assert figure.bbox.containsx(shown.x1), shown
         assert figure.bbox.containsy(shown.y1), shown
