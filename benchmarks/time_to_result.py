@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN, PHOTO = "multirun/runs/trained", "photo.png"
 EPOCH = re.compile(r"^epoch +\d+/\d+ \| loss (?:.* val loss \S+ +accuracy (\S+))?")
 ONE_STEP = ("dataset.train_limit=64", "dataset.validation_fraction=0", "trainer.epochs=1")
+TRAINING = ("train", "run.name=trained", "trainer.epochs=2")  # of the run whose model predicts
 # Arguments of the command, and the validation accuracy that is waited for; None: the end of the command.
 TASKS: dict[str, tuple[Sequence[str], float | None]] = {
     "first trained step": (("train", *ONE_STEP), 0.0),
@@ -85,7 +86,7 @@ def _processor_seconds() -> float:
 def prepare(checkout: Path, folder: Path) -> None:
     """Train a run, whose model predicts, and make a photo; the tracking store exists then, too."""
     folder.mkdir()
-    seconds_until(checkout, folder, ["train", "run.name=trained", "trainer.epochs=2"], None)
+    seconds_until(checkout, folder, TRAINING, None)
     image = np.random.default_rng(0).integers(0, 256, (480, 640), np.uint8)
     Image.fromarray(image).save(folder / PHOTO)
 

@@ -72,7 +72,10 @@ def _pytest(backend: str, arguments: list[str]) -> int:
     environment = os.environ | {
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        # Everything is kept, however small: tests compile the same small graphs again and again.
         "JAX_COMPILATION_CACHE_DIR": compiled,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     # One process per core and one more, because many tests wait for other processes; a file per process, so that its
     # fixtures are made once.

@@ -121,6 +121,7 @@ def write_files_of_a_reader(folder: Path) -> None:
     write_yaml_files(folder)
 
 
+SHALLOW = "model.depth=2"
 # What a real run of a few seconds is made of.
 SHORT = [
     *("trainer.epochs=1", "trainer.steps_per_epoch=3", "trainer.batch_size=16", "schedule.warmup_epochs=0"),
@@ -142,13 +143,13 @@ class Reader:
     def __init__(self, page: Path, folder: Path) -> None:
         self.page, self.folder, self._servers = page, folder, ExitStack()
         self._names = {"ARCHIVE": "cifar-100-binary.tar.gz", "/data/imagenet": "photos"}  # word: what it stands for
-        self._names["format=all"] = "format=keras,safetensors"
+        self._names["format=all"] = "format=safetensors"
         write_files_of_a_reader(folder)
         typed = " ".join(commands(page))
         if "tnt_s.safetensors" in typed:
             from tnt_exp.model import build, pretrained
 
-            network = build(compose(["model=tnt_s"]).model, 1000, 3).network
+            network = build(compose(["model=tnt_s", SHALLOW]).model, 1000, 3).network
             pretrained.save_timm(network, folder / "tnt_s.safetensors")
         if re.search(r"\b(RUN|NAME)\b", typed):  # the reader's
             self.type("tnt-exp train experiment=photos dataset.path=photos run.name=photos")
@@ -163,9 +164,9 @@ class Reader:
     def type(self, command: str) -> str:
         """Type a command; return what it printed.
 
-        A training takes three steps, which compute something for the photos of README alone. Trials of a sweep are
-        fakes, without MLflow, and at most four of a search. Two formats stand for all. There is no GPU, and no server
-        of the names in the text.
+        A training takes three steps, which compute something for the photos of README alone; elsewhere a network
+        without weights of its own has two blocks. Trials of a sweep are fakes, without MLflow, and at most four of a
+        search. One format is written for all. There is no GPU, and no server of the names in the text.
         """
         for word, meaning in self._names.items():
             command = re.sub(rf"(?<!\w){re.escape(word)}\b", meaning, command)
@@ -189,7 +190,11 @@ class Reader:
         if any("cifar" in word for word in words):
             words = [*words, "dataset.path=cifar-100-binary.tar.gz"]
         real = self.page.name == "README.md" and "experiment=photos" in words
-        return [*words, *SHORT, *(["model=tiny", "model.weights=null"] if real else [])], {"stub": not real}
+        if real:
+            words = [*words, "model=tiny", "model.weights=null"]
+        elif not re.search(r"experiment=photos|model\.(weights=(?!tnt_s)|depth=)", " ".join(words)):
+            words = [*words, SHALLOW]
+        return [*words, *SHORT], {"stub": not real}
 
     def _checked(self, command: str, done: subprocess.CompletedProcess[str]) -> str:
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"

@@ -121,17 +121,6 @@ def _torch(layer: Any, function: Callable[..., Any], compiled: bool = False) -> 
     return keras.ops.convert_to_numpy(value), [None if g is None else keras.ops.convert_to_numpy(g) for g in gradients]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compile_once(tmp_path_factory):
-    """Let JAX keep what it compiled: the tests compile the same small graphs again and again."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
 @pytest.fixture(scope="session")
 def timm() -> Any:
     """timm, imported with replacements for torchvision operators that may be missing."""
