@@ -23,12 +23,11 @@ from tnt_exp.data import Dataset
 from tnt_exp.errors import first_line
 from tnt_exp.run_folder import SYSTEM_METRICS, RunFolder
 from tnt_exp.tracking import models
-from tnt_exp.tracking.client import relocated_uri, resolve_tracking_uri
+from tnt_exp.tracking.client import correct_addresses, moved_from, relocated_uri, resolve_tracking_uri
 from tnt_exp.tracking.folder_run import now_ms
 from tnt_exp.tracking.mirror import Mirror
 from tnt_exp.tracking.pages import run_name
 from tnt_exp.tracking.record import FILES, MODEL, PARENT, is_tracked, read_reference
-from tnt_exp.tracking.relocation import correct_addresses, moved_from
 
 if TYPE_CHECKING:
     from tnt_exp.model.classifier import Classifier
