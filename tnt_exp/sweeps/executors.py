@@ -37,7 +37,6 @@ _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS
 class DeviceSlot:
     """A place for one trial at a time."""
 
-    number: int  # from 0
     environment: dict[str, str]  # variables of the trials that run here
 
 
@@ -59,7 +58,7 @@ def device_slots(config: LauncherConfig) -> list[DeviceSlot]:
                 environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         elif config.gpus == 0:
             environment["CUDA_VISIBLE_DEVICES"] = ""
-        result.append(DeviceSlot(number, environment))
+        result.append(DeviceSlot(environment))
     return result
 
 
@@ -82,8 +81,7 @@ class JobSupervisor:
 
     def __init__(self, scheduler: Scheduler, slots: Sequence[DeviceSlot], config: LauncherConfig) -> None:
         self._scheduler = scheduler
-        self._slots = {slot.number: slot for slot in slots}
-        self._config = config
+        self._slots, self._config = slots, config
         self._running: dict[int, tuple[Trial, JobProcess]] = {}
         self._servers: dict[str, ForkServer] = {}  # backend: its server
 
@@ -110,7 +108,7 @@ class JobSupervisor:
     def _start_trials(self) -> None:
         """Start trials on free slots."""
         study = self._scheduler.study
-        for number, slot in self._slots.items():
+        for number, slot in enumerate(self._slots):
             if number in self._running:
                 continue
             trial = self._scheduler.next_trial()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 
 from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, read_json, release_lock
 from tnt_exp.run_folder import ARTIFACTS
@@ -46,8 +46,7 @@ def find_problems(uri: str) -> Iterator[Finding]:
     client = make_client(uri)
     file = sqlite_file(uri)
     base = file.parent if file else Path.cwd()
-    experiments = client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
-    for experiment in experiments:
+    for experiment in client.search_experiments():
         for run in search_all_runs(client, [experiment.experiment_id]):
             if "run_folder" not in run.data.tags and "tracking.experiment" not in run.data.params:
                 continue  # not a run of tnt-exp
