@@ -121,15 +121,15 @@ def test_a_command_that_cannot_begin_says_why_in_its_log(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu", "command"])
-def test_trials_are_forked_on_a_cpu_only(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_trials_are_forked_on_a_cpu_only(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
     monkeypatch.setattr(executors, "ForkServer", lambda backend, environment: begun.append((backend, environment)))
     monkeypatch.setattr(executors, "visible_gpus", lambda: ["0"] if kind == "gpu" else [])
 
     study = SimpleNamespace(config=lambda trial: compose([f"trainer.backend={trial}"]))
     slots = executors.device_slots(LauncherConfig(slots=2, threads=1))
-    command = ["true"] if kind == "command" else None
-    supervisor = executors.JobSupervisor(SimpleNamespace(study=study), slots, None, command, tmp_path)  # type: ignore[arg-type]
+    config = LauncherConfig(command=["true"] if kind == "command" else None)
+    supervisor = executors.JobSupervisor(SimpleNamespace(study=study), slots, config)  # type: ignore[arg-type]
     assert supervisor._server("jax", slots[0]) is None or kind == "cpu"  # type: ignore[arg-type]
     assert [backend for backend, _ in begun] == (["jax"] if kind == "cpu" else [])
     assert all(environment["OMP_NUM_THREADS"] == "1" for _, environment in begun)

@@ -22,17 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """The attention weights of one image; each row sums to 1.
+    """The attention weights of one image; each row sums to 1."""
 
-    Attributes:
-        outer: A block's (H, T, T), in the order of the blocks.
-        inner: The last block's with an inner transformer (N, H, M, M).
-        class_token: Whether a class token, which the answer is read from, stands before the patches.
-    """
-
-    outer: Sequence[np.ndarray]
-    inner: np.ndarray
-    class_token: bool
+    outer: Sequence[np.ndarray]  # a block's (H, T, T), in the order of the blocks
+    inner: np.ndarray  # the last block's with an inner transformer (N, H, M, M)
+    class_token: bool  # whether a class token, which the answer is read from, stands before the patches
 
     def rollout(self) -> np.ndarray:
         """Return (grid, grid): how much of each patch reaches the prediction through all blocks; sums to 1.
@@ -62,9 +56,7 @@ class AttentionMaps:
 def read_attention(classifier: "Classifier", image: np.ndarray) -> tuple[str, float, np.ndarray, AttentionMaps]:
     """Return the predicted class, its probability, the image as the network sees it in [0, 1], and the attention.
 
-    Args:
-        classifier: With an inner transformer.
-        image: uint8 (height, width, channels).
+    The classifier has an inner transformer; the image is uint8 (height, width, channels).
     """
     from keras import ops
 

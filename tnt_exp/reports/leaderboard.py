@@ -1,6 +1,7 @@
 """The leaderboard of a sweep: runs ranked by their objective; runs that differ in seed or fold only are one point."""
 
 import csv
+import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tnt_exp.atomic_files import atomic_write
 from tnt_exp.formatting import as_number, format_wrong
 
 FOLD = "dataset.fold"
@@ -126,10 +128,7 @@ def kept_name(metric: str) -> str:
 def verdict(ranking: Sequence[RankedPoint], objective: str, images: int | None) -> list[str]:
     """Return in sentences which trial is the best, by how much, and whether that is more than chance.
 
-    Args:
-        ranking: Of `rank_points`.
-        objective: The metric by which it was ranked.
-        images: How many images an accuracy was measured on; None: the objective is not an accuracy, or unknown.
+    `images` is how many images an accuracy was measured on; None: the objective is not an accuracy, or that is unknown.
     """
     best, others = ([p for p in ranking if p.rank and (p.rank == 1) == first] for first in (True, False))
     if not best:
@@ -176,8 +175,7 @@ def _lead(best: RankedPoint, others: Sequence[RankedPoint], images: int | None, 
 def _standard_error(point: RankedPoint, other: RankedPoint, images: int | None) -> float | None:
     """Return the standard error of the difference of two means: between seeds, or of an accuracy on so many images."""
     if point.std is not None and other.std is not None:
-        squares = [found.std**2 / len(found.rows) for found in (point, other) if found.std is not None]
-        return math.sqrt(sum(squares))
+        return math.sqrt(point.std**2 / len(point.rows) + other.std**2 / len(other.rows))
     means = [found.mean for found in (point, other) if found.mean is not None]
     return math.sqrt(sum(abs(mean * (1 - mean)) / images for mean in means)) if images else None
 
@@ -202,10 +200,12 @@ def leaderboard_columns(ranking: Sequence[RankedPoint], objective: str) -> dict[
     return table
 
 
-def write_leaderboard(file: Path, ranking: Sequence[RankedPoint], objective: str) -> None:
-    """Write `leaderboard.csv`: one row per point, best first."""
+def write_leaderboard(folder: Path, ranking: Sequence[RankedPoint], objective: str) -> None:
+    """Write `leaderboard.csv`, one row per point, best first, and `leaderboard.json`, which MLflow shows as a table."""
     table = leaderboard_columns(ranking, objective)
-    _write_csv(file, table, zip(*table.values(), strict=True))
+    rows = list(zip(*table.values(), strict=True))
+    _write_csv(folder / "leaderboard.csv", table, rows)
+    atomic_write(folder / "leaderboard.json", json.dumps({"columns": list(table), "data": rows}))
 
 
 def write_points(file: Path, rows: Sequence[TrialRow]) -> None:
@@ -214,21 +214,12 @@ def write_points(file: Path, rows: Sequence[TrialRow]) -> None:
     metrics = list(dict.fromkeys(key for row in rows for key in row.metrics))
     facts = list(dict.fromkeys(key for row in rows for key in row.facts))
     header = ["job", *params, "state", *metrics, *facts, "error", "folder", "mlflow_run_id", "command"]
-    lines = (
-        [
-            row.job,
-            *(row.params.get(key) for key in params),
-            row.state,
-            *(row.metrics.get(key) for key in metrics),
-            *(row.facts.get(key) for key in facts),
-            row.error,
-            row.place,
-            row.run_id,
-            row.command,
-        ]
+    records = [
+        {"job": row.job, **row.params, "state": row.state, **row.metrics, **row.facts, "error": row.error}
+        | {"folder": row.place, "mlflow_run_id": row.run_id, "command": row.command}
         for row in rows
-    )
-    _write_csv(file, header, lines)
+    ]
+    _write_csv(file, header, ([record.get(name) for name in header] for record in records))
 
 
 def _write_csv(file: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

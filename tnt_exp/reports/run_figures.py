@@ -98,8 +98,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], chosen: int, file: Path, tr
 def overlaid_curves(curves: Mapping[str, Mapping[str, Sequence[Sequence[tuple[float, float]]]]]) -> Figure:
     """Draw the curves of groups of runs over each other: one panel per metric, one colour per group.
 
-    Args:
-        curves: By metric and by group: of each run the (epoch, value) pairs.
+    The curves are by metric and by group: of each run the (epoch, value) pairs.
     """
     groups = list(dict.fromkeys(name for panel in curves.values() for name in panel))
     figure = Figure(figsize=(11.0, 3.0 + 0.22 * len(groups)), layout="constrained")

@@ -29,18 +29,11 @@ _RUNS = "runs"  # id of the group whose elements are runs, in order
 
 @dataclass(frozen=True)
 class Axis:
-    """Positions of values on an axis of length 1.
+    """Positions of values on an axis of length 1."""
 
-    Attributes:
-        ticks: (position, label).
-        categories: Text values in order; empty for numbers.
-        low, high: Range of numbers; their logarithms on a logarithmic axis.
-        log: Whether the axis is logarithmic.
-    """
-
-    ticks: list[tuple[float, str]]
-    categories: tuple[str, ...] = ()
-    low: float = 0.0
+    ticks: list[tuple[float, str]]  # positions and labels
+    categories: tuple[str, ...] = ()  # text values in order; empty for numbers
+    low: float = 0.0  # range of numbers; on a logarithmic axis their logarithms
     high: float = 1.0
     log: bool = False
 
@@ -71,8 +64,8 @@ def axis(values: Sequence[str | float], *, may_be_log: bool = True) -> Axis:
     distinct = sorted(set(known))
     found = Axis([], (), math.log10(low) if log else low, math.log10(high) if log else high, log)
     shown = distinct if len(distinct) <= 6 else _round_numbers(low, high, log)
-    ticks = [(place, f"{value:.4g}") for value in shown if (place := found.position(value)) is not None]
-    return Axis(ticks, (), found.low, found.high, log)
+    found.ticks.extend((place, f"{value:.4g}") for value in shown if (place := found.position(value)) is not None)
+    return found
 
 
 def _place(index: int, count: int) -> float:
@@ -102,16 +95,13 @@ def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: 
     axes = figure.subplots()
     lines = []
     for row in shown:
-        places = [
-            scale.position(row.params[key]) if key in row.params else None
-            for key, scale in zip(keys, scales[:-1], strict=True)
-        ]
-        places.append(scales[-1].position(row.objective or 0.0))
+        values = [*(row.params.get(key) for key in keys), row.objective]
+        places = [None if value is None else scale.position(value) for value, scale in zip(values, scales, strict=True)]
         lines.append([(column, place) for column, place in enumerate(places) if place is not None])
     # Colours by rank, so that one bad run does not make all others look alike; equal runs look alike.
-    values = sorted({row.objective or 0.0 for row in shown}, reverse=not maximize)
-    ranks = [values.index(row.objective or 0.0) / max(len(values) - 1, 1) for row in shown]
-    best = [row.objective == values[-1] for row in shown]
+    ranked = sorted({row.objective or 0.0 for row in shown}, reverse=not maximize)
+    ranks = [ranked.index(row.objective or 0.0) / max(len(ranked) - 1, 1) for row in shown]
+    best = [row.objective == ranked[-1] for row in shown]
     colors = [_BEST if first else _COLORS(0.3 + 0.6 * rank) for first, rank in zip(best, ranks, strict=True)]
     widths = [2.6 if first else 1.4 for first in best]
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=widths, alpha=0.9, gid=_RUNS))

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 
 from tnt_exp.reports.leaderboard import (
+    MainEffect,
     RankedPoint,
     TrialRow,
     kept_name,
@@ -31,34 +33,55 @@ class SweepResults:
     place: str  # the sweep folder, or the store
     images: int | None = None  # on which the objective, an accuracy, was measured
 
-    @property
+    @cached_property
     def ranking(self) -> list[RankedPoint]:
         """The points, best first."""
         return rank_points(self.rows, maximize=self.maximize)
 
-    @property
+    @cached_property
     def verdict(self) -> list[str]:
         """Which trial is the best, by how much, and whether that is more than chance."""
         return verdict(self.ranking, self.objective, self.images)
 
+    @cached_property
+    def effects(self) -> list[MainEffect]:
+        """The main effects of the values."""
+        return main_effects(self.ranking)
+
+    @cached_property
+    def figures(self) -> dict[str, str]:
+        """The SVG text of each figure, by its name; empty as long as no run has an objective."""
+        if not any(row.objective is not None for row in self.rows):
+            return {}
+        from tnt_exp.reports import sweep_figures  # imports Matplotlib, which takes half a second
+
+        name = kept_name(self.objective)
+        found = {"parallel_coordinates": sweep_figures.parallel_coordinates(self.rows, name, maximize=self.maximize)}
+        for key in dict.fromkeys(key for row in self.rows for key in row.params):
+            found[f"objective_against_{key}"] = sweep_figures.objective_scatter(self.rows, key, name)
+        if self.effects:
+            found["effect_of_each_value"] = sweep_figures.effects_chart(self.effects, name)
+        if self.curves:
+            found["curves_of_the_best"] = sweep_figures.best_curves(self.curves, self.objective)
+        return found
+
 
 def render_page(sweep: SweepResults) -> str:
     """Return the HTML of the page."""
-    ranking = sweep.ranking
-    parts = [
+    body = [
         f"<h1>Sweep {escape(sweep.id)}</h1>",
         f'<p class="sub">{escape(sweep.place)} · {"highest" if sweep.maximize else "lowest"} '
         f"{escape(kept_name(sweep.objective))} first</p>",
         f'<ul id="verdict">{"".join(f"<li>{escape(line)}</li>" for line in sweep.verdict)}</ul>',
-        _settings(ranking),
-        _tiles(sweep, ranking),
+        _settings(sweep.ranking),
+        _tiles(sweep),
         "<h2>Leaderboard</h2>",
-        _leaderboard(ranking, sweep.objective),
+        _leaderboard(sweep),
+        _figures(sweep),
+        _failures(sweep.rows),
+        _commands(sweep.rows),
     ]
-    if any(row.objective is not None for row in sweep.rows):
-        parts += [f"<h2>{title}</h2>{body}" for title, body in render_figures(sweep).items()]
-    parts += [_failures(sweep.rows), _commands(sweep.rows)]
-    return render_html(f"Sweep {escape(sweep.id)}", "".join(parts))
+    return render_html(f"Sweep {escape(sweep.id)}", "".join(body))
 
 
 def render_html(title: str, body: str) -> str:
@@ -68,32 +91,28 @@ def render_html(title: str, body: str) -> str:
     return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body><main>{body}</main>{script}</body></html>\n'
 
 
-def render_figures(sweep: SweepResults) -> dict[str, str]:
-    """Return the HTML of each block of figures, by title."""
-    from tnt_exp.reports import sweep_figures  # imports Matplotlib, which takes half a second
-
-    keys, name = list(dict.fromkeys(key for row in sweep.rows for key in row.params)), kept_name(sweep.objective)
-    found = {
-        "Parallel coordinates": f'<div class="card" id="parallel">'
-        f"{sweep_figures.parallel_coordinates(sweep.rows, name, maximize=sweep.maximize)}</div>",
-        "Objective against each swept key": '<div class="row">'
-        + "".join(f'<div class="card">{sweep_figures.objective_scatter(sweep.rows, key, name)}</div>' for key in keys)
-        + "</div>",
+def _figures(sweep: SweepResults) -> str:
+    """Return the figures, each under its title."""
+    found = sweep.figures
+    if not found:
+        return ""
+    scatters = "".join(f'<div class="card">{svg}</div>' for name, svg in found.items() if name.startswith("objective_"))
+    blocks = {
+        "Parallel coordinates": f'<div class="card" id="parallel">{found["parallel_coordinates"]}</div>',
+        "Objective against each swept key": f'<div class="row">{scatters}</div>',
     }
-    if effects := main_effects(sweep.ranking):
+    if sweep.effects:
         rows = "".join(
             f"<tr><td>{escape(key)}</td><td>{share:.0%}</td>"
             f'<td><span class="bar" style="width:{500 * share:.0f}px"></span></td></tr>'
-            for key, share in param_importances(sweep.ranking, effects).items()
+            for key, share in param_importances(sweep.ranking, sweep.effects).items()
         )
-        found["Importance of each key"] = f'<div class="card"><table id="importances">{rows}</table></div>'
-        found["Effect of each value"] = (
-            f'<div class="card" id="effects">{sweep_figures.effects_chart(effects, name)}</div>'
-        )
+        blocks["Importance of each key"] = f'<div class="card"><table id="importances">{rows}</table></div>'
+        blocks["Effect of each value"] = f'<div class="card" id="effects">{found["effect_of_each_value"]}</div>'
     if sweep.curves:
-        svg = sweep_figures.best_curves(sweep.curves, sweep.objective)
-        found[f"Curves of the best {len(sweep.curves)}"] = f'<div class="card" id="curves">{svg}</div>'
-    return found
+        svg = found["curves_of_the_best"]
+        blocks[f"Curves of the best {len(sweep.curves)}"] = f'<div class="card" id="curves">{svg}</div>'
+    return "".join(f"<h2>{title}</h2>{body}" for title, body in blocks.items())
 
 
 def _settings(ranking: Sequence[RankedPoint]) -> str:
@@ -102,8 +121,8 @@ def _settings(ranking: Sequence[RankedPoint]) -> str:
     return f'<p class="sub">All settings of the best trial: <code>{escape(file)}</code></p>' if place else ""
 
 
-def _tiles(sweep: SweepResults, ranking: Sequence[RankedPoint]) -> str:
-    states = [row.state for row in sweep.rows]
+def _tiles(sweep: SweepResults) -> str:
+    ranking, states = sweep.ranking, [row.state for row in sweep.rows]
     tiles = [(str(len(states)), "runs")]
     tiles += [(str(states.count(name)), name) for name in ("finished", "failed", "pruned", "waiting") if name in states]
     if ranking and ranking[0].mean is not None:
@@ -121,8 +140,8 @@ def _tiles(sweep: SweepResults, ranking: Sequence[RankedPoint]) -> str:
     )
 
 
-def _leaderboard(ranking: Sequence[RankedPoint], objective: str) -> str:
-    table = leaderboard_columns(ranking, objective)
+def _leaderboard(sweep: SweepResults) -> str:
+    table = leaderboard_columns(sweep.ranking, sweep.objective)
     head = "".join(f"<th>{escape(name)}</th>" for name in table)
     body = "".join(
         ('<tr class="best">' if row[0] == 1 else "<tr>") + "".join(map(_cell, row)) + "</tr>"

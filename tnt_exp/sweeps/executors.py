@@ -8,8 +8,9 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
@@ -24,7 +25,7 @@ from tnt_exp.hardware import cpu_count
 from tnt_exp.sweeps.fork_server import ForkServer
 from tnt_exp.sweeps.scheduler import Scheduler
 from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, read_outcome, write_outcome
-from tnt_exp.sweeps.worker import JobProcess, ResourceLimits
+from tnt_exp.sweeps.worker import JobProcess
 
 _POLL_INTERVAL = 0.05  # seconds
 
@@ -36,16 +37,11 @@ _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS
 class DeviceSlot:
     """A place for one trial at a time."""
 
-    number: int  # from 0
     environment: dict[str, str]  # variables of the trials that run here
 
 
 def device_slots(config: LauncherConfig) -> list[DeviceSlot]:
-    """Divide the machine's GPUs and cores into slots.
-
-    Raises:
-        UserError: More GPUs are asked for than there are.
-    """
+    """Divide the machine's GPUs and cores into slots; raise `UserError` if more GPUs are asked for than there are."""
     there = visible_gpus()
     if config.gpus is not None and config.gpus > len(there):
         raise UserError(f"launcher.gpus: expected at most {len(there)} on this machine, received {config.gpus}.")
@@ -62,7 +58,7 @@ def device_slots(config: LauncherConfig) -> list[DeviceSlot]:
                 environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         elif config.gpus == 0:
             environment["CUDA_VISIBLE_DEVICES"] = ""
-        result.append(DeviceSlot(number, environment))
+        result.append(DeviceSlot(environment))
     return result
 
 
@@ -75,81 +71,62 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(len(list(nvidia.iterdir())))] if nvidia.is_dir() else []
 
 
-class ProcessMonitor(Protocol):
-    """Watches the running trials."""
-
-    def poll(self, running: dict[int, tuple[Trial, JobProcess]]) -> None:
-        """Called about ten times per second with the running trials by slot."""
-
-
 class JobSupervisor:
-    """Runs trials as processes of this machine, one per slot, in a working folder; the monitors watch them.
+    """Runs trials as processes of this machine, one per slot.
 
     The command that runs a trial is `tnt-exp run`, unless another is given. On a CPU it is forked from a process that
     has loaded the backend. With a GPU each trial is a fresh process: what libraries of a GPU do when they are loaded is
     theirs, and a process that has begun to use one cannot be forked.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        slots: Sequence[DeviceSlot],
-        limits: ResourceLimits,
-        command: Sequence[str] | None,
-        cwd: Path,
-        monitors: Sequence[ProcessMonitor] = (),
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, slots: Sequence[DeviceSlot], config: LauncherConfig) -> None:
         self._scheduler = scheduler
-        self._slots = {slot.number: slot for slot in slots}
-        self._limits = limits
-        self._command = command
-        self._cwd = cwd
-        self._monitors = monitors
+        self._slots, self._config = slots, config
         self._running: dict[int, tuple[Trial, JobProcess]] = {}
         self._servers: dict[str, ForkServer] = {}  # backend: its server
 
     def run(self) -> None:
         """Run until no trial is left; if it is interrupted, the running trials are stopped first."""
         try:
-            while self._start_trials() or self._running:
-                self._poll()
+            self._start_trials()
+            while self._running:
+                self._complete_trials()
+                if self._scheduler.stopped:
+                    self._stop_trials()
+                for callback in self._scheduler.callbacks:
+                    callback.poll(self._running)
                 time.sleep(_POLL_INTERVAL)
+                self._start_trials()
         finally:
-            self._stop()
+            self._stop_trials()
+            while self._running:
+                self._complete_trials()
+                time.sleep(_POLL_INTERVAL)
             for server in self._servers.values():
                 server.close()
 
-    def _start_trials(self) -> bool:
-        """Start trials on free slots; return True if any was started."""
-        started = False
-        for number, slot in self._slots.items():
+    def _start_trials(self) -> None:
+        """Start trials on free slots."""
+        study = self._scheduler.study
+        for number, slot in enumerate(self._slots):
             if number in self._running:
                 continue
             trial = self._scheduler.next_trial()
             if trial is None:
                 break
-            folder = self._scheduler.study.folder_of(trial)
             server = self._server(trial, slot)
-            process = JobProcess(folder, self._command, slot.environment, self._limits, self._cwd, server)
+            cwd = Path(study.data["cwd"])
+            process = JobProcess(study.folder_of(trial), self._config, slot.environment, cwd, server)
             self._running[number] = (trial, process)
-            started = True
-        return started
 
     def _server(self, trial: Trial, slot: DeviceSlot) -> ForkServer | None:
         """Return the process that forks a trial, or None where a fresh one is to be started."""
-        if self._command or slot.environment.get("CUDA_VISIBLE_DEVICES", visible_gpus()):
+        if self._config.command or slot.environment.get("CUDA_VISIBLE_DEVICES", visible_gpus()):
             return None
         backend = self._scheduler.study.config(trial).trainer.backend.value
         if backend not in self._servers or self._servers[backend].ended:
             self._servers[backend] = ForkServer(backend, {**os.environ, **slot.environment})
         return self._servers[backend]
-
-    def _poll(self) -> None:
-        self._complete_trials()
-        if self._scheduler.stopped:
-            self._stop_processes()
-        for monitor in self._monitors:
-            monitor.poll(self._running)
 
     def _complete_trials(self) -> None:
         for number, (trial, process) in list(self._running.items()):
@@ -158,50 +135,33 @@ class JobSupervisor:
                 del self._running[number]
                 self._scheduler.complete(trial, outcome)
 
-    def _stop_processes(self) -> None:
+    def _stop_trials(self) -> None:
         for _, process in self._running.values():
             process.stop(Outcome(FailureReason.stopped, "stopped with the sweep"))
 
-    def _stop(self) -> None:
-        self._stop_processes()
-        while self._running:
-            self._complete_trials()
-            time.sleep(_POLL_INTERVAL)
-
 
 class LocalLauncher(Launcher):
-    """Hydra launcher: one fresh process per trial, over slots.
-
-    Args:
-        settings: Fields of `tnt_exp.config.sweep.LauncherConfig`.
-    """
+    """Hydra launcher: one fresh process per trial, over slots; its settings are the fields of `LauncherConfig`."""
 
     def __init__(self, **settings: Any) -> None:
         if isinstance(settings.get("command"), ListConfig):
             settings["command"] = list(settings["command"])
         self._config = LauncherConfig(**settings)
-        self._slots: list[DeviceSlot] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra's; nothing to do, because a trial is a process here and not a function."""
 
-    @property
+    @cached_property
     def slots(self) -> list[DeviceSlot]:
         """Places for one trial at a time."""
-        self._slots = self._slots or device_slots(self._config)
-        return self._slots
+        return device_slots(self._config)
 
-    def run(self, scheduler: Scheduler, cwd: Path, monitors: Sequence[ProcessMonitor] = ()) -> None:
-        """Run trials in a working folder until none is left; the monitors watch them."""
-        limits = ResourceLimits(self._config.timeout, self._config.memory)
-        JobSupervisor(scheduler, self.slots, limits, self._config.command, cwd, monitors).run()
+    def run(self, scheduler: Scheduler) -> None:
+        """Run trials until none is left."""
+        JobSupervisor(scheduler, self.slots, self._config).run()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Hydra's way to run a list of jobs; used by other sweepers only.
-
-        Raises:
-            UserError: Always: a trial needs the folder that the sweeper of tnt-exp has prepared.
-        """
+        """Raise `UserError`: other sweepers call this, and a trial needs the folder that ours has prepared."""
         raise UserError("hydra/launcher=local: expected the sweeper of tnt-exp, received another. Leave hydra/sweeper.")
 
 

@@ -42,8 +42,7 @@ class ForkServer:
     Args:
         backend: Keras backend that the server loads; one that is not installed leads to the message of each command.
         environment: Variables that libraries read when they are loaded.
-        program: The command of the server, to which the backend and the number of its connection are added; None:
-            `PROGRAM`.
+        program: The command of the server, before backend and number of the connection; None: `PROGRAM`.
     """
 
     def __init__(
@@ -100,17 +99,12 @@ class ForkServer:
 
 
 class ForkedProcess:
-    """A command that a server has forked, with the methods of `subprocess.Popen` that are needed.
-
-    Attributes:
-        known_pid: The process id, once the server has sent it.
-        returncode: The exit code, minus the number of the signal that killed it; None while it runs.
-    """
+    """A command that a server has forked, with the methods of `subprocess.Popen` that are needed."""
 
     def __init__(self, server: ForkServer) -> None:
         self._server = server
-        self.known_pid: int | None = None
-        self.returncode: int | None = None
+        self.known_pid: int | None = None  # once the server has sent it
+        self.returncode: int | None = None  # minus the number of the signal that killed it; None while it runs
 
     @property
     def pid(self) -> int | None:
@@ -150,13 +144,9 @@ def preload(backend: str) -> None:
 
 
 def serve(number: int) -> JsonObject | None:
-    """Fork a process per request until the connection is closed; `preload` comes before.
+    """Fork a process per request until the connection, a file descriptor, is closed; `preload` comes before.
 
-    Args:
-        number: File descriptor of the connection.
-
-    Returns:
-        In a fork: its request, after its streams, folder and environment were set. In the server: None, at the end.
+    Return in a fork its request, after its streams, folder and environment were set; in the server None, at the end.
     """
     connection, running = Connection(number), dict[int, int]()
     graphs = tempfile.mkdtemp(prefix="tnt-exp-")

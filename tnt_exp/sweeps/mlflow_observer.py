@@ -3,22 +3,12 @@
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tnt_exp.reports.leaderboard import (
-    TEST,
-    MainEffect,
-    RankedPoint,
-    kept_name,
-    leaderboard_columns,
-    main_effects,
-    write_leaderboard,
-    write_main_effects,
-    write_points,
-)
+from tnt_exp.reports import leaderboard
 from tnt_exp.reports.sweep_page import SweepResults, render_page
 from tnt_exp.sweeps import results
+from tnt_exp.sweeps.scheduler import SweepCallback
 from tnt_exp.sweeps.study import SweepStudy
 from tnt_exp.sweeps.trial import Outcome, Trial
 from tnt_exp.tracking.record import NOTE
@@ -31,26 +21,25 @@ _REPORT_INTERVAL = 60.0  # seconds between two leaderboards of a sweep that runs
 _DESCRIBED = 20  # points in the description of the parent run
 
 
-class MlflowObserver:
-    """Logs a sweep to MLflow; does nothing if tracking is off (no tracker)."""
+class MlflowObserver(SweepCallback):
+    """Logs a sweep to MLflow."""
 
-    def __init__(self, study: SweepStudy, tracker: "SweepTracker | None") -> None:
+    def __init__(self, study: SweepStudy, tracker: "SweepTracker") -> None:
         self._study = study
         self._tracker = tracker
         self._last = time.monotonic()
 
     @classmethod
-    def of(cls, study: SweepStudy) -> "MlflowObserver":
+    def of(cls, study: SweepStudy) -> SweepCallback:
         """Create or resume the parent run, and correct the states that an interruption left behind.
 
-        Raises:
-            UserError: The store cannot be reached.
+        Where tracking is off, the callback does nothing. Raises `UserError` if the store cannot be reached.
         """
         if not study.trials:
-            return cls(study, None)
+            return SweepCallback()
         tracking = study.config(study.trials[0]).tracking
         if not tracking.enabled:
-            return cls(study, None)
+            return SweepCallback()
         from tnt_exp.tracking.client import resolve_tracking_uri
         from tnt_exp.tracking.tracker import SweepTracker
 
@@ -70,39 +59,29 @@ class MlflowObserver:
 
     def on_trial_end(self, trial: Trial, outcome: Outcome) -> None:
         """Send what the trial itself could not: the outcome, if it was killed."""
-        if not self._tracker:
-            return
         self._tracker.sync_trials([self._study.folder_of(trial)])
         if time.monotonic() - self._last > _REPORT_INTERVAL:
             self._log_report()
 
-    def on_retry(self, trial: Trial, outcome: Outcome) -> None:
-        """Do nothing: the next attempt continues the MLflow run of the folder."""
-
     def finish(self, status: str) -> None:
         """Log the report, and end the parent run."""
-        if self._tracker:
-            self._log_report()
-            self._tracker.sync_trials(self._study.folder_of(trial) for trial in self._study.trials)  # their ranks
-            self._tracker.finish(status)
+        self._log_report()
+        self._tracker.sync_trials(self._study.folder_of(trial) for trial in self._study.trials)  # their ranks
+        self._tracker.finish(status)
 
     def _log_report(self) -> None:
         """Log the leaderboard, the figures and the best child with the parent run."""
-        if self._tracker is None:
-            return
-        found = results.load_results(self._study)
-        ranking = results.ranked(list(found.rows), self._study)
-        effects = main_effects(ranking)
-        files = self._tracker.files
+        found, files = results.load_results(self._study), self._tracker.files
+        ranking = found.ranking
         (files / "plots").mkdir(parents=True, exist_ok=True)
-        write_leaderboard(files / "leaderboard.csv", ranking, found.objective)
-        write_points(files / "points.csv", found.rows)
-        if effects:
-            write_main_effects(files / "effects.csv", effects)
+        leaderboard.write_leaderboard(files, ranking, found.objective)
+        leaderboard.write_points(files / "points.csv", found.rows)
+        if found.effects:
+            leaderboard.write_main_effects(files / "effects.csv", found.effects)
         results.write_folds_matrix(self._study, files)
         (files / "report.html").write_text(render_page(found))
-        _draw(found, effects, files / "plots")
-        self._tracker.table(leaderboard_columns(ranking, found.objective), "leaderboard.json")
+        for name, svg in found.figures.items():
+            (files / "plots" / f"{name.replace('/', '_')}.svg").write_text(svg)
         tags = {"objective": found.objective, NOTE: _describe(found, self._tracker)}
         tags |= {"objective_images": str(found.images)} if found.images else {}
         metrics, sweep = {}, self._tracker.link(self._tracker.run_id, f"sweep {found.id}")
@@ -116,12 +95,12 @@ class MlflowObserver:
             best = ranking[0]
             jobs = " ".join(str(row.job) for row in best.rows)
             tags |= {"best_job": jobs, "best_point": best.label, "best_run_id": best.best.run_id or ""}
-            metrics = {f"best/{found.objective}": [ranking[0].mean, time.time_ns() // 1_000_000]}
+            metrics = {f"best/{found.objective}": [best.mean, time.time_ns() // 1_000_000]}
         self._tracker.note(tags, metrics=metrics, ranks=ranks)
         self._last = time.monotonic()
 
 
-def _ties(point: RankedPoint, ranking: Sequence[RankedPoint]) -> str:
+def _ties(point: leaderboard.RankedPoint, ranking: Sequence[leaderboard.RankedPoint]) -> str:
     """Return how many points share a rank, if it is not one."""
     count = sum(other.rank == point.rank for other in ranking)
     return f" ({count} are equal)" if count > 1 else ""
@@ -129,11 +108,11 @@ def _ties(point: RankedPoint, ranking: Sequence[RankedPoint]) -> str:
 
 def _describe(found: SweepResults, tracker: "SweepTracker") -> str:
     """Return the verdict on a sweep and its best points, as Markdown."""
-    names = [found.objective, *([TEST] if found.objective != TEST else [])]
+    names = [found.objective, *([leaderboard.TEST] if found.objective != leaderboard.TEST else [])]
     lines = [
         *(f"- {line}" for line in found.verdict),
         "",
-        f"| rank | trial | {' | '.join(map(kept_name, names))} | parameters |",
+        f"| rank | trial | {' | '.join(map(leaderboard.kept_name, names))} | parameters |",
     ]
     lines.append("|---:|---|" + "---:|" * (len(names) + 1))
     for point in found.ranking[:_DESCRIBED]:
@@ -142,20 +121,3 @@ def _describe(found: SweepResults, tracker: "SweepTracker") -> str:
         cells.append(f"{parameters:,.0f}" if (parameters := point.best.facts.get("parameters")) else "")
         lines.append(f"| {point.rank or ''} | {tracker.link(point.best.run_id, point.label)} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", "All trials: artifact leaderboard.csv; with figures: artifact report.html."])
-
-
-def _draw(found: SweepResults, effects: list[MainEffect], folder: Path) -> None:
-    if not any(row.objective is not None for row in found.rows):
-        return
-    from tnt_exp.reports import sweep_figures  # imports Matplotlib, which takes half a second
-
-    name = kept_name(found.objective)
-    parallel = sweep_figures.parallel_coordinates(found.rows, name, maximize=found.maximize)
-    (folder / "parallel_coordinates.svg").write_text(parallel)
-    for key in dict.fromkeys(key for row in found.rows for key in row.params):
-        file = f"objective_against_{key.replace('/', '_')}.svg"
-        (folder / file).write_text(sweep_figures.objective_scatter(found.rows, key, name))
-    if effects:
-        (folder / "effect_of_each_value.svg").write_text(sweep_figures.effects_chart(effects, name))
-    if found.curves:
-        (folder / "curves_of_the_best.svg").write_text(sweep_figures.best_curves(found.curves, found.objective))

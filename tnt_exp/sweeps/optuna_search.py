@@ -12,7 +12,6 @@ import time
 import warnings
 from collections import deque
 from itertools import product
-from pathlib import Path
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
@@ -27,9 +26,10 @@ from tnt_exp.preflight import preflight
 from tnt_exp.reports.leaderboard import REPEATED
 from tnt_exp.sweeps.plan import TrialComposer
 from tnt_exp.sweeps.results import objective_name
-from tnt_exp.sweeps.search_space import SearchSpace, format_override_value, make_distribution
+from tnt_exp.sweeps.scheduler import SweepCallback
+from tnt_exp.sweeps.search_space import SearchSpace, make_distribution
 from tnt_exp.sweeps.study import SweepStudy
-from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, TrialSpec, TrialState, config_hash, objective_value
+from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, TrialState, config_hash, objective_value
 from tnt_exp.sweeps.worker import JobProcess
 
 OPTUNA_STUDY = "optuna.log"
@@ -40,16 +40,8 @@ _CHECK_INTERVAL = 1.0  # seconds between two looks at running trials, for prunin
 class OptunaSearch:
     """Supplies the trials of a search (see `tnt_exp.sweeps.scheduler.TrialSource`).
 
-    Args:
-        sweep_study: The sweep; `trials` in its data are the trials of this search.
-        space: The search space. Lists of seeds and folds are not searched: each Optuna trial runs once per combination.
-        settings: Method, number of trials, seed, pruning.
-        compose: Composes configurations.
-        parallel: The number of Optuna trials that run at once.
-
-    Attributes:
-        n_recorded: The number of trials whose results the sampler knows.
-        study: Optuna's study.
+    `trials` in the data of the sweep are the trials of the search. Lists of seeds and folds in its space are not
+    searched: each Optuna trial runs once per combination; `parallel` of them run at once. `study` is Optuna's.
     """
 
     def __init__(
@@ -64,9 +56,9 @@ class OptunaSearch:
         if not self._keys:
             raise UserError(f"sweep={settings.method.name}: expected a key with several values, received none.")
         self._trials: list[JsonObject] = sweep_study.data.setdefault("trials", [])
-        self._ready: deque[Trial] = deque()
+        self._ready = deque(sweep_study.pending_trials(settings.rerun))
         self._asked: set[int] = set()
-        self.n_recorded = 0
+        self.n_recorded = 0  # trials whose results the sampler knows
         self.study = self._restore()
 
     @property
@@ -91,12 +83,13 @@ class OptunaSearch:
         self._asked.add(sweep_trial.job)
         return sweep_trial
 
-    def optuna_trial(self, sweep_trial: Trial) -> FrozenTrial | None:
+    def optuna_trial(self, sweep_trial: Trial) -> optuna.trial.Trial | None:
         """Return the Optuna trial of a run, or None if it runs with several seeds."""
-        number = next((n for n, trial in enumerate(self._trials) if sweep_trial.job in trial["jobs"]), None)
-        if number is None or len(self._trials[number]["jobs"]) > 1:
-            return None
-        return self.study.trials[number]
+        number = next((n for n, trial in enumerate(self._trials) if trial["jobs"] == [sweep_trial.job]), None)
+        return None if number is None else self._optuna_trial(self.study.trials[number])
+
+    def _optuna_trial(self, frozen: FrozenTrial) -> optuna.trial.Trial:
+        return optuna.trial.Trial(self.study, frozen._trial_id)  # Optuna 5: no public way to a trial by number
 
     def _report_results(self, due: int) -> None:
         """Report the results of the first `due` trials to the sampler, in order, as far as they have ended."""
@@ -106,7 +99,7 @@ class OptunaSearch:
                 return
             state, value = outcome
             frozen = self.study.trials[self.n_recorded]
-            trial = optuna.trial.Trial(self.study, frozen._trial_id)  # Optuna 5: no public way to a trial by number
+            trial = self._optuna_trial(frozen)
             for epoch, reached in self._reported_curve(self.n_recorded).items():
                 if epoch not in frozen.intermediate_values:
                     trial.report(reached, epoch)
@@ -122,7 +115,7 @@ class OptunaSearch:
         number = len(self._trials)
         self.study.sampler = self._sampler(number)
         asked = self.study.ask(self._distributions)
-        values = {key: format_override_value(asked.params[key]) for key in self._keys}
+        values = {key: str(asked.params[key]) for key in self._keys}
         trial: JsonObject = {"values": dict(asked.params), "jobs": []}
         self._trials.append(trial)
         hashes = {sweep_trial.hash: sweep_trial for sweep_trial in self._sweep_study.trials}
@@ -135,7 +128,7 @@ class OptunaSearch:
                 trial["invalid"] = str(error)
                 break
             known = hashes.get(config_hash(config))
-            sweep_trial = known or self._sweep_study.add_trial(TrialSpec(spec.overrides, spec.params), config, number)
+            sweep_trial = known or self._sweep_study.add_trial(spec, config, number)
             trial["jobs"].append(sweep_trial.job)
             if known is None:
                 self._ready.append(sweep_trial)
@@ -154,7 +147,8 @@ class OptunaSearch:
             return OptunaState.FAIL, None
         sweep_trials = [self._sweep_study.trials[job] for job in trial["jobs"]]
         states = [self._sweep_study.state(sweep_trial) for sweep_trial in sweep_trials]
-        to_come = self._rerun and TrialState.failed in states and not self._asked.issuperset(trial["jobs"])
+        rerun = self._settings.rerun is Rerun.failed
+        to_come = rerun and TrialState.failed in states and not self._asked.issuperset(trial["jobs"])
         if TrialState.waiting in states or to_come:
             return None
         values = [
@@ -171,10 +165,6 @@ class OptunaSearch:
             return (OptunaState.PRUNED, last[1]) if last else (OptunaState.FAIL, None)
         return OptunaState.FAIL, None
 
-    @property
-    def _rerun(self) -> bool:
-        return self._settings.rerun is Rerun.failed
-
     def _curve(self, sweep_trial: Trial) -> dict[int, float]:
         """Return the objective after each epoch."""
         name = objective_name(self._sweep_study)
@@ -184,17 +174,20 @@ class OptunaSearch:
 
     def _reported_curve(self, number: int) -> dict[int, float]:
         """Return the curve of a trial with one run; empty if it has several."""
-        scheduler = self._trials[number]["jobs"]
-        return self._curve(self._sweep_study.trials[scheduler[0]]) if len(scheduler) == 1 else {}
+        jobs = self._trials[number]["jobs"]
+        return self._curve(self._sweep_study.trials[jobs[0]]) if len(jobs) == 1 else {}
 
     def _restore(self) -> optuna.Study:
-        """Rebuild Optuna's study from `sweep.json`, and find the runs that are still to be made."""
+        """Rebuild Optuna's study from `sweep.json`."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         file = self._sweep_study.folder / OPTUNA_STUDY
         for left in file.parent.glob(f"{OPTUNA_STUDY}*"):  # also the lock of a killed process
             left.unlink()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(file)))
         study = optuna.create_study(
-            storage=_storage(file),
+            storage=storage,
             study_name=self._sweep_study.id,
             direction="maximize" if self._sweep_study.maximize else "minimize",
             sampler=self._sampler(0),
@@ -204,7 +197,6 @@ class OptunaSearch:
         for number, trial in enumerate(self._trials):
             outcome = self._trial_outcome(number) if number < known and self.n_recorded == number else None
             state, value = outcome or (OptunaState.RUNNING, None)
-            sweep_trials = [self._sweep_study.trials[job] for job in trial["jobs"]]
             study.add_trial(
                 optuna.create_trial(
                     state=state,
@@ -215,14 +207,7 @@ class OptunaSearch:
                 )
             )
             self.n_recorded += outcome is not None
-            self._ready.extend(
-                sweep_trial for sweep_trial in sweep_trials if self._to_run(sweep_trial) and sweep_trial.trial == number
-            )
         return study
-
-    def _to_run(self, sweep_trial: Trial) -> bool:
-        state = self._sweep_study.state(sweep_trial)
-        return state is TrialState.waiting or (self._rerun and state is TrialState.failed)
 
 
 def search_fingerprint(space: SearchSpace, settings: SweepConfig, parallel: int) -> JsonObject:
@@ -239,13 +224,7 @@ def search_fingerprint(space: SearchSpace, settings: SweepConfig, parallel: int)
     }
 
 
-def _storage(file: Path) -> optuna.storages.BaseStorage:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.storages.JournalStorage(JournalFileBackend(str(file)))
-
-
-class PruningMonitor:
+class PruningMonitor(SweepCallback):
     """Reports a metric of running trials to Optuna, epoch by epoch, and stops the trials that Optuna prunes."""
 
     def __init__(self, search: OptunaSearch, metric: str) -> None:
@@ -260,9 +239,8 @@ class PruningMonitor:
             return
         self._next = time.monotonic() + _CHECK_INTERVAL
         for sweep_trial, process in running.values():
-            frozen = self._search.optuna_trial(sweep_trial)
-            if frozen is not None:
-                self._compare(sweep_trial, process, optuna.trial.Trial(self._search.study, frozen._trial_id))
+            if trial := self._search.optuna_trial(sweep_trial):
+                self._compare(sweep_trial, process, trial)
 
     def _compare(self, sweep_trial: Trial, process: JobProcess, trial: optuna.trial.Trial) -> None:
         done = self._reported.get(sweep_trial.job, 0)

@@ -21,10 +21,7 @@ class TrialComposer:
     """Composes the configurations of trials, like `tnt_exp.config.compose.compose`.
 
     Hydra reads and merges the config groups first, then sets single values. The first part takes nearly all of the time
-    (0.2 s on one core), so it is cached for each choice of groups.
-
-    Args:
-        config_dir: The folder of the user's own config groups.
+    (0.2 s on one core), so it is cached for each choice of groups. `config_dir` has the user's own config groups.
     """
 
     def __init__(self, config_dir: str | None = None) -> None:
@@ -32,11 +29,7 @@ class TrialComposer:
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def __call__(self, overrides: Sequence[str]) -> Config:
-        """Compose one trial.
-
-        Raises:
-            UserError: A key, a group, an option or a value is wrong.
-        """
+        """Compose one trial; raise `UserError` if a key, a group, an option or a value is wrong."""
         groups, values = [], []
         for text in overrides:
             override = parse_override(text)

@@ -1,6 +1,7 @@
 """The results of a sweep as the reports need them, read from its folder or from MLflow."""
 
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from tnt_exp.sweeps.worker import LOG
 from tnt_exp.tracking.record import FACTS, RECALL
 
 if TYPE_CHECKING:
-    from tnt_exp.tracking.queries import MlflowRun
+    from tnt_exp.tracking.queries import History, MlflowRun
 
 CURVES = 8  # of the best runs
 
@@ -34,11 +35,7 @@ def objective_name(study: SweepStudy) -> str:
     name = study.data["objective"]
     if name:
         return str(name)
-    return next((_default_objective(result) for each in study.trials if (result := study.result(each))), "val/accuracy")
-
-
-def _default_objective(result: JsonObject) -> str:
-    metrics = result.get("metrics", {})
+    metrics = next((result.get("metrics") for each in study.trials if (result := study.result(each))), None)
     return "test/accuracy" if metrics and "val/accuracy" not in metrics else "val/accuracy"
 
 
@@ -92,20 +89,25 @@ def load_results(study: SweepStudy) -> SweepResults:
     """Read everything that the report shows from the sweep folder."""
     found = rows(study)
     objective = objective_name(study)
-    curves = {}
-    for ranked_trial in ranked(found, study)[:CURVES]:
-        if ranked_trial.mean is None:
-            break
-        history = [
-            (float(row["epoch"]), value)
-            for row in run_folder.read_metrics(Path(ranked_trial.best.place)).rows
-            if (value := run_folder.parse_number(row.get(objective))) is not None
-        ]
-        if history:
-            curves[f"job {ranked_trial.best.job}: {ranked_trial.best.label}"] = history
+
+    def history(row: TrialRow) -> list[tuple[float, float]]:
+        epochs = run_folder.read_metrics(Path(row.place)).rows
+        pairs = [(float(epoch["epoch"]), run_folder.parse_number(epoch.get(objective))) for epoch in epochs]
+        return [(epoch, value) for epoch, value in pairs if value is not None]
+
+    curves = _best_curves(ranked(found, study), history)
     images = _measured_images([Path(row.place) for row in found], objective)
     place = "/".join(study.folder.parts[-3:])  # multirun/sweeps/ID
     return SweepResults(study.id, found, objective, study.maximize, curves, place, images)
+
+
+def _best_curves(
+    ranking: Sequence[RankedPoint], history: Callable[[TrialRow], list[tuple[float, float]]]
+) -> dict[str, list[tuple[float, float]]]:
+    """Return the curves of the best points, as far as they have one, by the labels of their runs."""
+    best = [point.best for point in ranking[:CURVES] if point.mean is not None]
+    curves = {f"job {row.job}: {row.label}": history(row) for row in best}
+    return {label: curve for label, curve in curves.items() if curve}
 
 
 def _measured_images(folders: list[Path], objective: str) -> int | None:
@@ -119,54 +121,43 @@ def _measured_images(folders: list[Path], objective: str) -> int | None:
 
 
 def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
-    """Read the same from MLflow alone, if the sweep folder is on another machine.
-
-    Raises:
-        UserError: The store has no such sweep.
-    """
+    """Read the same from MLflow, if the sweep folder is on another machine; raise `UserError` if there is no sweep."""
     from tnt_exp.tracking.queries import read_sweep_runs
 
-    parent, children = read_sweep_runs(uri, sweep_id)
-    objective, maximize = parent.tags["objective"], parent.tags["direction"] == "maximize"
-    keys = parent.tags["swept"].split()
-    states = {"FINISHED": "finished", "RUNNING": "waiting", "SCHEDULED": "waiting"}
-    found = [
-        TrialRow(
-            job=int(child.tags["sweep_job"]),
-            params={key: child.params[key] for key in keys if key in child.params},
-            state=states.get(child.status, "pruned" if child.tags.get("cause") == "pruned" else "failed"),
-            objective=objective_value(result, objective) if child.status == "FINISHED" else None,
-            metrics=result["metrics"],
-            facts={key: result[key] for key in FACTS if key in result},
-            error=child.tags.get("error"),
-            command=child.tags.get("command", ""),
-            place=child.tags.get("run_folder", ""),
-            run_id=child.run_id,
-        )
-        for child in sorted(children, key=lambda child: int(child.tags["sweep_job"]))
-        for result in [_result_of(child, objective)]
-    ]
-    curves = {}
-    for ranked_trial in rank_points(found, maximize=maximize)[:CURVES]:
-        if ranked_trial.mean is not None and ranked_trial.best.run_id:
-            label = f"job {ranked_trial.best.job}: {ranked_trial.best.label}"
-            curves[label] = parent.history(ranked_trial.best.run_id, objective)
-    images = parent.tags.get("objective_images")
+    parent, children, history = read_sweep_runs(uri, sweep_id)
+    tags = parent.data.tags
+    objective, maximize, images = tags["objective"], tags["direction"] == "maximize", tags.get("objective_images")
+    found = [_mlflow_row(child, tags["swept"].split(), objective, history) for child in children]
+    ranking = rank_points(found, maximize=maximize)
+    curves = _best_curves(ranking, lambda row: history(row.run_id or "", objective))
     return SweepResults(sweep_id, found, objective, maximize, curves, uri, int(images) if images else None)
 
 
-def _result_of(run: "MlflowRun", objective: str) -> JsonObject:
-    """Return what the `result.json` of a run holds, as far as MLflow has it: the metrics are those of the kept epoch.
+def _mlflow_row(run: "MlflowRun", keys: Sequence[str], objective: str, history: "History") -> TrialRow:
+    """Return the row of a trial as far as MLflow has it: the metrics are those of the kept epoch.
 
     Older versions logged `parameters`, and no names of their own for the kept epoch.
     """
-    kept = {name: run.metrics[name] for name in run.metrics if name[:4] == "val/" or name[:5] == "test/"}
+    status, logged, tags = run.info.status, run.data.metrics, run.data.tags
+    kept = {name: value for name, value in logged.items() if name.startswith(("val/", "test/"))}
     kept = {name: value for name, value in kept.items() if not name.startswith(RECALL)}
-    kept |= {name.removeprefix("best/"): value for name, value in run.metrics.items() if name.startswith("best/")}
-    if objective.startswith("train/") and (epoch := run.tags.get("best_epoch")):
-        kept[objective] = dict(run.history(run.run_id, objective))[float(epoch)]
-    facts = {key: run.metrics[each] for key, name in FACTS.items() for each in (key, name) if each in run.metrics}
-    return {**facts, "metrics": kept}
+    kept |= {name.removeprefix("best/"): value for name, value in logged.items() if name.startswith("best/")}
+    if objective.startswith("train/") and (epoch := tags.get("best_epoch")):
+        kept[objective] = dict(history(run.info.run_id, objective))[float(epoch)]
+    facts = {key: logged[each] for key, name in FACTS.items() for each in (key, name) if each in logged}
+    states = {"FINISHED": "finished", "RUNNING": "waiting", "SCHEDULED": "waiting"}
+    return TrialRow(
+        job=int(tags["sweep_job"]),
+        params={key: run.data.params[key] for key in keys if key in run.data.params},
+        state=states.get(status, "pruned" if tags.get("cause") == "pruned" else "failed"),
+        objective=objective_value({**facts, "metrics": kept}, objective) if status == "FINISHED" else None,
+        metrics=kept,
+        facts=facts,
+        error=tags.get("error"),
+        command=tags.get("command", ""),
+        place=tags.get("run_folder", ""),
+        run_id=run.info.run_id,
+    )
 
 
 def folds_summary(study: SweepStudy) -> str:

@@ -10,6 +10,7 @@ from tnt_exp.atomic_files import JsonObject
 from tnt_exp.errors import UserError
 from tnt_exp.sweeps.study import SweepStudy
 from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, TrialState, objective_value
+from tnt_exp.sweeps.worker import JobProcess
 
 _PERMANENT = (None, FailureReason.pruned, FailureReason.stopped)  # outcomes that a retry cannot improve
 
@@ -28,14 +29,20 @@ class TrialSource(Protocol):
         """The trial has ended and will not be retried."""
 
 
-class SweepCallback(Protocol):
-    """Receives the outcomes of trials."""
+class SweepCallback:
+    """Follows a sweep; each method does nothing unless it is overridden."""
+
+    def poll(self, running: dict[int, tuple[Trial, JobProcess]]) -> None:
+        """Called about ten times per second with the trials that run as processes of this machine, by slot."""
 
     def on_trial_end(self, trial: Trial, outcome: Outcome) -> None:
         """The trial has ended and will not be retried, or was stopped together with the sweep."""
 
     def on_retry(self, trial: Trial, outcome: Outcome) -> None:
         """The trial has ended with this outcome and will be retried."""
+
+    def finish(self, status: str) -> None:
+        """The sweep has ended: FINISHED, FAILED or KILLED."""
 
 
 class GridSource:
@@ -54,44 +61,21 @@ class GridSource:
 
 
 @dataclass
-class BestTrial:
-    """The best trial so far, and its objective."""
-
-    trial: Trial
-    value: float
-
-
-@dataclass
 class Scheduler:
-    """Hands out trials and receives their outcomes; every executor loops over it.
-
-    Args:
-        study: The sweep.
-        source: Supplies the trials.
-        retries: How often a failed trial is retried.
-        fail_fast: Hand out no trial after the first failure.
-        callbacks: Receive every outcome.
-
-    Attributes:
-        running: For each running trial (by number), when it was handed out, monotonic seconds.
-        states: The state of each trial.
-        best: The best trial so far.
-        failures: Trials that failed in this process, in order.
-        seconds: Durations of the trials that finished in this process.
-        last_seconds: Duration of the trial that ended last.
-    """
+    """Hands out trials and receives their outcomes; every executor loops over it."""
 
     study: SweepStudy
     source: TrialSource
-    retries: int = 0
-    fail_fast: bool = False
+    retries: int = 0  # how often a failed trial is retried
+    fail_fast: bool = False  # hand out no trial after the first failure
     callbacks: list[SweepCallback] = field(default_factory=list)
-    running: dict[int, float] = field(default_factory=dict)
-    states: dict[int, TrialState] = field(default_factory=dict)
-    best: BestTrial | None = None
-    failures: list[tuple[Trial, Outcome]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    last_seconds: float = 0.0
+    running: dict[int, float] = field(default_factory=dict)  # job: when it was handed out, monotonic seconds
+    states: dict[int, TrialState] = field(default_factory=dict)  # of all trials, by job
+    best: Trial | None = None  # the best trial so far
+    best_value: float = 0.0  # its objective
+    failures: list[tuple[Trial, Outcome]] = field(default_factory=list)  # in this process, in order
+    seconds: list[float] = field(default_factory=list)  # durations of the trials that finished in this process
+    last_seconds: float = 0.0  # duration of the trial that ended last
     _again: deque[Trial] = field(default_factory=deque)
     _tries: dict[int, int] = field(default_factory=dict)
 
@@ -117,11 +101,7 @@ class Scheduler:
         return trial
 
     def complete(self, trial: Trial, outcome: Outcome) -> None:
-        """Receive the outcome of a trial that was handed out.
-
-        Raises:
-            UserError: The trial finished without the objective by which the sweep compares.
-        """
+        """Receive the outcome of a trial; raise `UserError` if it finished without the objective."""
         seconds = self.last_seconds = time.monotonic() - self.running.pop(trial.job)
         tries = self._tries[trial.job] = self._tries.get(trial.job, 0) + 1
         if outcome.cause not in _PERMANENT and tries <= self.retries:
@@ -152,8 +132,8 @@ class Scheduler:
             return
         sign = 1 if self.study.maximize else -1
         # Among equal values the first trial is the best, as in the leaderboard.
-        if self.best is None or (sign * value, -trial.job) > (sign * self.best.value, -self.best.trial.job):
-            self.best = BestTrial(trial, value)
+        if self.best is None or (sign * value, -trial.job) > (sign * self.best_value, -self.best.job):
+            self.best, self.best_value = trial, value
 
     def _check_objective(self, trial: Trial, result: JsonObject | None) -> None:
         name = self.study.data["objective"]

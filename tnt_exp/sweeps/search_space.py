@@ -34,11 +34,7 @@ def is_sweep_override(override: Override) -> bool:
 
 
 def to_hydra_overrides(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
-    """Translate `sweep.KEY` and `launcher.KEY`, as typed, for Hydra.
-
-    Raises:
-        UserError: A key or an option does not exist, or has more than one value.
-    """
+    """Translate `sweep.KEY` and `launcher.KEY`, as typed, for Hydra; raise `UserError` for a wrong key or value."""
     own = any(text.startswith(("launcher=", "hydra/launcher=")) for text in overrides)
     return [_translated(text, config_dir, foreign_launcher=own) for text in overrides]
 
@@ -70,13 +66,10 @@ def _translated(text: str, config_dir: str | None, *, foreign_launcher: bool) ->
 
 
 def make_distribution(key: str, override: Override) -> "BaseDistribution":
-    """Return the Optuna distribution of a key.
+    """Return the Optuna distribution of a key, or raise `UserError` if its values cannot be sampled.
 
     `a,b,c` is a categorical distribution, `range(...)` one of ordered numbers, `interval(...)` one of real numbers
     (`int(interval(...))`: integers); `tag(log,...)` makes it logarithmic.
-
-    Raises:
-        UserError: The values cannot be sampled.
     """
     # Here, because Hydra imports every plugin, the sweeper among them, at the start of each run.
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -104,11 +97,6 @@ def make_distribution(key: str, override: Override) -> "BaseDistribution":
     raise UserError(f"{key}: expected a list, range(...) or interval(...), received {override.input_line}.")
 
 
-def format_override_value(value: object) -> str:
-    """Return a sampled value as an override is written; floats with all digits."""
-    return repr(value) if isinstance(value, float) else str(value)
-
-
 class SearchSpace:
     """Overrides, some of them with more than one value.
 
@@ -116,15 +104,11 @@ class SearchSpace:
         overrides: As on the command line; of two for one key the last one counts.
         declared: Swept keys and their values in `conf/sweep/*.yaml`; the command line overrides them.
         loader: Resolves `model=glob(*)`.
-
-    Attributes:
-        fixed: Key: the override that every trial has.
-        swept: Key: the override with more than one value.
     """
 
     def __init__(self, overrides: Sequence[str], declared: Mapping[str, str], loader: ConfigLoader) -> None:
-        self.fixed: dict[str, str] = {}
-        self.swept: dict[str, Override] = {}
+        self.fixed: dict[str, str] = {}  # key: the override that every trial has
+        self.swept: dict[str, Override] = {}  # key: the override with more than one value
         for text in [*(f"{key}={value}" for key, value in declared.items()), *overrides]:
             parse_override(text)  # raises a clear error
             (override,) = OverridesParser.create(config_loader=loader).parse_overrides([text])
@@ -141,9 +125,8 @@ class SearchSpace:
     def grid(self, points: Sequence[Mapping[str, str]] = ({},), *, zipped: bool = False) -> list[TrialSpec]:
         """Return every combination of a point with values of the swept keys; the last key varies fastest.
 
-        Args:
-            points: Further keys and their values (see `read_points`).
-            zipped: Combine the first values of all swept keys, then the second ones, and so on.
+        Points are further keys and their values (see `read_points`). With `zipped`, the first values of all swept keys
+        are combined, then the second ones, and so on.
 
         Raises:
             UserError: A key has an interval, which has no list of values, or lists to be zipped differ in length.
@@ -181,10 +164,8 @@ class SearchSpace:
 def read_points(file: Path, config_dir: str | None, given: Collection[str]) -> list[dict[str, str]]:
     """Return the keys and values of each row of a table of trials; a key with an empty cell is not set by its row.
 
-    Args:
-        file: CSV, whose first row names keys; rows without any text are skipped.
-        config_dir: The folder of the user's own config groups.
-        given: Keys that the command sets, which the table must not set.
+    The first row of the CSV file names keys; rows without any text are skipped. `given` are keys that the command sets,
+    which the table must not set.
 
     Raises:
         UserError: The file cannot be read, a key is unknown or given twice, or a cell is no value.

@@ -32,22 +32,13 @@ from tnt_exp.config.sweep import Rerun, SweepConfig
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import estimate_resources
 from tnt_exp.run_folder import RunFolder
-from tnt_exp.sweeps.trial import Trial, TrialSpec, TrialState, config_hash, trial_key, trial_state
+from tnt_exp.sweeps.trial import Trial, TrialSpec, TrialState, config_hash, trial_state
 
 STUDY_FILE = "sweep.json"
 
 
 class SweepStudy:
-    """A sweep folder.
-
-    Args:
-        folder: The folder.
-        data: The content of `sweep.json`.
-
-    Attributes:
-        folder: The folder, absolute.
-        trials: In the order of their numbers.
-    """
+    """A sweep folder; `data` is the content of `sweep.json`, `trials` are in the order of their numbers."""
 
     def __init__(self, folder: Path, data: JsonObject) -> None:
         self.folder = folder.resolve()
@@ -67,15 +58,11 @@ class SweepStudy:
         objective: str | None,
         direction: str,
     ) -> "SweepStudy":
-        """Create the study of a new sweep.
+        """Create the study of a new sweep, and its folder.
 
-        Args:
-            folder: Created here.
-            command: The arguments after `tnt-exp train -m`.
-            config_dir: The folder of the user's own config groups.
-            search: The fingerprint of a search; None for a grid.
-            objective: The metric that trials are compared by; None: the default.
-            direction: `maximize` or `minimize`.
+        `command` is what was typed after `tnt-exp train -m`, `config_dir` the folder of the user's own config groups,
+        `search` the fingerprint of a search (None: a grid), `objective` the metric that trials are compared by (None:
+        the default), and `direction` is `maximize` or `minimize`.
         """
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,10 +101,9 @@ class SweepStudy:
         return bool(self.data["direction"] == "maximize")
 
     def acquire_lock(self) -> None:
-        """Make this the only process that runs the sweep, until the process ends, and read what others have added.
+        """Make this the only process that runs the sweep, until it ends, and read what others have added.
 
-        Raises:
-            UserError: Another process runs it.
+        Raises `UserError` if another process runs it.
         """
         self._lock = acquire_lock(self.folder / ".lock")
         if self._lock is None:
@@ -182,9 +168,14 @@ class SweepStudy:
         """Return the state of the trial."""
         return trial_state(self.result(trial))
 
+    def pending_trials(self, rerun: Rerun) -> list[Trial]:
+        """Return the trials to run: those that have not ended, and those that failed if they are to be run again."""
+        wanted = {TrialState.waiting} | ({TrialState.failed} if rerun is Rerun.failed else set())
+        return [trial for trial in self.trials if self.state(trial) in wanted]
+
     def override_keys(self) -> set[tuple[str, ...]]:
-        """Return the keys (see `trial_key`) of all trials."""
-        return {trial_key(trial.overrides) for trial in self.trials}
+        """Return the keys (see `TrialSpec.key`) of all trials."""
+        return {TrialSpec(trial.overrides).key for trial in self.trials}
 
 
 def list_studies(root: Path) -> list[SweepStudy]:
@@ -215,54 +206,41 @@ def sweep_overrides(config: DictConfig) -> list[str]:
 def find_grid_to_resume(config: DictConfig, wanted: set[tuple[str, ...]], rerun: Rerun) -> SweepStudy | None:
     """Return the grid to resume, or None if a new one begins; `wanted` are the keys of the command's trials.
 
-    Raises:
-        UserError: The folder that the command names holds a search.
+    Raises `UserError` if the folder that the command names holds a search.
     """
-    named = _named_study(config)
-    if named is not None:
-        if named.data["search"] is not None:
-            raise UserError(f"hydra.sweep.dir: expected a grid to resume, received a search, {named.folder}.")
-        return named
-    for study in _sibling_studies(config):
+    named, siblings = _candidates(config)
+    if named is not None and named.data["search"] is not None:
+        raise UserError(f"hydra.sweep.dir: expected a grid to resume, received a search, {named.folder}.")
+    for study in siblings:
         if study.data["search"] is None and study.override_keys() <= wanted and _is_unfinished(study, rerun):
             return study
-    return None
+    return named
 
 
 def find_search_to_resume(config: DictConfig, fingerprint: JsonObject, settings: SweepConfig) -> SweepStudy | None:
     """Return the search to resume: the newest with the same fingerprint that lacks trials. None: a new one begins.
 
-    Raises:
-        UserError: The folder that the command names holds another search.
+    Raises `UserError` if the folder that the command names holds another search.
     """
-    named = _named_study(config)
-    if named is not None:
-        if named.data["search"] != fingerprint:
-            raise UserError(
-                f"hydra.sweep.dir: expected the search of {named.folder} (keys, values, seed, parallel, objective), "
-                "received another. Its command is in sweep.json."
-            )
-        return named
-    for study in _sibling_studies(config):
+    named, siblings = _candidates(config)
+    if named is not None and named.data["search"] != fingerprint:
+        raise UserError(
+            f"hydra.sweep.dir: expected the search of {named.folder} (keys, values, seed, parallel, objective), "
+            "received another. Its command is in sweep.json."
+        )
+    for study in siblings:
         lacks = len(study.data.get("trials", [])) < settings.trials
         if study.data["search"] == fingerprint and (_is_unfinished(study, settings.rerun) or lacks):
             return study
-    return None
+    return named
 
 
-def _named_study(config: DictConfig) -> SweepStudy | None:
-    """Return the sweep in the folder that the command names, if it names one."""
-    if not _names_folder(config):
-        return None
-    return SweepStudy.open(sweep_dir(config)) if (sweep_dir(config) / STUDY_FILE).is_file() else None
-
-
-def _sibling_studies(config: DictConfig) -> list[SweepStudy]:
-    return [] if _names_folder(config) else list_studies(sweep_dir(config).parent)
-
-
-def _names_folder(config: DictConfig) -> bool:
-    return any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra)
+def _candidates(config: DictConfig) -> tuple[SweepStudy | None, list[SweepStudy]]:
+    """Return the sweep in the folder that the command names; if it names none, all sweeps beside the new folder."""
+    folder = sweep_dir(config)
+    if not any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra):
+        return None, list_studies(folder.parent)
+    return SweepStudy.open(folder) if (folder / STUDY_FILE).is_file() else None, []
 
 
 def _is_unfinished(study: SweepStudy, rerun: Rerun) -> bool:

@@ -1,6 +1,5 @@
 """The Hydra sweeper: decides what runs and keeps the study, so that it works with every launcher."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,20 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from tnt_exp.atomic_files import JsonObject
-from tnt_exp.config.sweep import LauncherConfig, Method, OnInvalid, Rerun, SweepConfig
+from tnt_exp.config.sweep import LauncherConfig, Method, OnInvalid, SweepConfig
 from tnt_exp.config.validation import check_bounds
 from tnt_exp.data.splits import RandomStream, random_order
 from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
 from tnt_exp.sweeps import summary
-from tnt_exp.sweeps.executors import LocalLauncher, ProcessMonitor, run_with_launcher
-from tnt_exp.sweeps.live_table import LiveTable
+from tnt_exp.sweeps.executors import LocalLauncher, run_with_launcher
 from tnt_exp.sweeps.mlflow_observer import MlflowObserver
 from tnt_exp.sweeps.plan import TrialComposer, plan_trials
 from tnt_exp.sweeps.results import folds_summary, objective_name
-from tnt_exp.sweeps.scheduler import GridSource, Scheduler, TrialSource
+from tnt_exp.sweeps.scheduler import GridSource, Scheduler, SweepCallback, TrialSource
 from tnt_exp.sweeps.search_space import SearchSpace, read_points
 from tnt_exp.sweeps.study import SweepStudy, find_grid_to_resume, find_search_to_resume, sweep_dir, sweep_overrides
-from tnt_exp.sweeps.trial import Trial, TrialSpec, TrialState
+from tnt_exp.sweeps.trial import TrialSpec, TrialState
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,7 @@ class Summary:
 class Sweeper(HydraSweeper):
     """Hydra sweeper: expands and validates trials, freezes their configurations, skips what is finished, runs the rest.
 
-    Args:
-        settings: Fields of `tnt_exp.config.sweep.SweepConfig`.
+    Its settings are the fields of `SweepConfig`.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -54,11 +51,7 @@ class Sweeper(HydraSweeper):
         self._config = config
 
     def sweep(self, arguments: list[str]) -> Summary:
-        """Run the sweep of these overrides of the run, as typed.
-
-        Raises:
-            UserError: A trial cannot run, or there is nothing to run.
-        """
+        """Run the sweep of these overrides of the run, as typed; raise `UserError` if a trial cannot run."""
         settings, launcher = self._settings, self._config.hydra.launcher
         check_bounds(settings, "sweep.")
         if launcher._target_ == LauncherConfig._target_:
@@ -90,7 +83,9 @@ class Sweeper(HydraSweeper):
             for spec, config in planned.trials:
                 study.add_trial(spec, config)
             study.mark_complete(complete=False)
-        return self._run(study, GridSource(self._pending_trials(study), len(study.trials)), [])
+        # The most expensive first: what does not fit in memory fails early, and all slots end at about the same time.
+        pending = sorted(study.pending_trials(settings.rerun), key=lambda trial: -trial.work)
+        return self._run(study, GridSource(pending, len(study.trials)))
 
     def _specs(self, space: SearchSpace) -> list[TrialSpec]:
         """Return the trials of a grid; a larger `sweep.subset` contains the smaller one."""
@@ -121,8 +116,8 @@ class Sweeper(HydraSweeper):
             study.mark_complete(complete=False)
         if settings.pruning and not local:
             print("sweep.pruning works with the local launcher only: every trial runs to its end")
-        monitors = [PruningMonitor(search, objective_name(study))] if settings.pruning else []
-        return self._run(study, search, monitors)
+        pruning = [PruningMonitor(search, objective_name(study))] if settings.pruning else []
+        return self._run(study, search, *pruning)
 
     def _launcher(self) -> Launcher:
         """Return the configured launcher, set up for the sweep folder as it is now."""
@@ -150,13 +145,7 @@ class Sweeper(HydraSweeper):
             study.acquire_lock()
         return study
 
-    def _pending_trials(self, study: SweepStudy) -> list[Trial]:
-        wanted = {TrialState.waiting} | ({TrialState.failed} if self._settings.rerun is Rerun.failed else set())
-        waiting = [trial for trial in study.trials if study.state(trial) in wanted]
-        # The most expensive first: what does not fit in memory fails early, and all slots end at about the same time.
-        return sorted(waiting, key=lambda trial: -trial.work)
-
-    def _run(self, study: SweepStudy, source: TrialSource, monitors: Sequence[ProcessMonitor]) -> Summary:
+    def _run(self, study: SweepStudy, source: TrialSource, *callbacks: SweepCallback) -> Summary:
         with open_dict(self._config):
             self._config.hydra.sweep.dir = str(study.folder)
         launcher = self._launcher()
@@ -164,11 +153,11 @@ class Sweeper(HydraSweeper):
         scheduler = Scheduler(study, source, self._settings.retries, self._settings.fail_fast)
         print(f"sweep folder {study.folder}", flush=True)
         observer = MlflowObserver.of(study)
-        with LiveTable(scheduler, len(local.slots) if local else 1) as view:
-            scheduler.callbacks = [observer, view]
+        with summary.LiveTable(scheduler, len(local.slots) if local else 1) as view:
+            scheduler.callbacks = [observer, view, *callbacks]
             try:
                 if local:
-                    local.run(scheduler, Path(study.data["cwd"]), [view, *monitors])
+                    local.run(scheduler)
                 else:
                     run_with_launcher(launcher, scheduler)
             except BaseException:

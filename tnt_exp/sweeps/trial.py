@@ -3,7 +3,6 @@
 import hashlib
 import json
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -57,13 +56,8 @@ class TrialSpec:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """See `trial_key`."""
-        return trial_key(self.overrides)
-
-
-def trial_key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return a key that is equal for equal overrides in any order."""
-    return tuple(sorted(overrides))
+        """A key that is equal for equal overrides in any order."""
+        return tuple(sorted(self.overrides))
 
 
 def config_hash(config: Config) -> str:
@@ -83,12 +77,10 @@ def trial_state(result: JsonObject | None) -> TrialState:
 
 
 def objective_value(result: JsonObject | None, name: str | None) -> float | None:
-    """Return the objective in a result, or None if the result has no such value.
+    """Return the objective in the content of `result.json`, or None if it has no such value.
 
-    Args:
-        result: The content of `result.json`.
-        name: A metric, or a number of the result such as `train_seconds`; None: validation accuracy, or test accuracy
-            if there is no validation.
+    The name is that of a metric, or of a number of the result such as `train_seconds`; None: validation accuracy, or
+    test accuracy if there is no validation.
     """
     if result is None:
         return None
@@ -128,13 +120,10 @@ class Outcome:
 
 
 def from_exit_code(code: int, result: JsonObject | None, order: Outcome | None, kernel_ran_out: bool) -> Outcome:
-    """Return the outcome of a process that has ended.
+    """Return the outcome of a process that has ended; a negative code is the signal that killed it.
 
-    Args:
-        code: Its return code; negative: the signal that killed it.
-        result: The `result.json` that it left; None: it left none.
-        order: The outcome with which the executor stopped it; None: the executor did not stop it.
-        kernel_ran_out: Whether the kernel has killed any process for lack of memory meanwhile.
+    `result` is the `result.json` that it left, and `order` the outcome with which the executor stopped it, if any.
+    `kernel_ran_out` is whether the kernel has killed any process for lack of memory meanwhile.
     """
     if result is not None and result["status"] == "FINISHED":
         return Outcome(None)

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
 from tnt_exp.atomic_files import read_json
+from tnt_exp.config.sweep import LauncherConfig
 from tnt_exp.sweeps.fork_server import ForkedProcess, ForkServer
 from tnt_exp.sweeps.trial import FailureReason, Outcome, from_exit_code, oom_kill_count, write_outcome
 
@@ -46,41 +46,28 @@ def _watch_parent() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-@dataclass(frozen=True)
-class ResourceLimits:
-    """The limits of a trial; None: no limit."""
-
-    seconds: float | None = None
-    gib: float | None = None  # resident memory of the process and its children
-
-
 class JobProcess:
     """A running trial. Everything it prints goes to `output.log` in its folder.
 
     Args:
         folder: The run folder, with a frozen `config.yaml`.
-        command: The command that runs it, without the folder; None: `tnt-exp run`.
+        config: The command that runs it, and its limits; None: `tnt-exp run` without limits.
         environment: Environment variables on top of this process'.
-        limits: Its limits.
         cwd: The working folder; None: that of this process.
         server: Forks the process; None: a fresh one is started.
-
-    Attributes:
-        begin: When it was started, monotonic seconds.
     """
 
     def __init__(
         self,
         folder: Path,
-        command: Sequence[str] | None = None,
+        config: LauncherConfig | None = None,
         environment: Mapping[str, str] | None = None,
-        limits: ResourceLimits | None = None,
         cwd: Path | None = None,
         server: ForkServer | None = None,
     ) -> None:
         self.folder = folder
-        self.begin = time.monotonic()
-        self._limits = limits or ResourceLimits()
+        self._begin = time.monotonic()
+        self._config = config or LauncherConfig()
         self._stop_outcome: Outcome | None = None
         self._deadline = 0.0
         self._kernel_kills = oom_kill_count()
@@ -93,7 +80,7 @@ class JobProcess:
             return
         with (folder / LOG).open("ab") as log:
             self._process = subprocess.Popen(
-                [*(command or [sys.executable, "-P", "-m", "tnt_exp", "run", _SUPERVISED]), str(folder)],
+                [*(self._config.command or [sys.executable, "-P", "-m", "tnt_exp", "run", _SUPERVISED]), str(folder)],
                 stdin=subprocess.PIPE,  # closed by the kernel when this process ends
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -110,7 +97,7 @@ class JobProcess:
     @property
     def seconds(self) -> float:
         """Seconds since its start."""
-        return time.monotonic() - self.begin
+        return time.monotonic() - self._begin
 
     def poll(self) -> Outcome | None:
         """Enforce the limits; return None while it runs, else its outcome (which is written to its folder)."""
@@ -118,7 +105,7 @@ class JobProcess:
         if code is None:
             self._enforce()
             return None
-        self._signal(signal.SIGKILL)  # children that it left behind
+        self._kill()  # children that it left behind
         if isinstance(self._process, subprocess.Popen) and self._process.stdin:
             self._process.stdin.close()
         result = read_json(self.folder / "result.json", skip=True)
@@ -139,19 +126,19 @@ class JobProcess:
     def _enforce(self) -> None:
         if self._stop_outcome is not None:
             if time.monotonic() >= self._deadline:
-                self._signal(signal.SIGKILL)
+                self._kill()
             return
-        limits = self._limits
-        if limits.seconds is not None and self.seconds > limits.seconds:
-            self.stop(Outcome(FailureReason.timeout, f"took longer than launcher.timeout={limits.seconds:g} seconds"))
-        elif limits.gib is not None and self.pid and (taken := _resident(self.pid)) > limits.gib * _GIB:
-            error = f"took {taken / _GIB:.2f} GiB of memory, launcher.memory={limits.gib:g} GiB"
+        timeout, memory = self._config.timeout, self._config.memory
+        if timeout is not None and self.seconds > timeout:
+            self.stop(Outcome(FailureReason.timeout, f"took longer than launcher.timeout={timeout:g} seconds"))
+        elif memory is not None and self.pid and (taken := _resident(self.pid)) > memory * _GIB:
+            error = f"took {taken / _GIB:.2f} GiB of memory, launcher.memory={memory:g} GiB"
             self.stop(Outcome(FailureReason.memory, error), at_once=True)
 
-    def _signal(self, number: int) -> None:
+    def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is gone
             if self.pid is not None:
-                os.killpg(self.pid, number)
+                os.killpg(self.pid, signal.SIGKILL)
 
 
 def _resident(pid: int) -> int:

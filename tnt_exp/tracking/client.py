@@ -4,10 +4,12 @@ import fcntl
 import itertools
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import sqlalchemy
@@ -41,12 +43,6 @@ def resolve_tracking_uri(uri: str | None) -> str:
     return f"{SQLITE_PREFIX}{file.expanduser().resolve()}" if file else uri
 
 
-def artifact_location(uri: str) -> str | None:
-    """Return where the artifacts of a new experiment go: beside a SQLite file; None: a server decides."""
-    file = sqlite_file(uri)
-    return (file.parent / ARTIFACTS_FOLDER).as_uri() if file else None
-
-
 def ui_command(uri: str, experiment_id: str) -> str:
     """Return the command to type, or the address to open, to see the runs of an experiment."""
     if uri.startswith(("http://", "https://")):
@@ -78,10 +74,7 @@ def init_sqlite_store(uri: str) -> None:
     """Create the SQLite file of a store if it is new: under a temporary name, then renamed, by one process at a time.
 
     MLflow creates its tables in many steps; a process killed between two of them leaves a file that no later MLflow
-    can open ("table _alembic_tmp_runs already exists").
-
-    Raises:
-        StoreUnavailableError: It cannot be created.
+    can open ("table _alembic_tmp_runs already exists"). Raises `StoreUnavailableError` if it cannot be created.
     """
     file = sqlite_file(uri)
     if file is None or store_exists(uri) or not file.parent.is_dir():
@@ -102,16 +95,13 @@ def init_sqlite_store(uri: str) -> None:
         part.replace(file)
 
 
-def get_or_create_experiment(client: mlflow.MlflowClient, uri: str, name: str) -> str:
-    """Return the id of an experiment; it is created if it is new, by whichever process comes first.
-
-    Raises:
-        UserError: The experiment was deleted.
-    """
-    found = client.get_experiment_by_name(name)
+def get_or_create_experiment(client: mlflow.MlflowClient, name: str) -> str:
+    """Return the id of an experiment, created by the process that comes first; raise `UserError` if it was deleted."""
+    found, file = client.get_experiment_by_name(name), sqlite_file(client.tracking_uri)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=artifact_location(uri)))
+            # None: a server decides where artifacts go.
+            return str(client.create_experiment(name, (file.parent / ARTIFACTS_FOLDER).as_uri() if file else None))
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise
@@ -136,6 +126,57 @@ def relocated_uri(uri: str, folder: Path) -> str | None:
     return next((f"{SQLITE_PREFIX}{file}" for file in files if file.is_file()), None)
 
 
+# Columns of MLflow 3.17 that hold an absolute address of artifacts. When a project is moved or renamed as a whole, they
+# point to the old folder; if that is gone and the artifacts lie beside the store, they are corrected in the database.
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def moved_from(uri: str) -> list[str]:
+    """Return the old addresses of the artifact folder of a SQLite store that was moved; empty if it was not."""
+    file = sqlite_file(uri)
+    if file is None or not file.is_file() or not (file.parent / ARTIFACTS_FOLDER).is_dir():
+        return []
+    with closing(sqlite3.connect(file, timeout=60)) as database:
+        columns = _existing_columns(database)
+        found = [row for table, name in columns for row in database.execute(f"SELECT DISTINCT {name} FROM {table}")]
+    roots = {_root(str(address)) for (address,) in found if address}
+    return sorted(root for root in roots if root is not None and not Path(unquote(urlsplit(root).path)).exists())
+
+
+def correct_addresses(uri: str) -> None:
+    """Let a SQLite store that was moved point to the artifacts beside it."""
+    file = sqlite_file(uri)
+    if file is None:
+        return
+    here = (file.parent / ARTIFACTS_FOLDER).as_uri()
+    for old in moved_from(uri):
+        with closing(sqlite3.connect(file, timeout=60)) as database, database:
+            for table, column in _existing_columns(database):
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (here, len(old) + 1, len(old), old),
+                )
+
+
+def _existing_columns(database: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    for table, column in _ADDRESSES:
+        if column in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
+            yield table, column
+
+
+def _root(address: str) -> str | None:
+    """Return the part of an address up to our artifact folder; None for other addresses."""
+    marker = f"/{ARTIFACTS_FOLDER}"
+    head, found, rest = address.partition(marker)
+    return head + marker if found and address.startswith("file://") and rest[:1] in ("", "/") else None
+
+
 def store_exists(uri: str) -> bool:
     """Return False for a SQLite file that does not exist or is empty: MLflow would create its tables there."""
     file = sqlite_file(uri)
@@ -155,11 +196,7 @@ _CLIENT_ENVIRONMENT = {
 
 
 def make_client(uri: str) -> mlflow.MlflowClient:
-    """Return a client of a store, with short time limits.
-
-    Raises:
-        StoreUnavailableError: The database cannot be opened; MLflow itself would try for minutes.
-    """
+    """Return a client of a store, with short time limits, or raise `StoreUnavailableError` if it cannot be opened."""
     for name, value in _CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not store_exists(uri):

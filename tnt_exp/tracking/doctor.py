@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 
 from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, read_json, release_lock
 from tnt_exp.run_folder import ARTIFACTS
-from tnt_exp.tracking.client import SQLITE_PREFIX, make_client, search_all_runs, sqlite_file
+from tnt_exp.tracking.client import (
+    SQLITE_PREFIX,
+    correct_addresses,
+    make_client,
+    moved_from,
+    search_all_runs,
+    sqlite_file,
+)
 from tnt_exp.tracking.mirror import Mirror
 from tnt_exp.tracking.record import REFERENCE, is_tracked, read_reference
-from tnt_exp.tracking.relocation import correct_addresses, moved_from, relocated_folder
 
 _DEFAULT = "0"  # MLflow's experiment for runs that name none
 
@@ -40,8 +46,7 @@ def find_problems(uri: str) -> Iterator[Finding]:
     client = make_client(uri)
     file = sqlite_file(uri)
     base = file.parent if file else Path.cwd()
-    experiments = client.search_experiments(view_type=ViewType.ACTIVE_ONLY)
-    for experiment in experiments:
+    for experiment in client.search_experiments():
         for run in search_all_runs(client, [experiment.experiment_id]):
             if "run_folder" not in run.data.tags and "tracking.experiment" not in run.data.params:
                 continue  # not a run of tnt-exp
@@ -50,7 +55,7 @@ def find_problems(uri: str) -> Iterator[Finding]:
             elif "tracking.experiment" in run.data.params:
                 yield from _artifacts(client, run, base)
             if experiment.experiment_id == _DEFAULT:
-                yield from _misplaced(client, uri, run)
+                yield from _misplaced(client, file, run)
     for folder in sorted(file.parent.resolve() for file in Path("multirun").rglob(REFERENCE)):
         mirror = Mirror(folder, packages=True)
         mirror.client, mirror.reference = client, read_reference(folder)
@@ -110,25 +115,24 @@ def _artifacts(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Fi
     if not (folder / "result.json").is_file():
         yield Finding(issue, f"nothing is left of them: {folder} is gone too", None)
         return
-    yield Finding(issue, f"log them again from {folder}", lambda: _log_files(client, run, folder))
+
+    def fix() -> None:
+        for path in (folder / name for name in ARTIFACTS if (folder / name).exists()):
+            if path.is_dir():
+                client.log_artifacts(run.info.run_id, str(path), path.name)
+            else:
+                client.log_artifact(run.info.run_id, str(path))
+
+    yield Finding(issue, f"log them again from {folder}", fix)
 
 
-def _log_files(client: mlflow.MlflowClient, run: Run, folder: Path) -> None:
-    """Log the artifacts of a run folder."""
-    for path in (folder / name for name in ARTIFACTS if (folder / name).exists()):
-        if path.is_dir():
-            client.log_artifacts(run.info.run_id, str(path), path.name)
-        else:
-            client.log_artifact(run.info.run_id, str(path))
-
-
-def _misplaced(client: mlflow.MlflowClient, uri: str, run: Run) -> Iterator[Finding]:
+def _misplaced(client: mlflow.MlflowClient, file: Path | None, run: Run) -> Iterator[Finding]:
     """A run in the experiment *Default* that belongs to another experiment."""
     meant = run.data.params.get("tracking.experiment", "Default")
     if meant == "Default":
         return
     issue = f"{_name(run)} is in the experiment Default, not in {meant}"
-    found, file = client.get_experiment_by_name(meant), sqlite_file(uri)
+    found = client.get_experiment_by_name(meant)
     if found is None or file is None:
         yield Finding(issue, "MLflow cannot move a run of a server; SQLite's are, once the experiment exists", None)
         return
@@ -170,4 +174,10 @@ def _name(run: Run) -> str:
 
 
 def _folder(run: Run, base: Path) -> Path:
-    return relocated_folder(Path(run.data.tags.get("run_folder", "nowhere")), base)
+    """Return the folder of a run: where it is now, if the project moved to `base`."""
+    folder = Path(run.data.tags.get("run_folder", "nowhere"))
+    if folder.exists() or "multirun" not in folder.parts:
+        return folder
+    index = len(folder.parts) - 1 - folder.parts[::-1].index("multirun")
+    moved = base.joinpath(*folder.parts[index:])
+    return moved if moved.exists() else folder

@@ -28,23 +28,15 @@ def now_ms() -> int:
 
 
 class FolderRun:
-    """The MLflow run of a folder; `Mirror` sends it the record.
+    """The MLflow run of a folder, of a run or of a sweep; `Mirror` sends it the record."""
 
-    Args:
-        folder: Of a run or of a sweep.
-
-    Attributes:
-        reference: The content of `mlflow.json`.
-        deleted: True if the run was deleted in MLflow; nothing is sent then.
-        client: Of the store, once it was opened.
-    """
-
-    client: mlflow.MlflowClient
+    client: mlflow.MlflowClient  # of the store, once it was opened
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.reference: JsonObject = {}
-        self.deleted = self._opened = False
+        self.reference: JsonObject = {}  # the content of `mlflow.json`
+        self.deleted = False  # whether the run was deleted in MLflow; nothing is sent then
+        self._opened = False
 
     def begin(self, uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> None:
         """Resume the MLflow run of the folder, or create one.
@@ -120,7 +112,7 @@ class FolderRun:
         self._save_reference()
         start, record = reference["start_time"], read_record(self.folder, reference)
         name = reference.get("experiment") or record["params"].get("tracking.experiment", "tnt")
-        experiment_id = client.get_or_create_experiment(self.client, self.client.tracking_uri, name)
+        experiment_id = client.get_or_create_experiment(self.client, name)
         condition = f"tags.run_folder = {client.quote_filter_value(record['tags']['run_folder'])}"
         found = self.client.search_runs([experiment_id], f"{condition} and attributes.start_time = {start}")
         run = next((run for run in found if run.info.run_id not in replaced), None) or self.client.create_run(
@@ -134,12 +126,8 @@ class FolderRun:
         """Let a fresh run take the place of one whose points or parameters differ, which is deleted at the end."""
         old = self.reference["run_id"]
         self.reference["replaces"] = [*self.reference.get("replaces", []), old]
-        self._create()
-        log.info(
-            "MLflow run %s replaces %s: parameters or points of the run have changed since",
-            self.reference["run_id"],
-            old,
-        )
+        new = self._create().info.run_id
+        log.info("MLflow run %s replaces %s: parameters or points of the run have changed since", new, old)
 
     def _forget_run(self) -> None:
         """The folder has no MLflow run: it is a copy."""

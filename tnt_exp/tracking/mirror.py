@@ -23,21 +23,15 @@ from tnt_exp.tracking.record import CURSOR, MODEL, NOTE, Point, read_record, rea
 
 log = logging.getLogger("tnt_exp")
 
-_BATCH = 1000  # metrics per request, MLflow's limit
 _COMPARED = ("train/", "val/", "test/", "best/")  # metrics that only this package logs
 _SINGLE = ("test/", "best/")  # have one value, at step 0; older versions logged it at the kept epoch
 _LARGE = ("files", "texts", "model")  # go to the artifact store, which may be unreachable while the store is not
 
 
 class Mirror(FolderRun):
-    """Makes the MLflow run of a folder equal to the folder.
+    """Makes the MLflow run of a folder equal to the folder; `sent` is how many values and parts were sent.
 
-    Args:
-        folder: Of a run or of a sweep.
-        packages: Whether a model that MLflow lacks is packaged from `model.keras`, which takes many seconds.
-
-    Attributes:
-        sent: How many values and parts were sent.
+    With `packages`, a model that MLflow lacks is packaged from `model.keras`, which takes many seconds.
     """
 
     def __init__(self, folder: Path, *, packages: bool = False) -> None:
@@ -49,9 +43,8 @@ class Mirror(FolderRun):
     def sync(self, result: JsonObject | None = None, *, trust_cursor: bool = False) -> Exception | None:
         """Send what MLflow lacks; return the error that stopped it, or None if MLflow has everything.
 
-        Args:
-            result: The result so far, of a run that has not written `result.json`.
-            trust_cursor: Whether the store is not asked if nothing is pending.
+        `result` is the result so far, of a run that has not written `result.json`. With `trust_cursor` the store is not
+        asked if nothing is pending.
         """
         try:
             if trust_cursor and not self.pending(result):
@@ -149,9 +142,8 @@ class Mirror(FolderRun):
                 missing = [
                     p for p in part if not any(is_same_value(p.value, v) for v in there.get((p.key, p.step), []))
                 ]
-                for points in (missing[first : first + _BATCH] for first in range(0, len(missing), _BATCH)):
-                    self._log(points)
-                    there |= {(point.key, point.step): [point.value] for point in points}
+                self._log(missing)
+                there |= {(point.key, point.step): [point.value] for point in missing}
             case "params":
                 self._log(params=[Param(key, value) for key, value in part.items()])
             case "tags":

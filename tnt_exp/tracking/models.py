@@ -83,14 +83,11 @@ def package_run(folder: Path, target: Path) -> None:
 def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, step: int) -> str:
     """Log a packaged model, named after its run, unless the run has it, and return MLflow's id of it.
 
-    `package_model` has written the folder, which is not needed if the run has the model; `step` is the epoch of its
-    weights.
-
-    Raises:
-        FileNotFoundError: The package is gone.
+    `package_model` has written the folder; `step` is the epoch of the weights. Raises `FileNotFoundError` if the folder
+    is gone and the run lacks the model.
     """
-    run = client.get_run(run_id)
-    logged = _find(client, run, step)
+    run, source = client.get_run(run_id), f"{run_id}/{step}"
+    logged = find_logged_model(client, run.info.experiment_id, _SOURCE_TAG, source)
     if (logged is None or logged.status != LoggedModelStatus.READY) and not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no longer there")
     if logged is None:
@@ -99,25 +96,35 @@ def log_model(client: mlflow.MlflowClient, run_id: str, folder: Path, step: int)
             name=re.sub(r"""[/:.%'"]""", "_", run.info.run_name),  # MLflow refuses these characters
             source_run_id=run_id,
             params=run.data.params,
-            tags={_SOURCE_TAG: f"{run_id}/{step}"},
+            tags={_SOURCE_TAG: source},
             model_type="pyfunc",
         )
     if logged.status != LoggedModelStatus.READY:
-        mlmodel = Model.load(str(folder))
-        mlmodel.model_id, mlmodel.run_id, mlmodel.artifact_path = logged.model_id, run_id, logged.artifact_location
-        mlmodel.save(str(folder / "MLmodel"))
-        client.log_model_artifacts(logged.model_id, str(folder))
+        upload_model(client, logged, run_id, folder)
         client.finalize_logged_model(logged.model_id, "READY")
-    if logged.model_id not in [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]:
-        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=step)])
+    add_output(client, run, logged.model_id, step)
     return str(logged.model_id)
 
 
-def _find(client: mlflow.MlflowClient, run: Run, step: int) -> LoggedModel | None:
-    """Return the logged model of a run's epoch, complete or not, or None."""
-    condition = f"tags.{_SOURCE_TAG} = '{run.info.run_id}/{step}'"
-    found = client.search_logged_models([run.info.experiment_id], filter_string=condition)
+def find_logged_model(client: mlflow.MlflowClient, experiment_id: str, tag: str, value: str) -> LoggedModel | None:
+    """Return the logged model with a tag, complete or not, or None."""
+    found = client.search_logged_models([experiment_id], filter_string=f"tags.{tag} = '{value}'")
     return found[0] if found else None
+
+
+def upload_model(client: mlflow.MlflowClient, logged: LoggedModel, run_id: str, folder: Path) -> None:
+    """Upload the files of a logged model; the file MLmodel names the model and its run then."""
+    if (folder / "MLmodel").is_file():
+        mlmodel = Model.load(str(folder))
+        mlmodel.model_id, mlmodel.run_id, mlmodel.artifact_path = logged.model_id, run_id, logged.artifact_location
+        mlmodel.save(str(folder / "MLmodel"))
+    client.log_model_artifacts(logged.model_id, str(folder))
+
+
+def add_output(client: mlflow.MlflowClient, run: Run, model_id: str, step: int) -> None:
+    """Make a logged model an output of a run, unless it is."""
+    if model_id not in [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]:
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, step)])
 
 
 def _signature(channels: int) -> ModelSignature:

@@ -25,10 +25,7 @@ _NAME, _WIDTHS = "attributes.`Run Name`", {"params": 130, "metrics": 140, "tags"
 def configure_experiment(client: "MlflowClient", experiment_id: str, swept: Sequence[str] = ()) -> None:
     """Let MLflow show an experiment as model training, and its runs in a table with the figures of the kept epoch.
 
-    Args:
-        client: Of the store.
-        experiment_id: MLflow's id.
-        swept: Keys that get a column, in front of those that have one.
+    The keys in `swept` get a column, in front of those that have one.
     """
     tags = client.get_experiment(experiment_id).tags
     before = json.loads(tags.get(_VIEW_TAG, "{}")).get("selectedColumns", [])
@@ -64,13 +61,7 @@ def run_name(model: str, dataset: str, folder: Path) -> str:
 
 
 def describe_run(folder: Path, result: JsonObject, epochs: object) -> str:
-    """Return one line of verdict on a run that has ended.
-
-    Args:
-        folder: Of the run.
-        result: What its `result.json` holds.
-        epochs: How many were to be trained, if that is known.
-    """
+    """Return one line of verdict on a run that has ended; `epochs` is how many were to be trained, if that is known."""
     if result["status"] != "FINISHED":
         return f"{result['status'].capitalize()}: {result.get('error') or 'no reason is known'}"
     metrics, images = result.get("metrics", {}), (read_json(folder / "dataset.json", skip=True) or {}).get("images", {})

@@ -4,8 +4,8 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import mlflow
 from mlflow.artifacts import download_artifacts
@@ -25,6 +25,9 @@ from tnt_exp.tracking.client import (
 )
 
 log = logging.getLogger("tnt_exp")
+
+MlflowRun: TypeAlias = Run
+History: TypeAlias = Callable[[str, str], list[tuple[float, float]]]  # by run id and metric: (step, value) pairs
 
 
 def resolve_run_folder(reference: str, uri: str | None, fetched: Path) -> Path:
@@ -49,11 +52,7 @@ def resolve_run_folder(reference: str, uri: str | None, fetched: Path) -> Path:
 
 
 def tagged_run_folder(run_id: str, uri: str | None) -> Path:
-    """Return the folder that the tag `run_folder` names, whether it exists or not.
-
-    Raises:
-        UserError: The store or the run does not exist, or it is not a run of tnt-exp.
-    """
+    """Return the folder that the tag `run_folder` names, there or not; raise `UserError` if it is no run of tnt-exp."""
     uri = _store(run_id, uri)
     try:
         return Path(mlflow.MlflowClient(uri).get_run(run_id).data.tags["run_folder"])
@@ -62,11 +61,7 @@ def tagged_run_folder(run_id: str, uri: str | None) -> Path:
 
 
 def experiment_folders(name: str, uri: str | None) -> list[Path]:
-    """Return the run folders of the runs of an experiment, as far as they are on this machine; others are reported.
-
-    Raises:
-        UserError: The store or the experiment does not exist.
-    """
+    """Return the run folders of an experiment on this machine, and report others; raise `UserError` without one."""
     uri = _store(name, uri)
     client = make_client(uri)
     experiment = client.get_experiment_by_name(name)
@@ -148,24 +143,8 @@ def log_evaluation(uri: str | None, run_id: str, metrics: Mapping[str, float], f
     return True
 
 
-@dataclass(frozen=True)
-class MlflowRun:
-    """What MLflow knows about one run."""
-
-    run_id: str
-    status: str
-    params: dict[str, str]
-    metrics: dict[str, float]
-    tags: dict[str, str]
-    history: Callable[[str, str], list[tuple[float, float]]]
-
-
-def read_sweep_runs(uri: str, sweep_id: str) -> tuple[MlflowRun, list[MlflowRun]]:
-    """Return the parent run of a sweep and its children.
-
-    Raises:
-        UserError: The store cannot be read, or has no such sweep.
-    """
+def read_sweep_runs(uri: str, sweep_id: str) -> tuple[MlflowRun, list[MlflowRun], History]:
+    """Return the parent run of a sweep, its children by number, and what reads curves, or raise `UserError`."""
     client = make_client(_store(sweep_id, uri))
     try:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -176,14 +155,11 @@ def read_sweep_runs(uri: str, sweep_id: str) -> tuple[MlflowRun, list[MlflowRun]
     def history(run_id: str, metric: str) -> list[tuple[float, float]]:
         return [(float(point.step), float(point.value)) for point in client.get_metric_history(run_id, metric)]
 
-    def to_mlflow_run(run: Run) -> MlflowRun:
-        data = run.data
-        return MlflowRun(run.info.run_id, run.info.status, data.params, data.metrics, data.tags, history)
-
     parents = [run for run in found if run.data.tags.get("sweep") == "parent"]
     if not parents:
         raise UserError(
             f"{sweep_id}: expected the folder of a sweep or the id of one in {uri}, received neither. "
             "The id is the name of a sweep's folder, and the tag sweep_id of its runs."
         )
-    return to_mlflow_run(parents[0]), [to_mlflow_run(run) for run in found if "sweep_job" in run.data.tags]
+    children = [run for run in found if "sweep_job" in run.data.tags]
+    return parents[0], sorted(children, key=lambda run: int(run.data.tags["sweep_job"])), history

@@ -51,18 +51,13 @@ def is_tracked(folder: Path) -> bool:
 
 
 def read_record(folder: Path, reference: JsonObject, result: JsonObject | None = None) -> JsonObject:
-    """Return what MLflow should hold of a folder.
+    """Return what MLflow should hold of a folder, of a run or of a sweep.
 
-    Args:
-        folder: Of a run or of a sweep.
-        reference: The content of `mlflow.json`.
-        result: The result so far, of a run that has not written `result.json`; None: what is in that file.
-
-    Returns:
-        The parts in the order in which they are sent, each JSON: `points` (of all metrics but the system's), `params`,
-        `tags`, `datasets` (content of `dataset.json`), `files` (path below the folder, artifact folder, and size and
-        time of each file), `texts` (values too long for MLflow, by artifact), `model` (epoch and registered name) and
-        `status` (with the time of the end, milliseconds).
+    The parts are in the order in which they are sent, each JSON: `points` (of all metrics but the system's), `params`,
+    `tags`, `datasets` (content of `dataset.json`), `files` (path below the folder, artifact folder, and size and time
+    of each file), `texts` (values too long for MLflow, by artifact), `model` (epoch and registered name) and `status`
+    (with the time of the end, milliseconds). `reference` is the content of `mlflow.json`; `result` is given for a run
+    that has not written `result.json`.
     """
     parent, config_file, written = read_json(folder / PARENT) or {}, folder / "config.yaml", folder / "result.json"
     result = result or read_json(written) or {"status": parent.get("status", "RUNNING")}
@@ -102,9 +97,7 @@ def read_params(folder: Path) -> JsonObject:
 def read_final_metrics(folder: Path, result: JsonObject) -> dict[str, float]:
     """Return what MLflow shows as the value of each metric, the last of a curve; without those of the system.
 
-    Args:
-        folder: Of a run.
-        result: The content of its `result.json`; empty while it is running.
+    `result` is the content of `result.json`; empty while the run is in progress.
     """
     points = _points(folder, 0, {"status": "RUNNING", **result}, {}, last=True)
     kept = {"best_epoch": float(result["epoch"])} if result.get("epoch") else {}  # a tag in MLflow

@@ -6,17 +6,14 @@ interrupted copy is found again and completed, and no run is copied twice, also 
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import mlflow
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import LoggedModel, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 
 from tnt_exp.errors import first_line
 from tnt_exp.tracking.client import (
@@ -27,11 +24,11 @@ from tnt_exp.tracking.client import (
     search_all_runs,
 )
 from tnt_exp.tracking.mirror import is_same_value
+from tnt_exp.tracking.models import add_output, find_logged_model, upload_model
 
 COPIED_FROM = "copied_from"  # tag of a run or a logged model: its id in the store where it began
 _PARENT = "mlflow.parentRunId"
 _OPEN = ("RUNNING", "SCHEDULED")
-_BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # values per request, MLflow's limits
 
 
 @dataclass
@@ -48,10 +45,8 @@ class CopyCount:
 def copy_runs(source_uri: str, target_uri: str, report: Callable[[str], None]) -> CopyCount:
     """Copy all runs that have ended; parent and children together, once all of them have ended.
 
-    Args:
-        source_uri: Store to read, which is not changed.
-        target_uri: Store to write; a SQLite file is created.
-        report: Receives a line per run that is copied or fails.
+    The source is not changed; a SQLite file of the target is created. `report` receives a line per run that is copied
+    or fails.
 
     Raises:
         UserError: A store cannot be opened, or the target has a deleted experiment of the same name.
@@ -109,11 +104,7 @@ def _origin(tags: Mapping[str, str], own_id: str) -> str:
 
 
 class StoreCopy:
-    """Copies runs from one store to another.
-
-    Attributes:
-        copies: The run in the target by the id of the run in the source.
-    """
+    """Copies runs from one store to another."""
 
     def __init__(self, source: mlflow.MlflowClient, target: mlflow.MlflowClient) -> None:
         self._source, self._target = source, target
@@ -121,15 +112,14 @@ class StoreCopy:
         there = [*search_all_runs(target, ids, view=ViewType.ALL)] if ids else []
         self._there = {_origin(run.data.tags, run.info.run_id): run for run in there}
         self._experiments: dict[str, str] = {}
-        self.copies: dict[str, Run] = {}
+        self.copies: dict[str, Run] = {}  # in the target, by the id of the run in the source
 
     def find_or_create(self, run: Run, experiment: str) -> None:
         """Make sure that the target has the run, empty or not."""
         origin = _origin(run.data.tags, run.info.run_id)
         if origin not in self._there:
             if experiment not in self._experiments:
-                uri = self._target.tracking_uri
-                self._experiments[experiment] = get_or_create_experiment(self._target, uri, experiment)
+                self._experiments[experiment] = get_or_create_experiment(self._target, experiment)
             self._there[origin] = self._target.create_run(
                 self._experiments[experiment], run.info.start_time, {COPIED_FROM: origin}, run.info.run_name
             )
@@ -152,10 +142,8 @@ class StoreCopy:
         """Send what the copy lacks, and last of all its status."""
         target, copy, source_id = self._target, self.copies[run.info.run_id], run.info.run_id
         copy_id, params, tags = copy.info.run_id, copy.data.params, copy.data.tags
-        for some in _batches("params", (Param(k, v) for k, v in run.data.params.items() if k not in params)):
-            target.log_batch(copy_id, params=some)
-        for some in _batches("metrics", self._missing_metrics(run, copy)):
-            target.log_batch(copy_id, metrics=some)
+        target.log_batch(copy_id, params=[Param(k, v) for k, v in run.data.params.items() if k not in params])
+        target.log_batch(copy_id, metrics=list(self._missing_metrics(run, copy)))
         if run.inputs and run.inputs.dataset_inputs:
             target.log_inputs(copy_id, list(run.inputs.dataset_inputs))
         paths = [item.path for item in self._source.list_artifacts(source_id)]
@@ -166,9 +154,8 @@ class StoreCopy:
                 target.log_artifacts(copy_id, folder)
         for output in run.outputs.model_outputs if run.outputs else []:
             self._copy_model(self._source.get_logged_model(output.model_id), output.step, run, copy)
-        new = (RunTag(key, value) for key, value in self._tags(run).items() if tags.get(key) != value)
-        for some in _batches("tags", new):
-            target.log_batch(copy_id, tags=some)
+        new = [RunTag(key, value) for key, value in self._tags(run).items() if tags.get(key) != value]
+        target.log_batch(copy_id, tags=new)
         target.set_terminated(copy_id, run.info.status, run.info.end_time)
 
     def _missing_metrics(self, run: Run, copy: Run) -> Iterator[Metric]:
@@ -185,36 +172,22 @@ class StoreCopy:
         """Copy a logged model with its files, parameters, tags and metrics, and make it an output of the copied run."""
         target, experiment_id, copy_id = self._target, copy.info.experiment_id, copy.info.run_id
         origin = _origin(model.tags, model.model_id)
-        found = target.search_logged_models([experiment_id], filter_string=f"tags.{COPIED_FROM} = '{origin}'")
         tags = {**{key: self._translated(value) for key, value in model.tags.items()}, COPIED_FROM: origin}
-        logged = (
-            found[0]
-            if found
-            else target.create_logged_model(experiment_id, model.name, copy_id, tags, model.params, model.model_type)
+        logged = find_logged_model(target, experiment_id, COPIED_FROM, origin) or target.create_logged_model(
+            experiment_id, model.name, copy_id, tags, model.params, model.model_type
         )
         if logged.status != model.status:
             with tempfile.TemporaryDirectory() as folder:
                 location, uri = model.artifact_location, self._source.tracking_uri
                 files = Path(download_artifacts(artifact_uri=location, dst_path=folder, tracking_uri=uri))
-                if (files / "MLmodel").is_file():
-                    mlmodel = Model.load(str(files))
-                    mlmodel.model_id, mlmodel.run_id, mlmodel.artifact_path = (
-                        logged.model_id,
-                        copy_id,
-                        logged.artifact_location,
-                    )
-                    mlmodel.save(str(files / "MLmodel"))
-                target.log_model_artifacts(logged.model_id, str(files))
+                upload_model(target, logged, copy_id, files)
             target.finalize_logged_model(logged.model_id, model.status)
         own = [point for point in model.metrics or [] if point.run_id in (None, run.info.run_id)]
-        points = (
+        points = [
             Metric(p.key, p.value, p.timestamp, p.step, logged.model_id, p.dataset_name, p.dataset_digest) for p in own
-        )
-        for some in _batches("metrics", points):
-            target.log_batch(copy_id, metrics=some)  # the store knows a value that it has
-        outputs = target.get_run(copy_id).outputs
-        if logged.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
-            target.log_outputs(copy_id, [LoggedModelOutput(logged.model_id, step)])
+        ]
+        target.log_batch(copy_id, metrics=points)  # the store knows a value that it has
+        add_output(target, target.get_run(copy_id), logged.model_id, step)
 
     def _tags(self, run: Run) -> dict[str, str]:
         tags = {key: self._translated(value) for key, value in run.data.tags.items()}
@@ -233,12 +206,3 @@ class StoreCopy:
             lambda match: self.copies[match[0]].info.run_id if match[0] in self.copies else match[0],
             text,
         )
-
-
-Value = TypeVar("Value")
-
-
-def _batches(kind: str, values: Iterable[Value]) -> Iterator[list[Value]]:
-    rest = iter(values)
-    while some := list(islice(rest, _BATCH[kind])):
-        yield some

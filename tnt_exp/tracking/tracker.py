@@ -5,7 +5,6 @@ FINISHED, while here the result of a run has its status.
 """
 
 import getpass
-import json
 import logging
 import os
 import platform
@@ -17,18 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tnt_exp import provenance
-from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, is_unlocked, read_json
+from tnt_exp.atomic_files import JsonObject, atomic_write_json, is_unlocked, read_json
 from tnt_exp.config import Config
 from tnt_exp.data import Dataset
 from tnt_exp.errors import first_line
 from tnt_exp.run_folder import SYSTEM_METRICS, RunFolder
 from tnt_exp.tracking import models
-from tnt_exp.tracking.client import relocated_uri, resolve_tracking_uri
+from tnt_exp.tracking.client import correct_addresses, moved_from, relocated_uri, resolve_tracking_uri
 from tnt_exp.tracking.folder_run import now_ms
 from tnt_exp.tracking.mirror import Mirror
 from tnt_exp.tracking.pages import run_name
 from tnt_exp.tracking.record import FILES, MODEL, PARENT, is_tracked, read_reference
-from tnt_exp.tracking.relocation import correct_addresses, moved_from
 
 if TYPE_CHECKING:
     from tnt_exp.model.classifier import Classifier
@@ -43,14 +41,7 @@ _FINISH_GRACE = {"FINISHED": 30.0, "FAILED": 30.0, "KILLED": 10.0}  # seconds to
 
 
 class BaseTracker:
-    """Has a folder sent to MLflow, on a thread of its own. Nothing waits for the store.
-
-    Args:
-        mirror: Of the folder; it was begun.
-
-    Attributes:
-        uri: The tracking store.
-    """
+    """Has a folder, whose mirror was begun, sent to MLflow at `uri` on a thread of its own. Nothing waits for it."""
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror, self.uri = mirror, str(mirror.reference["uri"])
@@ -99,12 +90,7 @@ class BaseTracker:
 
 
 class Tracker(BaseTracker):
-    """Keeps MLflow equal to the folder of a run that trains.
-
-    Args:
-        mirror: Of the run folder; it was begun.
-        result: The result so far; the caller adds to it.
-    """
+    """Keeps MLflow equal to the folder of a run that trains; the caller adds to `result`, the result so far."""
 
     def __init__(self, mirror: Mirror, result: JsonObject) -> None:
         self._result, self._status = result, "RUNNING"
@@ -115,11 +101,7 @@ class Tracker(BaseTracker):
     def open(
         cls, folder: Path, uri: str, experiment: str, name: str, tags: Mapping[str, str], result: JsonObject
     ) -> Self:
-        """Resume the MLflow run that `mlflow.json` in a run folder names, or create one.
-
-        Raises:
-            UserError: The store of a new run cannot be reached, or the experiment was deleted (before training begins).
-        """
+        """Resume the MLflow run of a run folder, or create one; raises what `FolderRun.begin` does."""
         if moved_from(uri):
             correct_addresses(uri)
             log.info("the project was moved: MLflow finds its artifacts beside %s again", uri)
@@ -158,10 +140,8 @@ def start_run(
 ) -> Tracker:
     """Create or resume the MLflow run of a run folder.
 
-    Further tags have a `sweep_id` if the run is a trial of a sweep, and its name; `result` gets `mlflow_run_id`.
-
-    Raises:
-        UserError: The store cannot be reached.
+    Further tags have a `sweep_id` if the run is a trial of a sweep, and its name; `result` gets `mlflow_run_id`. Raises
+    `UserError` if the store cannot be reached.
     """
     all_tags = {
         "dataset": dataset.name,
@@ -220,11 +200,7 @@ class SweepTracker(BaseTracker):
 
     @classmethod
     def open(cls, folder: Path, uri: str, experiment: str, sweep_id: str, tags: Mapping[str, str]) -> Self:
-        """Resume the parent run that `mlflow.json` in a sweep folder names, or create one.
-
-        Raises:
-            UserError: The store of a new sweep cannot be reached, or the experiment was deleted.
-        """
+        """Resume the parent run of a sweep folder, or create one; raises what `FolderRun.begin` does."""
         mirror = Mirror(folder)
         tags = {"sweep": "parent", "sweep_id": sweep_id, "run_folder": str(folder), **tags}
         keys = ", ".join(key.rpartition(".")[2] for key in tags.get("swept", "").split())
@@ -241,11 +217,6 @@ class SweepTracker(BaseTracker):
     def files(self) -> Path:
         """The folder whose files are logged with the parent run."""
         return self._mirror.folder / FILES
-
-    def table(self, columns: Mapping[str, list[Any]], name: str) -> None:
-        """Log a table that the UI shows."""
-        rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        atomic_write(self.files / name, json.dumps({"columns": list(columns), "data": rows}))
 
     def link(self, run_id: str | None, text: str) -> str:
         """Return a text that leads to a run, as Markdown; without a run, the text."""
