@@ -1,10 +1,12 @@
-"""Finished sweeps without any training: their folders written by hand, and logged to MLflow."""
+"""Sweeps in MLflow: finished ones without any training, whose folders are written by hand; the runs of a sweep."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
+from mlflow.entities import Run, ViewType
 from mlflow.models import Model
 
 from tnt_exp.config.compose import compose
@@ -42,7 +44,7 @@ def write_sweep(folder: Path, uri: str, trials: Sequence[FakeTrial], *, model: b
         config = compose([*overrides, epochs, "schedule.warmup_epochs=0", *tracking])
         study.add_trial(TrialSpec(overrides, dict(trial.params)), config)
     study.save()
-    observer = MlflowObserver.of(study)
+    observer = MlflowObserver.of(study, config.tracking, trials[0].params)
     for trial, fake in zip(study.trials, trials, strict=True):
         _write_run(study, trial.job, fake, model)
     study.mark_complete(complete=True)
@@ -75,3 +77,12 @@ def _write_run(study: SweepStudy, job: int, fake: FakeTrial, model: bool) -> Non
         (path / MODEL).mkdir(parents=True)
         Model().save(str(path / MODEL / "MLmodel"))
     tracker.finish()
+
+
+def runs(folder: Path, view: int = ViewType.ACTIVE_ONLY) -> tuple[list[Run], list[Run]]:
+    """Parents and children."""
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = list(client.search_runs(experiments, run_view_type=view))
+    parents = [run for run in found if run.data.tags.get("sweep") == "parent"]
+    return parents, [run for run in found if run not in parents]

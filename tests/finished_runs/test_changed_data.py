@@ -112,7 +112,7 @@ def test_a_run_is_not_resumed_with_other_photos(project: Path) -> None:
 
 
 def test_a_project_that_was_moved_finds_its_artifacts(trained: Path, tmp_path: Path) -> None:
-    first = Path(shutil.copytree(trained, tmp_path / "first"))
+    first = Path(shutil.copytree(trained, tmp_path / "mlartifacts-first"))  # not the folder of artifacts itself
     shutil.rmtree(first / "mlartifacts")
     shutil.rmtree(first / "multirun")
     (first / "mlflow.db").unlink()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,25 +12,18 @@ from typing import Any
 
 import mlflow
 import pytest
-from mlflow.entities import Run, ViewType
+from finished_sweeps import runs
 
 from tnt_exp.atomic_files import is_unlocked
+from tnt_exp.config.schema import TrackingConfig
 from tnt_exp.reports.leaderboard import rank_points
 from tnt_exp.sweeps import results
+from tnt_exp.sweeps.mlflow_observer import MlflowObserver
 from tnt_exp.sweeps.study import SweepStudy
 from tnt_exp.tracking.client import init_sqlite_store
 from tnt_exp.tracking.mirror import Mirror
 
 GRID = ["model.embed_dim=32,64", "seed=1,0", "tracking=default"]
-
-
-def runs(folder: Path, view: int = ViewType.ACTIVE_ONLY) -> tuple[list[Run], list[Run]]:
-    """Parents and children."""
-    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = list(client.search_runs(experiments, run_view_type=view))
-    parents = [run for run in found if run.data.tags.get("sweep") == "parent"]
-    return parents, [run for run in found if run not in parents]
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +165,14 @@ def test_both_leaderboards_rank_by_the_kept_epoch(finished: Any) -> None:
     for found in (here, there):
         ranking = rank_points(found.rows, maximize=True)
         assert [(point.params["model.embed_dim"], point.mean) for point in ranking] == [("64", 1.0), ("32", 0.625)]
+
+
+def test_a_search_that_is_stopped_before_its_first_trial_has_a_parent(tmp_path: Path, store: Path) -> None:
+    shutil.copy(store, tmp_path / "mlflow.db")
+    study = SweepStudy.new(
+        tmp_path / "sweep", command=["..."], config_dir=None, search={}, objective=None, direction="maximize"
+    )
+    tracking = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    MlflowObserver.of(study, tracking, ["model.depth"]).finish("KILLED")
+    (parent,), children = runs(tmp_path)
+    assert (parent.info.status, parent.data.tags["swept"], children) == ("KILLED", "model.depth", [])

@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+from finished_sweeps import runs
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath
@@ -184,10 +185,16 @@ def test_a_search_from_the_command_line_prunes_and_continues(folder: Any) -> Non
         "tracking.run_name=sleep0.25",
         "sweep.pruning_epochs=1",
         "sweep.seed=1",
+        "tracking=default",
     ]
     folder.run(*arguments, "sweep.trials=6")
     text = folder.run(*arguments, "sweep.trials=9")
     assert len(folder.sweeps) == 1
+    (parent,), children = runs(folder.path)
+    assert parent.data.tags["swept"] == "model.embed_dim optimizer.learning_rate"
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
+    assert parent.data.tags["best_run_id"] in {child.info.run_id for child in children}
+    assert all(key in child.data.params for child in children for key in parent.data.tags["swept"].split())
     states = [result.get("cause", "finished") for result in folder.results().values()]
     assert len(states) == 9
     assert set(states) == {"finished", "pruned"}

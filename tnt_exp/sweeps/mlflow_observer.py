@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from tnt_exp.config.schema import TrackingConfig
 from tnt_exp.reports import leaderboard
 from tnt_exp.reports.sweep_page import SweepResults, render_page
 from tnt_exp.sweeps import results
@@ -30,14 +31,12 @@ class MlflowObserver(SweepCallback):
         self._last = time.monotonic()
 
     @classmethod
-    def of(cls, study: SweepStudy) -> SweepCallback:
+    def of(cls, study: SweepStudy, tracking: TrackingConfig, swept: Iterable[str]) -> SweepCallback:
         """Create or resume the parent run, and correct the states that an interruption left behind.
 
-        Where tracking is off, the callback does nothing. Raises `UserError` if the store cannot be reached.
+        `swept` are keys of the command; a search has no trial yet. Where tracking is off, the callback does nothing.
+        Raises `UserError` if the store cannot be reached.
         """
-        if not study.trials:
-            return SweepCallback()
-        tracking = study.config(study.trials[0]).tracking
         if not tracking.enabled:
             return SweepCallback()
         from tnt_exp.tracking.client import resolve_tracking_uri
@@ -48,7 +47,7 @@ class MlflowObserver(SweepCallback):
         uri = resolve_tracking_uri(tracking.uri)
         tags = {
             "direction": str(study.data["direction"]),
-            "swept": " ".join(dict.fromkeys(key for trial in study.trials for key in trial.params)),
+            "swept": " ".join(dict.fromkeys([*(key for trial in study.trials for key in trial.params), *swept])),
             "command": " ".join(["tnt-exp train -m", *study.data["command"]]),
         }
         tracker = SweepTracker.open(study.folder, uri, tracking.experiment, study.id, tags)

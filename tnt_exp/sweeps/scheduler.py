@@ -33,7 +33,7 @@ class SweepCallback:
     """Follows a sweep; each method does nothing unless it is overridden."""
 
     def poll(self, running: dict[int, tuple[Trial, JobProcess]]) -> None:
-        """Called about ten times per second with the trials that run as processes of this machine, by slot."""
+        """Called about twenty times per second with the trials that run as processes of this machine, by slot."""
 
     def on_trial_end(self, trial: Trial, outcome: Outcome) -> None:
         """The trial has ended and will not be retried, or was stopped together with the sweep."""

@@ -184,9 +184,8 @@ def trials_summary(study: SweepStudy) -> str:
     """Return a table of all trials: swept values, state, objective, time, and why a trial failed."""
     keys = list(dict.fromkeys(key for trial in study.trials for key in trial.params))
     found, rows = load_results(study), []
-    for trial, row in zip(study.trials, found.rows, strict=True):
-        value = None if row.state == "failed" else objective_value(study.result(trial), study.data["objective"])
-        shown = "" if value is None else f"{value:.4f}"
+    for row in found.rows:
+        shown = "" if row.objective is None else f"{row.objective:.4f}"
         seconds = format_duration(row.facts["total_seconds"]) if "total_seconds" in row.facts else ""
         swept = [row.params.get(key, "") for key in keys]
         rows.append([str(row.job), *swept, row.state, shown, seconds, row.error or ""])

@@ -85,7 +85,7 @@ class Sweeper(HydraSweeper):
             study.mark_complete(complete=False)
         # The most expensive first: what does not fit in memory fails early, and all slots end at about the same time.
         pending = sorted(study.pending_trials(settings.rerun), key=lambda trial: -trial.work)
-        return self._run(study, GridSource(pending, len(study.trials)))
+        return self._run(study, GridSource(pending, len(study.trials)), space)
 
     def _specs(self, space: SearchSpace) -> list[TrialSpec]:
         """Return the trials of a grid; a larger `sweep.subset` contains the smaller one."""
@@ -117,7 +117,7 @@ class Sweeper(HydraSweeper):
         if settings.pruning and not local:
             print("sweep.pruning works with the local launcher only: every trial runs to its end")
         pruning = [PruningMonitor(search, objective_name(study))] if settings.pruning else []
-        return self._run(study, search, *pruning)
+        return self._run(study, search, space, *pruning)
 
     def _launcher(self) -> Launcher:
         """Return the configured launcher, set up for the sweep folder as it is now."""
@@ -145,14 +145,15 @@ class Sweeper(HydraSweeper):
             study.acquire_lock()
         return study
 
-    def _run(self, study: SweepStudy, source: TrialSource, *callbacks: SweepCallback) -> Summary:
+    def _run(self, study: SweepStudy, source: TrialSource, space: SearchSpace, *callbacks: SweepCallback) -> Summary:
         with open_dict(self._config):
             self._config.hydra.sweep.dir = str(study.folder)
         launcher = self._launcher()
         local = launcher if isinstance(launcher, LocalLauncher) else None
         scheduler = Scheduler(study, source, self._settings.retries, self._settings.fail_fast)
         print(f"sweep folder {study.folder}", flush=True)
-        observer = MlflowObserver.of(study)
+        config = study.config(study.trials[0]) if study.trials else self._compose(list(space.fixed.values()))
+        observer = MlflowObserver.of(study, config.tracking, space.swept)
         with summary.LiveTable(scheduler, len(local.slots) if local else 1) as view:
             scheduler.callbacks = [observer, view, *callbacks]
             try:

@@ -4,6 +4,7 @@ import fcntl
 import itertools
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -172,9 +173,8 @@ def _existing_columns(database: sqlite3.Connection) -> Iterator[tuple[str, str]]
 
 def _root(address: str) -> str | None:
     """Return the part of an address up to our artifact folder; None for other addresses."""
-    marker = f"/{ARTIFACTS_FOLDER}"
-    head, found, rest = address.partition(marker)
-    return head + marker if found and address.startswith("file://") and rest[:1] in ("", "/") else None
+    found = re.match(rf"(file://.*?/{ARTIFACTS_FOLDER})(/|$)", address)
+    return found[1] if found else None
 
 
 def store_exists(uri: str) -> bool:
