@@ -123,7 +123,8 @@ def _leftovers(folder: Path) -> Iterator["Finding"]:
     def fix() -> None:
         held = atomic_files.acquire_lock(file)
         if held is not None:
-            atomic_files.remove_paths(atomic_files.partial_files(folder))
+            for part in atomic_files.partial_files(folder):
+                atomic_files.remove_path(part)
             atomic_files.release_lock(held)
 
     if owner:
