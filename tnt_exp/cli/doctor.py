@@ -115,10 +115,8 @@ def _leftovers(folder: Path) -> Iterator["Finding"]:
 
     file = folder / ".lock"
     owner, parts = atomic_files.lock_owner(file), atomic_files.partial_files(folder)
-    if not owner and not parts:
-        return
-    if not atomic_files.is_unlocked(file):
-        return  # in use
+    if not (owner or parts) or not atomic_files.is_unlocked(file):
+        return  # nothing is left, or it is in use
 
     def fix() -> None:
         held = atomic_files.acquire_lock(file)

@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import hydra
 import yaml
@@ -106,11 +107,9 @@ def to_config(cfg: DictConfig) -> Config:
         missing = OmegaConf.missing_keys(cfg)
         if missing:
             raise UserError(f"{min(missing)}: expected a value, received none (???). Give it as {min(missing)}=VALUE.")
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), cfg))
+        config = cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), cfg)))
     except OmegaConfBaseException as error:
         raise to_user_error(error) from error
-    if not isinstance(config, Config):
-        raise TypeError(f"Expected a Config, received: {type(config)}")
     if config.dataset.path is not None and len(config.dataset.path) > 1:
         config.dataset.path = config.dataset.path.rstrip("/")  # photos/ is photos
     weights = config.trainer.class_weights
