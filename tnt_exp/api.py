@@ -51,11 +51,7 @@ sys.exit(main())
 
 
 class RunFailedError(RuntimeError):
-    """A run or a sweep that failed; the message has the last lines of its log.
-
-    Attributes:
-        runs: The run, or the trials of the sweep, as far as they have folders.
-    """
+    """A run or a sweep that failed; `runs` are those with a folder, the message has the last lines of the log."""
 
     def __init__(self, message: str, runs: RunCollection) -> None:
         super().__init__(message)
@@ -67,12 +63,8 @@ def compose(overrides: Overrides = (), config_dir: ConfigDir = None) -> Config:
 
         config = tnt_exp.compose(["model.depth=8", "optimizer=lion"])
 
-    Args:
-        overrides: As on the command line.
-        config_dir: The folder of your own config groups.
-
-    Raises:
-        UserError: A key or a value is wrong, the data are not there, or the configuration cannot run.
+    The overrides are as on the command line, `config_dir` is the folder of your own config groups. Raises `UserError`
+    if a key or a value is wrong, the data are not there, or the configuration cannot run.
     """
     listed = literal_overrides([overrides] if isinstance(overrides, str) else overrides)
     require_run_overrides(listed)
@@ -93,9 +85,7 @@ def train(config: Config | Run | Overrides = (), config_dir: ConfigDir = None) -
         config: A configuration, overrides, or a run that is resumed.
         config_dir: The folder of your own config groups.
 
-    Raises:
-        UserError: The input cannot be used.
-        RunFailedError: The run failed.
+    Raises `UserError` if the input cannot be used, and `RunFailedError` if the run failed.
     """
     if isinstance(config, Run):
         folder, epochs, arguments = config.path, config.config.trainer.epochs, ["resume", str(config.path)]
@@ -132,15 +122,9 @@ def sweep(overrides: Overrides, config_dir: ConfigDir = None) -> RunCollection:
 
         trials = tnt_exp.sweep(["model.depth=2,3", "seed=0,1,2", "launcher.slots=2"])
 
-    The same call continues a sweep that was interrupted. Trials that failed are reported by a warning.
-
-    Args:
-        overrides: As on the command line; `sweep.KEY` and `launcher.KEY` too.
-        config_dir: The folder of your own config groups.
-
-    Raises:
-        UserError: The input cannot be used.
-        RunFailedError: No trial finished.
+    The overrides are as on the command line, `sweep.KEY` and `launcher.KEY` too; `config_dir` is the folder of your own
+    config groups. The same call continues a sweep that was interrupted. Trials that failed are reported by a warning.
+    Raises `UserError` if the input cannot be used, and `RunFailedError` if no trial finished.
     """
     overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     place = _new_folder(RunMode.MULTIRUN, [text for text in overrides if text.startswith("hydra.sweep.")], config_dir)
@@ -227,14 +211,8 @@ class Progress(NamedTuple):
 class _Child:
     """A command of `tnt-exp` in a child process, which has ended.
 
-    Args:
-        arguments: Of the command.
-        progress: Returns how far the process with this id is.
-
-    Attributes:
-        pid, code: The id and the exit code of the process.
-        interrupted: Whether it was asked to stop.
-        output: The last lines that it printed; in a terminal, those on standard error.
+    `progress` returns how far the process with an id is; `output` are the last lines that it printed, in a terminal
+    those on standard error.
     """
 
     def __init__(self, arguments: Sequence[str], progress: Callable[[int], Progress]) -> None:

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +32,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     is left beside it: on a full disk its space is needed.
     """
     part = target.with_name(f"{_PART}{target.name}")
-    _remove(part)
+    remove_path(part)
     try:
         with name_file_in_errors(target):
             yield part
@@ -44,7 +44,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         part.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
-            _remove(part)
+            remove_path(part)
         raise
     _flush(target.parent)
 
@@ -71,11 +71,7 @@ def atomic_write_json(target: Path, value: Any) -> None:
 
 
 def read_json(file: Path, *, skip: bool = False) -> Any:
-    """Return the value, or None if there is no such file.
-
-    Raises:
-        UserError: It cannot be read; with `skip` it counts as none, with a warning.
-    """
+    """Return the value, None if there is no file. A damaged one raises `UserError`, or with `skip` counts as none."""
     try:
         return json.loads(file.read_text())
     except FileNotFoundError:
@@ -99,10 +95,12 @@ def partial_files(folder: Path) -> list[Path]:
     return sorted(folder.rglob(f"{_PART}*"))
 
 
-def remove_paths(paths: Iterable[Path]) -> None:
-    """Remove those files and folders that exist."""
-    for path in paths:
-        _remove(path)
+def remove_path(path: Path) -> None:
+    """Remove a file or a folder, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def acquire_lock(file: Path, wait: float = 0.0) -> IO[str] | None:
@@ -166,10 +164,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

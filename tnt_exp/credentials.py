@@ -28,9 +28,8 @@ def without_password(address: str) -> str:
         user, colon, password = match["user"].partition(":")
         scheme = match["scheme"].lower()
         if scheme in ("http", "https"):
-            _set({"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password} if colon else {})
-            if not colon:  # a bare token
-                _set({"MLFLOW_TRACKING_TOKEN": user})
+            pair = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+            _set(pair if colon else {"MLFLOW_TRACKING_TOKEN": user})
             address = f"{match['scheme']}://{match['rest']}"
         elif colon:
             _set({_variable(scheme): password})

@@ -33,11 +33,7 @@ _OUT_OF_MEMORY = (
 
 
 def describe_system_error(error: BaseException) -> str | None:
-    """Return one line for a full disk, a file that cannot be opened, or a lack of memory; None for other errors.
-
-    Args:
-        error: The error, or one whose cause is an error of the operating system.
-    """
+    """Return one line for a full disk, a file that cannot be opened, or a lack of memory; None for other errors."""
     if isinstance(error.__cause__, OSError):
         error = error.__cause__
     if is_disk_full(error):

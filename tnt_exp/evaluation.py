@@ -18,28 +18,18 @@ if TYPE_CHECKING:
 class Evaluation:
     """The performance of a classifier on a split.
 
-    Attributes:
-        loss: Mean cross-entropy, without label smoothing.
-        accuracy, top5_accuracy: Fraction of the images whose class is the first, or among the first five.
-        class_accuracy: float64 (classes,): recall of each class, NaN if the split has no image of it.
-        confusion: int64 (classes, classes): row = true class, column = predicted class.
-        predicted: int64 (images,): the class with the highest score, of equal ones the first.
-        confidence: float64 (images,): its probability.
-        right: bool (images,): whether it is the true class.
-        class_counts: int64 (classes,): images of each class.
-
     An image whose scores are not all finite is wrong, with a confidence of 0, and in no column of `confusion`.
     """
 
-    loss: float
-    accuracy: float
-    top5_accuracy: float
-    class_accuracy: np.ndarray
-    confusion: np.ndarray
-    predicted: np.ndarray
-    confidence: np.ndarray
-    right: np.ndarray
-    class_counts: np.ndarray
+    loss: float  # mean cross-entropy, without label smoothing
+    accuracy: float  # fraction of the images whose class is the first
+    top5_accuracy: float  # fraction of the images whose class is among the first five
+    class_accuracy: np.ndarray  # float64 (classes,): recall of each class, NaN if the split has no image of it
+    confusion: np.ndarray  # int64 (classes, classes): row = true class, column = predicted class
+    predicted: np.ndarray  # int64 (images,): the class with the highest score, of equal ones the first
+    confidence: np.ndarray  # float64 (images,): its probability
+    right: np.ndarray  # bool (images,): whether it is the true class
+    class_counts: np.ndarray  # int64 (classes,): images of each class
 
     @property
     def balanced_accuracy(self) -> float:

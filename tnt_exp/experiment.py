@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tnt_exp import data, provenance
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config import Config, validation
@@ -45,21 +47,13 @@ def _picture() -> Iterator[None]:
 
 @dataclass
 class Experiment:
-    """One experiment; `train` runs it.
+    """One experiment; `train` runs it."""
 
-    Args:
-        config: Composed and validated.
-        folder: Where everything goes.
-        result: What `result.json` will hold; filled as things become known.
-        signals: Requests to stop.
-        tags: Further tags of the MLflow run; `sweep_id` if the run is a trial of a sweep.
-    """
-
-    config: Config
+    config: Config  # composed and validated
     folder: RunFolder
-    result: JsonObject
+    result: JsonObject  # what `result.json` will hold; filled as things become known
     signals: Signals
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)  # of the MLflow run; `sweep_id` if it is a trial of a sweep
     tracker: "Tracker | None" = None
 
     def train(self) -> None:
@@ -122,11 +116,7 @@ class Experiment:
         return "\n".join(lines)
 
     def _require_the_same_data(self, dataset: data.Dataset) -> None:
-        """Record the data of a new run; a run is continued with the same data only.
-
-        Raises:
-            UserError: The data have changed since the run began.
-        """
+        """Record the data of a new run, or raise `UserError`: they have changed since the run began."""
         before = self.folder.read_dataset()
         if before and before["digest"] != dataset.digest:
             gained = [name for name in dataset.class_names if name not in before["class_names"]]
@@ -198,15 +188,13 @@ class Experiment:
         parameters, macs = classifier.count_params(), cost.macs(config.model, dataset.num_classes, dataset.channels)
         self.result |= {"parameters": parameters, "macs": macs}
         log.info("model     %s: %s parameters, %.4g M MACs per image", config.model.name, f"{parameters:,}", macs / 1e6)
-        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-        counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if split is not None)
+        counts = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
         shape, classes = "x".join(map(str, dataset.image_shape)), dataset.num_classes
         log.info("data      %s: %s images of %s in %d classes", dataset.name, counts, shape, classes)
         return classifier
 
     def _draw_samples(self, classifier: Any, augmentation: "Augmentation", dataset: data.Dataset) -> None:
         """Draw training images of all classes as evaluation sees them, and beside each the augmented one."""
-        import numpy as np
         from keras import ops
 
         from tnt_exp.reports import run_figures

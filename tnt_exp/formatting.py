@@ -5,13 +5,7 @@ from collections.abc import Sequence
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Return rows under a header, in aligned columns.
-
-    Args:
-        header: Names of the columns.
-        rows: One text per column.
-        right: Columns that are aligned to the right.
-    """
+    """Return rows under a header, in aligned columns, those numbered in `right` to the right."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:

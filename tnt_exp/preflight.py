@@ -10,11 +10,7 @@ from tnt_exp.training import device
 
 
 def preflight(config: Config) -> None:
-    """Raise an error for everything that is wrong and can be found without reading data or importing a backend.
-
-    Raises:
-        UserError: The configuration cannot run.
-    """
+    """Raise `UserError` for everything that is wrong and can be found without reading data or importing a backend."""
     info = data.dataset_info(config.dataset)
     validation.validate(config, channels=info.channels, train_images=info.train)
     data.validate(config.dataset)
@@ -25,17 +21,11 @@ def preflight(config: Config) -> None:
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """The estimated cost of a run.
+    """The estimated cost of a run."""
 
-    Attributes:
-        parameters: Trainable numbers.
-        macs: Multiply-accumulate operations of a forward pass per image.
-        bytes: Memory of a training step: activations of a batch, four copies of the parameters.
-    """
-
-    parameters: int
-    macs: int
-    bytes: int
+    parameters: int  # trainable numbers
+    macs: int  # multiply-accumulate operations of a forward pass per image
+    bytes: int  # memory of a training step: activations of a batch, four copies of the parameters
 
 
 def estimate_resources(config: Config) -> ResourceEstimate | None:

@@ -1,5 +1,6 @@
 """Where a run comes from: code, packages, machine, environment."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -26,17 +27,16 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the relevant packages that are installed."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
 @functools.cache
 def packages() -> dict[str, str]:
     """Return the versions of all installed packages."""
-    return {each.name: each.version for each in sorted(importlib.metadata.distributions(), key=_name)}
+    found = sorted(importlib.metadata.distributions(), key=lambda each: each.name.lower())
+    return {each.name: each.version for each in found}
 
 
 def git() -> dict[str, str]:
@@ -114,10 +114,6 @@ def differences(then: JsonObject, now: JsonObject) -> list[str]:
             if old.get(name) != new.get(name)
         ]
     return lines
-
-
-def _name(distribution: importlib.metadata.Distribution) -> str:
-    return distribution.name.lower()
 
 
 def _diff() -> bytes:

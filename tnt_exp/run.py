@@ -50,21 +50,18 @@ def run_experiment(
     tags: Mapping[str, str] | None = None,
     wait: float = 0.0,
 ) -> int:
-    """Run an experiment, or continue it; every outcome is written to the run folder and logged to MLflow.
+    """Run an experiment, or continue that in the folder; every outcome is written there and logged to MLflow.
 
     Args:
         config: Composed and validated.
-        folder: The run folder; an existing one is continued.
+        folder: The run folder.
         overrides: The overrides of the command line; None: those in the folder stay.
         tags: Further tags of the MLflow run; `sweep_id` if it is a trial of a sweep.
         wait: Seconds to wait for another process that uses the folder.
 
-    Returns:
-        The exit code: 0 finished, 1 failed, 2 the input cannot be used, 130 SIGINT, 143 SIGTERM, 75 SIGUSR1.
-
-    Raises:
-        UserError: The folder holds another experiment, or another process uses it.
-        OSError: The folder cannot be written to.
+    Returns the exit code: 0 finished, 1 failed, 2 the input cannot be used, 130 SIGINT, 143 SIGTERM, 75 SIGUSR1.
+    Raises `UserError` if the folder holds another experiment, or another process uses it, and OSError if it cannot be
+    written to.
     """
     logging.raiseExceptions = False  # do not print a traceback if the log cannot be written (a full disk)
     signals = Signals()

@@ -23,7 +23,7 @@ from tnt_exp.atomic_files import (
     name_file_in_errors,
     read_json,
     release_lock,
-    remove_paths,
+    remove_path,
     warn_once,
 )
 from tnt_exp.config.compose import load_config
@@ -54,14 +54,7 @@ TIME_COLUMNS = ("seconds", "time", "train/images_per_second", "train/waiting")  
 
 
 class RunFolder:
-    """The files of one run, each written under a temporary name and renamed into place.
-
-    Attributes:
-        path: The folder, absolute.
-        checkpoints, plots: The folders of checkpoints and of figures.
-        model: The chosen model, a Keras file.
-        log: What the run printed, with time stamps.
-    """
+    """The files of one run, each written under a temporary name and renamed into place; `path` is absolute."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
@@ -71,11 +64,7 @@ class RunFolder:
 
     @contextmanager
     def held(self, wait: float = 0.0) -> Iterator[None]:
-        """Make this the only process that uses the folder; wait at most `wait` seconds until another process ends.
-
-        Raises:
-            UserError: Another process uses it.
-        """
+        """Make this the only process that uses the folder, after at most `wait` seconds, or raise `UserError`."""
         file = self.path / ".lock"
         found = acquire_lock(file)
         if found is None and wait:
@@ -93,7 +82,7 @@ class RunFolder:
 
     def remove(self) -> None:
         """Remove the folder, and the folders above it that are empty then (`multirun/runs`)."""
-        remove_paths([self.path])
+        remove_path(self.path)
         for parent in list(self.path.parents)[:2]:
             if parent.name not in ("runs", "sweeps", "multirun") or any(parent.iterdir()):
                 break
@@ -143,7 +132,6 @@ class RunFolder:
 
     def write_dataset(self, dataset: Dataset, source: str) -> None:
         """Write `dataset.json`: name, source, digest, classes, sizes and, for images in files, those of each split."""
-        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
         atomic_write_json(
             self.path / "dataset.json",
             {
@@ -152,11 +140,11 @@ class RunFolder:
                 "digest": dataset.digest,
                 "shape": list(dataset.image_shape),
                 "class_names": list(dataset.class_names),
-                "images": {name: len(split) for name, split in splits.items() if split is not None},
+                "images": {name: len(split) for name, split in dataset.splits.items()},
                 "files": {
                     name: [[*record, int(label)] for record, label in zip(split.files, split.labels, strict=True)]
-                    for name, split in splits.items()
-                    if split is not None and split.files is not None
+                    for name, split in dataset.splits.items()
+                    if split.files is not None
                 },
             },
         )
@@ -200,30 +188,23 @@ def flat(config: Config) -> JsonObject:
 _DICTIONARIES = ("trainer.class_weights",)  # values that are dictionaries themselves
 
 
-def flatten(values: JsonObject) -> JsonObject:
+def flatten(values: JsonObject, prefix: str = "") -> JsonObject:
     """Return nested values with dotted keys."""
-
-    def walk(section: JsonObject, prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in section.items():
-            if isinstance(value, dict) and prefix + key not in _DICTIONARIES:
-                yield from walk(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value
-
-    return dict(walk(values, ""))
+    found: JsonObject = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and prefix + key not in _DICTIONARIES:
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
 
 
 @dataclass(frozen=True)
 class MetricsFile:
-    """The content of `metrics.csv`.
+    """The content of `metrics.csv`."""
 
-    Attributes:
-        epoch: Epochs completed.
-        rows: One row per epoch.
-    """
-
-    epoch: int
-    rows: list[dict[str, str]]
+    epoch: int  # epochs completed
+    rows: list[dict[str, str]]  # one per epoch
 
     def value(self, metric: str) -> float | None:
         """Return the metric after the last epoch, or None."""
@@ -283,9 +264,7 @@ def parse_number(text: str | None) -> float | None:
 def first_difference(run: Path, other: Path) -> str | None:
     """Return the first difference of two runs in curves, final metrics, weights and optimizer; None: equal to the bit.
 
-    Args:
-        run: A run folder.
-        other: The run folder that it is compared with; its values are those in brackets.
+    The values in brackets are those of `other`.
     """
     curve, other_curve = _curve(run), _curve(other)
     for row, there in zip(curve, other_curve, strict=False):

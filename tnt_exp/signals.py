@@ -5,8 +5,8 @@ raised where it arrives. A second request is always raised at once.
 """
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 # The codes of a shell; for SIGUSR1 (a scheduler's warning before it preempts) EX_TEMPFAIL: try again.
@@ -14,57 +14,42 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 75}
 
 
 class Stopped(BaseException):
-    """A signal asked the run to stop.
-
-    Args:
-        number: The signal.
-    """
+    """A signal asked the run to stop."""
 
     def __init__(self, number: int) -> None:
-        self.signal = signal.Signals(number)
-        super().__init__(f"stopped by {self.signal.name}")
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of the process."""
-        return EXIT_CODES[self.signal]
+        self.exit_code = EXIT_CODES[signal.Signals(number)]  # of the process
+        super().__init__(f"stopped by {signal.Signals(number).name}")
 
 
 @contextmanager
-def exiting() -> Iterator[None]:
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in EXIT_CODES}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+def exiting() -> AbstractContextManager[None]:
     """End the process with the exit code of a signal, while no run handles signals yet."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(EXIT_CODES[signal.Signals(number)])
 
-    before = {number: signal.signal(number, end) for number in EXIT_CODES}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return _handled_by(end)
 
 
 class Signals:
-    """Handlers of the signals, within `with signals.handled():`.
-
-    Attributes:
-        requested: The signal of a request that waits, or 0.
-    """
+    """Handlers of the signals, within `with signals.handled():`."""
 
     def __init__(self) -> None:
-        self.requested = 0
+        self.requested = 0  # the signal of a request that waits
         self._deferring = False
 
-    @contextmanager
-    def handled(self) -> Iterator[None]:
+    def handled(self) -> AbstractContextManager[None]:
         """Install the handlers, and restore the former ones."""
-        before = {number: signal.signal(number, self._handle) for number in EXIT_CODES}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return _handled_by(self._handle)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

@@ -167,7 +167,7 @@ def test_a_shipped_model_is_a_run_by_its_name(
     from tnt_exp.model.classifier import save_weights
 
     save_weights(load(run_folder / "model.keras"), folder / "model.safetensors")
-    for module in ("model.weights_file", "finished_runs.run"):
+    for module in ("model.weights_file", "finished_runs.find"):
         monkeypatch.setattr(f"tnt_exp.{module}.SHIPPED", tmp_path / "weights")
     monkeypatch.chdir(tmp_path)
     found = find_run("small")

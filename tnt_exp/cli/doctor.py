@@ -115,15 +115,14 @@ def _leftovers(folder: Path) -> Iterator["Finding"]:
 
     file = folder / ".lock"
     owner, parts = atomic_files.lock_owner(file), atomic_files.partial_files(folder)
-    if not owner and not parts:
-        return
-    if not atomic_files.is_unlocked(file):
-        return  # in use
+    if not (owner or parts) or not atomic_files.is_unlocked(file):
+        return  # nothing is left, or it is in use
 
     def fix() -> None:
         held = atomic_files.acquire_lock(file)
         if held is not None:
-            atomic_files.remove_paths(atomic_files.partial_files(folder))
+            for part in atomic_files.partial_files(folder):
+                atomic_files.remove_path(part)
             atomic_files.release_lock(held)
 
     if owner:

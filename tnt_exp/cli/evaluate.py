@@ -5,18 +5,18 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tnt_exp.atomic_files import JsonObject, atomic_write_json
 from tnt_exp.cli import ArgumentParser
+from tnt_exp.data import Split
 from tnt_exp.errors import UserError, describe_system_error
-from tnt_exp.finished_runs import FinishedRun, find_run, test_images
-from tnt_exp.finished_runs.find import RUN_HELP
+from tnt_exp.evaluation import Evaluation, evaluate
+from tnt_exp.finished_runs import test_images
+from tnt_exp.finished_runs.find import RUN_HELP, FinishedRun, find_run, load_for_evaluation
+from tnt_exp.formatting import format_table
 from tnt_exp.training import device
-
-if TYPE_CHECKING:
-    from tnt_exp.data import Split
-    from tnt_exp.evaluation import Evaluation
 
 _MISTAKES = 32
 _WORST = 20  # classes shown in the terminal; the file has all of them
@@ -45,20 +45,18 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     chosen = test_images.read_images(finished, config, own=own)
     split = chosen.split
-
-    from tnt_exp.evaluation import evaluate
-    from tnt_exp.finished_runs.find import load_for_evaluation
-
     trainer, flip = config.trainer, config.flips_test_images
     evaluation = evaluate(load_for_evaluation(finished, trainer), split, trainer.batch_size, flip=flip)
     label = "" if own else test_images.evaluation_label(finished, config)
-    report = _report(finished, chosen, split, evaluation, "/".join(["eval", label]).rstrip("/"))
-    report["path"] = config.dataset.path
-    report["notes"] = list(chosen.notes)
-    report["test_time_flip"] = flip
+    report = _report(finished, chosen, evaluation, "/".join(["eval", label]).rstrip("/"))
+    report |= {"path": config.dataset.path, "notes": list(chosen.notes), "test_time_flip": flip}
     folder = finished.output / "_".join(["evaluation", label]).rstrip("_")
     written = _write(folder, finished, split, evaluation, report)
-    logged = written and bool(finished.mlflow_run_id) and _log_to_mlflow(finished, options.uri, report, folder)
+    logged = False
+    if written and (run_id := finished.mlflow_run_id):
+        from tnt_exp.tracking.queries import log_evaluation, run_store
+
+        logged = log_evaluation(options.uri or run_store(finished.path), run_id, report["metrics"], folder)
     if options.json:
         print(json.dumps(report, indent=2))
         return 0
@@ -68,11 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _report(
-    finished: FinishedRun, chosen: test_images.TestImages, split: "Split", evaluation: "Evaluation", prefix: str
-) -> JsonObject:
-    import numpy as np
-
+def _report(finished: FinishedRun, chosen: test_images.TestImages, evaluation: Evaluation, prefix: str) -> JsonObject:
     counts, answers, f1 = evaluation.class_counts, evaluation.confusion.sum(axis=0), evaluation.class_f1
     classes = [
         {
@@ -88,13 +82,13 @@ def _report(
         "run": str(finished.path),
         "dataset": chosen.name,
         "dataset_digest": chosen.digest,
-        "images": len(split),
+        "images": len(chosen.split),
         "metrics": {**dict(evaluation.metrics(prefix)), f"{prefix}/calibration_error": evaluation.calibration_error()},
         "classes": classes,
     }
 
 
-def _write(folder: Path, finished: FinishedRun, split: "Split", evaluation: "Evaluation", report: JsonObject) -> bool:
+def _write(folder: Path, finished: FinishedRun, split: Split, evaluation: Evaluation, report: JsonObject) -> bool:
     """Write `evaluation.json` and figures; if that fails, warn and return False."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,9 +100,7 @@ def _write(folder: Path, finished: FinishedRun, split: "Split", evaluation: "Eva
     return True
 
 
-def _draw(folder: Path, finished: FinishedRun, split: "Split", evaluation: "Evaluation", report: JsonObject) -> None:
-    import numpy as np
-
+def _draw(folder: Path, finished: FinishedRun, split: Split, evaluation: Evaluation, report: JsonObject) -> None:
     from tnt_exp.reports import run_figures
 
     names = finished.class_names
@@ -125,15 +117,7 @@ def _draw(folder: Path, finished: FinishedRun, split: "Split", evaluation: "Eval
         run_figures.draw_samples(split.images[wrong].astype(np.float32) / 255, titles, folder / "mistakes.png")
 
 
-def _log_to_mlflow(finished: FinishedRun, uri: str | None, report: JsonObject, folder: Path) -> bool:
-    from tnt_exp.tracking.queries import log_evaluation, run_store
-
-    return log_evaluation(uri or run_store(finished.path), str(finished.mlflow_run_id), report["metrics"], folder)
-
-
 def _print(report: JsonObject, own: FinishedRun | None) -> None:
-    from tnt_exp.formatting import format_table
-
     print(f"{report['dataset']}: {report['images']:,} test images")
     for note in report["notes"]:
         print(f"  note: {note}")

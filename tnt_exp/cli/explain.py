@@ -5,8 +5,7 @@ from pathlib import Path
 
 from tnt_exp.cli import ArgumentParser
 from tnt_exp.errors import UserError
-from tnt_exp.finished_runs import find_run
-from tnt_exp.finished_runs.find import RUN_HELP
+from tnt_exp.finished_runs.find import RUN_HELP, find_run, load_for_evaluation
 from tnt_exp.training import device
 
 
@@ -29,7 +28,6 @@ def main(arguments: Sequence[str]) -> int:
     size, _, channels = finished.image_shape
     image = decode_image(options.image, size, channels)
 
-    from tnt_exp.finished_runs.find import load_for_evaluation
     from tnt_exp.reports.attention import attention_maps, read_attention
 
     classifier = load_for_evaluation(finished, finished.config.trainer)

@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tnt_exp import data
 from tnt_exp.atomic_files import atomic_path
 from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.trainer import Backend, Precision
 from tnt_exp.errors import UserError
 from tnt_exp.export.formats import FORMATS, INT8, Format, chosen, missing
-from tnt_exp.finished_runs import apply_overrides, find_run
-from tnt_exp.finished_runs.find import RUN_HELP
+from tnt_exp.finished_runs.find import RUN_HELP, apply_overrides, find_run, load_for_evaluation
+from tnt_exp.formatting import format_bytes, format_table
 
 if TYPE_CHECKING:
     from tnt_exp.export.writers import ExportCheck
@@ -62,10 +64,6 @@ def main(arguments: Sequence[str]) -> int:
 
     # All runtimes are compared on the CPU, because GPUs round differently.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    import numpy as np
-
-    from tnt_exp.finished_runs.find import load_for_evaluation
-
     trainer = replace(config.trainer, backend=Backend.tensorflow, precision=Precision.float32)
     classifier = load_for_evaluation(finished, trainer)  # Keras is imported there, on TensorFlow
 
@@ -128,8 +126,6 @@ def _available(text: str, quantize: str | None) -> list[Format]:
 
 
 def _print(checks: "dict[str, ExportCheck]", output: Path) -> None:
-    from tnt_exp.formatting import format_bytes, format_table
-
     rows = [
         [
             name,

@@ -10,8 +10,7 @@ from itertools import chain
 
 from tnt_exp.cli import ArgumentParser
 from tnt_exp.errors import UserError, printable_name
-from tnt_exp.finished_runs import find_run
-from tnt_exp.finished_runs.find import RUN_HELP
+from tnt_exp.finished_runs.find import RUN_HELP, find_run, load_for_evaluation
 from tnt_exp.finished_runs.predict import Prediction, decode_inputs, expand_inputs, predict_images
 from tnt_exp.training import device
 
@@ -41,9 +40,6 @@ def main(arguments: Sequence[str]) -> int:
     first = next(files, None)
     if first is None:
         raise UserError(f"{', '.join(options.images)}: expected images (.png, .jpg, ...), found none.")
-
-    from tnt_exp.finished_runs.find import load_for_evaluation
-
     size, _, channels = finished.image_shape
     classifier = load_for_evaluation(finished, finished.config.trainer)
     images = decode_inputs(chain([first], files), size, channels)

@@ -1,6 +1,5 @@
 """`tnt-exp reproduce`: run a finished run again in a new folder, and compare."""
 
-import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from tnt_exp.atomic_files import read_json
 from tnt_exp.cli import ArgumentParser
 from tnt_exp.cli.resume import chdir_to_start_dir
 from tnt_exp.cli.run import configure_logging
-from tnt_exp.config.compose import load_config
-from tnt_exp.config.trainer import Distributed
+from tnt_exp.config.compose import load_config, run_folder
+from tnt_exp.config.trainer import Distributed, Resume
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.find import find_run_folder
 from tnt_exp.preflight import preflight
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     then = (provenance.read(folder) or [{}])[-1]
     for line in provenance.differences(then, provenance.start()):
         print(f"differs from the original: {line}")
-    target = target or _new_folder(folder)
+    target = target or Path("multirun/runs").resolve() / run_folder(f"{folder.name}_reproduced", Resume.never, "")
     target.mkdir(parents=True)
     configure_logging(target)
     if (folder / "overrides.yaml").is_file():
@@ -71,9 +70,3 @@ def main(arguments: Sequence[str]) -> int:
         print(f"differs from the original: {line}")
     print(f"different, first in {found}")
     return 1
-
-
-def _new_folder(folder: Path) -> Path:
-    runs, name = Path("multirun/runs").resolve(), f"{folder.name}_reproduced"
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(runs / each for each in names if not (runs / each).exists())

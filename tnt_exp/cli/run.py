@@ -12,6 +12,7 @@ import yaml
 from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.compose import conf_dir, load_config
 from tnt_exp.finished_runs import apply_overrides
+from tnt_exp.run import MAY_CHANGE_ON_RESUME, run_experiment
 from tnt_exp.sweeps import fork_server, worker
 from tnt_exp.sweeps.results import rerun_command
 from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy
@@ -39,18 +40,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run_folder_config(folder: Path, wait: float = 0.0, overrides: Sequence[str] = ()) -> int:
-    """Run the `config.yaml` of a run folder, in that folder, and return the exit code.
+    """Run the `config.yaml` of a run folder (absolute), in that folder, and return the exit code.
 
-    Args:
-        folder: The run folder, absolute.
-        wait: Seconds to wait for another process that uses it.
-        overrides: Of keys that may change on resume.
-
-    Raises:
-        UserError: It is not a run folder, or another process uses it, or a key may not change.
+    Waits at most `wait` seconds for another process that uses it. Raises `UserError` if it is not a run folder, another
+    process still uses it, or a key of `overrides` may not change on resume.
     """
-    from tnt_exp.run import MAY_CHANGE_ON_RESUME, run_experiment
-
     config = apply_overrides(load_config(folder / "config.yaml"), overrides, MAY_CHANGE_ON_RESUME)
     configure_logging(folder)
     return run_experiment(config, folder=str(folder), tags=_tags(folder), wait=wait)

@@ -59,7 +59,7 @@ def _section(section: type) -> JsonObject:
             properties[field.name] = {
                 "description": field.metadata["doc"],
                 "default": _plain(getattr(default, field.name)),
-                "anyOf": [_value(hint, field.metadata.get("bounds", {})), _LATER],
+                "anyOf": [_value(hint, field.metadata["bounds"]), _LATER],
             }
     return {"type": "object", "additionalProperties": False, "properties": properties}
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.validation import store_problem
-from tnt_exp.errors import UserError
+from tnt_exp.errors import UserError, first_line
+from tnt_exp.tracking.record import is_tracked
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,9 +22,7 @@ def main(arguments: Sequence[str]) -> int:
         return _copy(options.uri, options.to, options.folder)
     if options.uri is not None:
         raise UserError("--uri: expected with --to=URI, received alone; a folder knows its store. Leave it out.")
-    from tnt_exp.errors import first_line
     from tnt_exp.tracking.mirror import Mirror
-    from tnt_exp.tracking.record import is_tracked
 
     given = options.folder or [Path("multirun")]
     for folder in given:

@@ -58,10 +58,7 @@ flags:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `tnt-exp train` and return its exit code.
-
-    Everything is composed and validated first, before anything slow is imported.
-    """
+    """Compose and validate before anything slow is imported; then run, and return the exit code."""
     register()
     dry_run = "--dry-run" in arguments
     try:
@@ -146,40 +143,30 @@ def _run_one(flags: Namespace, overrides: Sequence[str]) -> int:
         return _show(flags, overrides)
     if config.trainer.distributed is Distributed.auto:
         distributed.validate(config.trainer.batch_size, config.trainer.devices or 1, config.augmentation.repeats)
-    codes: list[int] = []
-    errors: list[Exception] = []
 
-    def task(cfg: DictConfig) -> None:
+    def task(cfg: DictConfig) -> int | Exception:
         from tnt_exp.run import run_experiment
 
         hydra_config = HydraConfig.get()
         folder, overrides = hydra_config.runtime.output_dir, list(hydra_config.overrides.task)
         try:
-            codes.append(run_experiment(to_config(cfg), folder=folder, overrides=overrides))
-        except (UserError, OSError) as error:  # Hydra would print a traceback
-            errors.append(error)
+            return run_experiment(to_config(cfg), folder=folder, overrides=overrides)
+        except (UserError, OSError) as error:
+            return error  # if it were raised here, Hydra would print a traceback
 
     try:
-        main_hydra(flags.config_dir).run(config_name=CONFIG_NAME, task_function=task, overrides=list(overrides))
+        job = main_hydra(flags.config_dir).run(config_name=CONFIG_NAME, task_function=task, overrides=list(overrides))
     except FileNotFoundError as error:  # the task catches its own: Hydra could not create the folder
         raise PermissionError(errno.EACCES, "no folder can be created there", error.filename) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise to_user_error(error) from error
-    if errors:
-        raise errors[0]
-    return max(codes, default=0)
+    if isinstance(job.return_value, Exception):
+        raise job.return_value
+    return int(job.return_value)
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
-    """Run a sweep and return the exit code.
-
-    Args:
-        overrides: As Hydra reads them (see `tnt_exp.sweeps.search_space`).
-        config_dir: The folder of the user's own config groups.
-
-    Raises:
-        UserError: A trial cannot run.
-    """
+    """Run a sweep of overrides as Hydra reads them, and return the exit code; `UserError`: a trial cannot run."""
     from tnt_exp.signals import Signals, Stopped
     from tnt_exp.sweeps.executors import run_job
 
@@ -199,11 +186,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
 
 
 def help_text(config_dir: str | None = None) -> str:
-    """Return the text, as wide as the terminal (at most 120 columns).
-
-    Args:
-        config_dir: The folder of the user's own config groups.
-    """
+    """Return the text, as wide as the terminal (at most 120 columns)."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = [_HEAD, "groups (GROUP=OPTION):"]
     for group in (*GROUPS, "experiment"):

@@ -1,12 +1,11 @@
 """From YAML groups and overrides to a typed, checked `Config`."""
 
-import functools
 import itertools
 import re
 import secrets
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
+from typing import cast
 
 import hydra
 import yaml
@@ -65,22 +64,14 @@ def run_folder(name: str | None, resume: Resume, unnamed: str) -> str:
 def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config:
     """Compose, convert and type-check; the rules between keys are in `tnt_exp.config.validation`.
 
-    Args:
-        overrides: Hydra overrides, `model.depth=8`.
-        config_dir: The folder of the user's own config groups, searched before the shipped ones.
-
-    Raises:
-        UserError: A key, a group, an option or a value is wrong.
+    `config_dir` is the folder of the user's own config groups, searched before the shipped ones. Raises `UserError` if
+    a key, a group, an option or a value is wrong.
     """
     return to_config(compose_cfg(overrides, config_dir))
 
 
 def compose_cfg(overrides: Sequence[str] = (), config_dir: str | None = None) -> DictConfig:
-    """Return what Hydra composes: names are checked, types not yet.
-
-    Raises:
-        UserError: A key, a group or an option is wrong.
-    """
+    """Return what Hydra composes, or raise `UserError`: a key, a group or an option is wrong. Types are not checked."""
     register()
     if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir={config_dir}: expected a folder with config groups, found none; correct it.")
@@ -101,11 +92,7 @@ def compose_cfg(overrides: Sequence[str] = (), config_dir: str | None = None) ->
 
 
 def main_hydra(config_dir: str | None) -> Hydra:
-    """Return a new global Hydra; `hydra.main` would turn every error into a traceback.
-
-    Args:
-        config_dir: The folder of the user's own config groups, searched before the shipped ones.
-    """
+    """Return a new global Hydra; `hydra.main` would turn every error into a traceback."""
     hydra.version.setbase("1.3")
     search_path = create_config_search_path(str(conf_dir()))
     if config_dir:
@@ -115,20 +102,14 @@ def main_hydra(config_dir: str | None) -> Hydra:
 
 
 def to_config(cfg: DictConfig) -> Config:
-    """Return the typed configuration of what Hydra composed.
-
-    Raises:
-        UserError: A mandatory value is missing, or a value has the wrong type.
-    """
+    """Return the typed configuration, or raise `UserError`: a mandatory value is missing, or one has a wrong type."""
     try:
         missing = OmegaConf.missing_keys(cfg)
         if missing:
             raise UserError(f"{min(missing)}: expected a value, received none (???). Give it as {min(missing)}=VALUE.")
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), cfg))
+        config = cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), cfg)))
     except OmegaConfBaseException as error:
         raise to_user_error(error) from error
-    if not isinstance(config, Config):
-        raise TypeError(f"Expected a Config, received: {type(config)}")
     if config.dataset.path is not None and len(config.dataset.path) > 1:
         config.dataset.path = config.dataset.path.rstrip("/")  # photos/ is photos
     weights = config.trainer.class_weights
@@ -140,7 +121,7 @@ def to_config(cfg: DictConfig) -> Config:
 
 
 # Keys that the first edition did not have: its runs did what the defaults say.
-_ADDED_KEYS = (
+ADDED_KEYS = (
     "trainer.tf32",
     "trainer.distributed",
     "trainer.steps_per_epoch",
@@ -151,19 +132,8 @@ _ADDED_KEYS = (
 )
 
 
-@functools.cache
-def added_defaults() -> dict[str, object]:
-    """Return the values of the keys that runs of the first edition do not have, as `config.yaml` has them."""
-    found = {field.key: field.default for field in config_keys() if field.key in _ADDED_KEYS}
-    return {key: value.name if isinstance(value, Enum) else value for key, value in found.items()}
-
-
 def load_config(file: Path) -> Config:
-    """Return the configuration in a run folder's `config.yaml`; no key is completed by its default.
-
-    Raises:
-        UserError: It is missing or damaged, or does not fit the schema.
-    """
+    """Return the configuration in a `config.yaml`, or raise `UserError`: it is missing, damaged or incomplete."""
     advice = (
         "Restore it from the artifact of its MLflow run, or write it again: tnt-exp train OVERRIDES --cfg job > "
         f"{file}, with the overrides in overrides.yaml."
@@ -186,7 +156,7 @@ def load_config(file: Path) -> Config:
     except UserError as error:
         raise UserError(f"{file}: {error} {advice}") from error
     absent = object()
-    required = [field.key for field in config_keys() if field.key not in _ADDED_KEYS]
+    required = [field.key for field in config_keys() if field.key not in ADDED_KEYS]
     missing = [key for key in required if OmegaConf.select(cfg, key, default=absent) is absent]
     if missing:
         raise UserError(
@@ -225,9 +195,6 @@ def check_override_key(override: Override, config_dir: str | None = None) -> Non
         raise UserError(f"+{name}: expected a new key, but this one exists. Write {name}=VALUE without the +.")
 
 
-_FULL_KEY = re.compile(r"full_key: (\S+)")
-
-
 def to_user_error(error: Exception) -> UserError:
     """Return a composition error as one line: key, expected, received, what to do."""
     cause: BaseException = error
@@ -243,7 +210,7 @@ def to_user_error(error: Exception) -> UserError:
             f"{ambiguous[1]}: expected one value, received {ambiguous[2]}. Add -m to run every value, or write "
             f"[{ambiguous[2]}] for a list."
         )
-    full_key = _FULL_KEY.search(text)
+    full_key = re.search(r"full_key: (\S+)", text)
     key = full_key[1] if full_key else (getattr(cause, "full_key", None) or "")
     field = find_key(re.sub(r"\[\d+\]$", "", key))
     if isinstance(cause, InterpolationResolutionError | InterpolationKeyError):

@@ -35,14 +35,7 @@ def config_keys(section: type = Config, prefix: str = "") -> Iterator[ConfigKey]
         if dataclasses.is_dataclass(hints[field.name]):
             yield from config_keys(hints[field.name], f"{prefix}{field.name}.")
         elif not field.name.startswith("_"):
-            about = field.metadata
-            yield ConfigKey(
-                prefix + field.name,
-                hints[field.name],
-                getattr(default, field.name),
-                about["doc"],
-                about.get("bounds", {}),
-            )
+            yield ConfigKey(prefix + field.name, hints[field.name], getattr(default, field.name), **field.metadata)
 
 
 def find_key(key: str) -> ConfigKey | None:

@@ -24,12 +24,7 @@ _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
 def literal_overrides(overrides: Iterable[str], *, sweep: bool = False) -> list[str]:
-    """Quote the values of keys that take text, so that Hydra reads them as they were typed.
-
-    Args:
-        overrides: As typed.
-        sweep: Whether commas separate several values (-m).
-    """
+    """Quote the values of keys that take text, so that Hydra reads them as typed; commas separate those of a sweep."""
     return [_literal(text, sweep=sweep) for text in overrides]
 
 

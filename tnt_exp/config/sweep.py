@@ -1,6 +1,6 @@
 """The settings of a sweep and of its launcher. Kept under `hydra:`, because they are not part of a run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from tnt_exp.config.field import config_field
@@ -42,9 +42,8 @@ class SweepConfig:
 
     _target_: str = "hydra_plugins.tnt_exp_sweep.Sweeper"
     method: Method = config_field(Method.grid, "how trials are chosen")
-    space: dict[str, str] = field(
-        default_factory=dict,
-        metadata={"doc": "swept keys and their values, as on the command line; the command line wins"},
+    space: dict[str, str] = config_field(
+        {}, "swept keys and their values, as on the command line; the command line wins"
     )
     points: str | None = config_field(
         None, "CSV file with a row of keys and a row per trial, each combined with the swept keys (grid, zip)"

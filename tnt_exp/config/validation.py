@@ -1,13 +1,15 @@
 """Rules between keys. Everything here is checked before anything slow is imported."""
 
+import dataclasses
 import importlib.util
 import math
+import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tnt_exp.config.dataset import Source
-from tnt_exp.config.field import out_of_bounds
 from tnt_exp.config.model import HeadWidth
 from tnt_exp.config.optimizer import Shape
 from tnt_exp.config.schema import Config
@@ -15,6 +17,7 @@ from tnt_exp.config.trainer import Compile, Distributed, Freeze, Precision, Resu
 from tnt_exp.errors import UserError
 
 NO_VALIDATION = "trainer.patience: expected null without validation images (see dataset.validation_fraction)"
+_COMPARE = {"gt": (">", operator.gt), "ge": (">=", operator.ge), "lt": ("<", operator.lt), "le": ("<=", operator.le)}
 _LONGEST_NAME = 200  # bytes of a folder's name, characters of MLflow's names
 _LONGEST_PATH = 480  # characters; MLflow keeps an artifact path below it in a column of 512
 # Dialect of SQLAlchemy: the module that it imports by default, and the package that has it.
@@ -26,19 +29,12 @@ _DRIVERS = {
 
 
 def validate(config: Config, *, channels: int | None = None, train_images: int | None = None) -> None:
-    """Check the bounds of all values and the rules between them.
+    """Check the bounds of all values and the rules between them; raises `UserError`, one line per broken rule.
 
-    Args:
-        config: The composed configuration.
-        channels: Channels of the images; None if unknown yet.
-        train_images: Number of training images; None if unknown yet.
-
-    Raises:
-        UserError: One line per broken rule.
+    `channels` and `train_images` are those of the data, None if they are not known yet.
     """
-    problems = [*_bounds(config)]
     # The rules divide by these values, so they can only be asked once the bounds hold.
-    problems = problems or [
+    problems = [*_bounds(config)] or [
         *_model(config),
         *_augmentation(config),
         *_channels(config, channels),
@@ -51,15 +47,24 @@ def validate(config: Config, *, channels: int | None = None, train_images: int |
         raise UserError("\n".join(problems))
 
 
-def check_bounds(section: object, prefix: str) -> None:
+def check_bounds(section: Any, prefix: str) -> None:
     """Raise `UserError`, one line per value of a section that is outside its bounds."""
     if problems := [*_bounds(section, prefix)]:
         raise UserError("\n".join(problems))
 
 
-def _bounds(section: object, prefix: str = "") -> Iterator[str]:
-    for key, expected, value in out_of_bounds(section, prefix):
-        yield f"{key}: expected {expected}, received {value}."
+def _bounds(section: Any, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _bounds(value, f"{prefix}{field.name}.")
+        numbers = value if isinstance(value, list) else [value]
+        for kind, bound in field.metadata.get("bounds", {}).items():
+            sign, holds = _COMPARE[kind]
+            # `not holds` rather than the opposite comparison: NaN satisfies no bound.
+            if any(number is not None and not holds(number, bound) for number in numbers):
+                key, expected = prefix + field.name, f"{sign} {bound:g}"
+                yield f"{key}: expected {expected}, received {value}."
 
 
 def _model(config: Config) -> Iterator[str]:
@@ -115,13 +120,10 @@ def _augmentation(config: Config) -> Iterator[str]:
 
 def _channels(config: Config, channels: int | None) -> Iterator[str]:
     for key in ("mean", "std"):
-        numbers = getattr(config.model, key)
-        if len(numbers) == 1 or len(numbers) == channels:
-            continue
-        if channels is None and len(numbers) == 3:
-            continue
-        what = "one per channel" if channels is None else f"{channels}, one per channel"
-        yield f"model.{key}: expected one number or {what}, received {len(numbers)}."
+        count = len(getattr(config.model, key))
+        if count not in (1, channels or 3):
+            what = "one per channel" if channels is None else f"{channels}, one per channel"
+            yield f"model.{key}: expected one number or {what}, received {count}."
     if channels == 1 and (config.augmentation.saturation or config.augmentation.hue):
         yield "augmentation.saturation, augmentation.hue: expected 0 for grey images, received more."
 

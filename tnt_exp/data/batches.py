@@ -44,10 +44,7 @@ class Batches:
         part: int = 0,
         parts: int = 1,
     ) -> None:
-        self.split = split
-        self.batch_size = batch_size
-        self.seed = seed
-        self.repeats = repeats
+        self.split, self.batch_size, self.seed, self.repeats = split, batch_size, seed, repeats
         self._part, self._parts = part, parts
         self.steps_per_epoch = steps_per_epoch or len(split) // batch_size
         # Images of a pass that are seen.
@@ -72,8 +69,7 @@ class Batches:
     def chunks(self, epoch: int, start_step: int, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the rest of an epoch from `start_step` on, `steps` steps at a time (the last chunk may be shorter).
 
-        Yields:
-            images uint8 (S, B, H, W, C) and labels int32 (S, B), in memory of their own; B: those of the part.
+        Images are uint8 (S, B, H, W, C), labels int32 (S, B), in memory of their own; B: those of the part.
         """
         chosen = self.chunk_positions(epoch, start_step, steps)
         if self._parts > 1:
@@ -90,9 +86,8 @@ class Batches:
 def padded_batches(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Yield every image of a split once, in order, in batches of one static shape, for evaluation.
 
-    Yields:
-        images uint8 (B, H, W, C), labels int32 (B,), and how many of them are real: the last batch is filled by
-        repeating the last image.
+    A batch is images uint8 (B, H, W, C), labels int32 (B,), and how many of them are real: the last batch is filled by
+    repeating the last image.
     """
     parts = [slice(first, first + batch_size) for first in range(0, len(split), batch_size)]
     for part, images in zip(parts, _take(split, parts), strict=True):

@@ -14,32 +14,20 @@ if TYPE_CHECKING:
 
 
 class FileRecord(NamedTuple):
-    """An image file that was read.
+    """An image file that was read."""
 
-    Attributes:
-        path: Relative to `dataset.path`.
-        sha256: Of its content, 64 hexadecimal digits.
-    """
-
-    path: str
-    sha256: str
+    path: str  # relative to `dataset.path`
+    sha256: str  # of its content, 64 hexadecimal digits
 
 
 @dataclass(frozen=True, eq=False)  # arrays cannot be compared by ==
 class Split:
-    """Images and their class numbers.
+    """Images and their class numbers; `content` and `files` are None where images do not come in files."""
 
-    Attributes:
-        images: uint8 (images, height, width, channels): an array, or `FileImages` that decodes on access.
-        labels: int32 (images,), from 0.
-        content: SHA-256 over the files of the images, in order; None: the images do not come in files.
-        files: The files of the images, in order; None: the images do not come in files.
-    """
-
-    images: "np.ndarray | FileImages"
-    labels: np.ndarray
-    content: bytes | None = None
-    files: tuple[FileRecord, ...] | None = None
+    images: "np.ndarray | FileImages"  # uint8 (images, height, width, channels); `FileImages` decodes on access
+    labels: np.ndarray  # int32 (images,), from 0
+    content: bytes | None = None  # SHA-256 over the files of the images, in order
+    files: tuple[FileRecord, ...] | None = None  # in the order of the images
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,11 +51,7 @@ class LazySplit(Protocol):
 
 
 def make_split(images: np.ndarray, labels: np.ndarray, classes: int, source: object) -> Split:
-    """Return a split of what was read from `source`, after checking its labels.
-
-    Raises:
-        UserError: There are no images, or not one label from 0 to classes-1 for each.
-    """
+    """Return what was read from `source`, or raise `UserError`: no images, or not a label below `classes` for each."""
     if len(images) == 0:
         raise UserError(f"{source}: expected at least one image, received none; give another file")
     if len(labels) != len(images):
@@ -107,6 +91,12 @@ class Dataset:
     skipped: int  # unreadable images left out
 
     @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
+
+    @property
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
@@ -114,12 +104,9 @@ class Dataset:
     def class_weights(self, setting: str | dict[str, float]) -> np.ndarray | None:
         """Return the weight of each class in the loss, float32 (classes,); None: all are 1.
 
-        Args:
-            setting: "none"; "balanced": images / (classes * images of the class) in training, as scikit-learn's
-                `compute_class_weight`, and 0 for a class without images; or weights by class name, 1 for the others.
-
-        Raises:
-            UserError: A name is not that of a class.
+        `setting` is "none"; "balanced": images / (classes * images of the class) in training, as scikit-learn's
+        `compute_class_weight`, and 0 for a class without images; or weights by class name, 1 for the others. Raises
+        `UserError` if a name is not that of a class.
         """
         if isinstance(setting, dict):
             unknown = [name for name in setting if name not in self.class_names]

@@ -33,24 +33,18 @@ _PREFETCH_PER_CORE = 16  # images per core that are being decoded or wait for th
 def decode_image(file: Path, size: int, channels: int) -> np.ndarray:
     """Decode an image to uint8 (size, size, channels): rotated as EXIF says, short side resized, centre kept.
 
-    Raises:
-        UserError: It cannot be decoded.
-    """
-    return decode_pixels(read_bytes(file), file, size, channels)
-
-
-def read_bytes(file: Path) -> bytes:
-    """Return the bytes of a file.
-
-    Raises:
-        UserError: It cannot be read.
+    Raises `UserError` if it cannot be read or decoded.
     """
     with wrap_read_errors(file):
-        return file.read_bytes()
+        encoded = file.read_bytes()
+    return decode_pixels(encoded, file, size, channels)
 
 
 def decode_pixels(encoded: bytes, file: Path, size: int, channels: int) -> np.ndarray:
-    """Decode bytes as `decode_image` decodes a file; `file` is for the error message."""
+    """Decode bytes as `decode_image` decodes a file; `file` is for the error message.
+
+    At size 1 a JPEG is parsed to its end, but most of the arithmetic is skipped: a check at a third of the cost.
+    """
     with wrap_read_errors(file), Image.open(io.BytesIO(encoded)) as image:
         if image.width * image.height > _MAX_PIXELS:
             raise UserError(
@@ -60,20 +54,9 @@ def decode_pixels(encoded: bytes, file: Path, size: int, channels: int) -> np.nd
         # Lets the JPEG decoder skip detail that the resize would drop; twice the size keeps enough of it.
         image.draft(None, (2 * size, 2 * size))
         ImageOps.exif_transpose(image, in_place=True)
-        fitted = ImageOps.fit(
-            _to_mode(image, "L" if channels == 1 else "RGB", file), (size, size), Image.Resampling.BICUBIC
-        )
+        converted = _to_mode(image, "L" if channels == 1 else "RGB", file)
+        fitted = ImageOps.fit(converted, (size, size), Image.Resampling.BICUBIC)
         return np.asarray(fitted).reshape(size, size, channels)
-
-
-def verify_image(encoded: bytes, file: Path, channels: int) -> None:
-    """Check that `decode_pixels` can decode these bytes, at a third of its cost.
-
-    Raises:
-        UserError: They cannot be decoded.
-    """
-    # At size 1 a JPEG is parsed to its end, but most of the arithmetic is skipped.
-    decode_pixels(encoded, file, 1, channels)
 
 
 def _to_mode(image: Image.Image, mode: str, file: Path) -> Image.Image:
@@ -92,9 +75,6 @@ def _to_mode(image: Image.Image, mode: str, file: Path) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-Selection = slice | np.ndarray
-
-
 def _bits_per_sample(image: Image.Image) -> int:
     """Return the bits of a level that the file states (TIFF), else 16."""
     stated = image.getexif().get(258, 16)  # BitsPerSample
@@ -102,18 +82,11 @@ def _bits_per_sample(image: Image.Image) -> int:
     return bits if isinstance(bits, int) and 8 < bits <= 16 else 16
 
 
+Selection = slice | np.ndarray
+
+
 class FileImages:
-    """Images that stay in their files; used like an array, and decoded on each access.
-
-    Args:
-        files: One per image.
-        size: Side of an image, pixels (see `decode_image`).
-        channels: 1 (grey) or 3 (RGB).
-
-    Attributes:
-        files: One per image.
-        shape: (images, height, width, channels).
-    """
+    """Images that stay in their files; used like an array, and decoded by `decode_image` on each access."""
 
     def __init__(self, files: Sequence[Path], size: int, channels: int) -> None:
         self.files = files
@@ -127,18 +100,14 @@ class FileImages:
         """Yield the images of each selection in turn, while those of the next are being decoded.
 
         At most two selections, or a few images per core if these are more, are in memory besides the yielded one.
-
-        Raises:
-            UserError: A file can no longer be read.
+        Raises `UserError` if a file can no longer be read.
         """
-        everything = np.arange(len(self.files))
+        everything, enough = np.arange(len(self.files)), _PREFETCH_PER_CORE * cpu_count()
         waiting: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
         pool = ThreadPoolExecutor(cpu_count())
         try:
             for selection in selections:
-                while (
-                    len(waiting) >= 2 and sum(len(images) for images, _ in waiting) >= _PREFETCH_PER_CORE * cpu_count()
-                ):
+                while len(waiting) >= 2 and sum(len(images) for images, _ in waiting) >= enough:
                     yield _collect(*waiting.popleft())
                 files = [self.files[position] for position in everything[selection]]
                 images = np.empty((len(files), *self.shape[1:]), np.uint8)

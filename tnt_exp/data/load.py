@@ -18,11 +18,7 @@ _KEYS_OF_SOME_SOURCES = ("image_size", "channels", "memory_limit")
 
 
 def validate(config: DatasetConfig) -> None:
-    """Check the section and the files that it names, without reading images.
-
-    Raises:
-        UserError: The data set cannot be read.
-    """
+    """Check the section and the files that it names, or raise `UserError`; no image is read."""
     if config.channels not in (1, 3):
         raise UserError(f"dataset.channels: expected 1 (grey) or 3 (RGB), received {config.channels}")
     if config.path == "":
@@ -40,20 +36,12 @@ def validate(config: DatasetConfig) -> None:
 
 
 def dataset_info(config: DatasetConfig) -> DatasetInfo:
-    """Return what is known about the data set before it is read.
-
-    Raises:
-        UserError: A split would be empty.
-    """
+    """Return what is known about the data set before it is read, or raise `UserError`: a split would be empty."""
     return get_source(config.name).info(config)
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:
-    """Read, limit and split the data set of the configuration.
-
-    Raises:
-        UserError: Data are missing, damaged, mislabelled or of another form, or a split would be empty.
-    """
+    """Read, limit and split the data set, or raise `UserError`: data are missing or damaged, or a split is empty."""
     validate(config)
     _log.info("reading dataset=%s%s", config.name.value, "" if config.path is None else f" from {config.path}")
     parts = get_source(config.name).read(config)

@@ -78,11 +78,7 @@ def class_shares(class_counts: np.ndarray, size: int, ties: np.ndarray) -> np.nd
 
 
 def stratified_split(labels: np.ndarray, size: int, stream: RandomStream, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose `size` of `labels`, each class in proportion.
-
-    Returns:
-        (chosen, rest): positions, each ascending; together all of 0..len(labels)-1.
-    """
+    """Choose `size` of `labels`, each class in proportion; return the positions (chosen, rest), each ascending."""
     counts = np.bincount(labels)
     share = class_shares(counts, size, random_order(len(counts), stream, seed, 1))
     by_class = _shuffled_by_class(labels, stream, seed)
@@ -93,10 +89,9 @@ def stratified_split(labels: np.ndarray, size: int, stream: RandomStream, seed: 
 
 
 def fold_split(labels: np.ndarray, folds: int, fold: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose one of `folds` parts of `labels`: together they hold each image once, and of a class sizes differ by one.
+    """Choose one of `folds` disjoint parts of `labels`; return the positions (chosen, rest), each ascending.
 
-    Returns:
-        (chosen, rest): positions, each ascending; together all of 0..len(labels)-1.
+    In any two parts the number of images of a class differs by one at most.
     """
     chosen = np.zeros(len(labels), bool)
     chosen[_shuffled_by_class(labels, RandomStream.fold, seed)[fold::folds]] = True

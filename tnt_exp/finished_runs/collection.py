@@ -3,21 +3,21 @@
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex, overload
 
 from tnt_exp import provenance
 from tnt_exp.atomic_files import JsonObject, is_unlocked, read_json, warn_once
 from tnt_exp.config import Config
-from tnt_exp.config.compose import added_defaults, load_config
+from tnt_exp.config.compose import ADDED_KEYS, load_config
 from tnt_exp.config.keys import did_you_mean
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.find import find_run, find_run_folders, load_model
 from tnt_exp.formatting import as_number, canonical_text
-from tnt_exp.run_folder import read_metrics
+from tnt_exp.run_folder import flat, read_metrics
 from tnt_exp.sweeps.study import STUDY_FILE
 from tnt_exp.tracking.record import RECALL, read_final_metrics, read_params
 
@@ -34,20 +34,18 @@ _ORDER = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.
 _SMALLER_IS_BETTER = re.compile(r"loss|error|seconds|macs|parameters|waiting")
 
 
+@cache
+def _added_defaults() -> JsonObject:
+    return {key: value for key, value in flat(Config()).items() if key in ADDED_KEYS}
+
+
 class Run:
     """One run, finished or not; everything is read from its folder when it is asked for first.
 
         run = tnt_exp.Run("multirun/runs/first")
         run.metrics["test/accuracy"]
 
-    Args:
-        path: The run folder.
-
-    Attributes:
-        path: The run folder, absolute.
-
-    Raises:
-        UserError: It is not a run folder.
+    Raises `UserError` if the path is not that of a run folder.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -78,7 +76,7 @@ class Run:
     def params(self) -> JsonObject:
         """The values of the configuration by dotted keys, as MLflow names them; empty if the file is damaged."""
         try:
-            return {**added_defaults(), **read_params(self.path)}
+            return {**_added_defaults(), **read_params(self.path)}
         except (OSError, ValueError) as error:
             warn_once(str(error))
             return {}
@@ -147,7 +145,7 @@ class Run:
 
 
 # What a run can be filtered by besides its configuration and its metrics.
-_FIELDS: Mapping[str, Callable[[Run], str]] = {"name": lambda run: run.name, "state": lambda run: run.state}
+_FIELDS = ("name", "state")
 
 
 class RunCollection(Sequence[Run]):
@@ -157,8 +155,7 @@ class RunCollection(Sequence[Run]):
         runs.table()
         runs.best("best/val/accuracy").predict(["photo.jpg"])
 
-    Args:
-        runs: In their order.
+    Runs that are given to the constructor keep their order.
     """
 
     def __init__(self, runs: Iterable[Run]) -> None:
@@ -218,11 +215,8 @@ class RunCollection(Sequence[Run]):
     def curves(self, metrics: Sequence[str] | None = None) -> "pd.DataFrame":
         """Return one row per run, metric and epoch: `name`, the keys that vary, `epoch`, `metric` and `value`.
 
-        Args:
-            metrics: Names such as `val/accuracy`; None: all columns of `metrics.csv`.
-
-        Raises:
-            UserError: No run has such a metric.
+        The metrics are names such as `val/accuracy`; None: all columns of `metrics.csv`. Raises `UserError` if no run
+        has one of them.
         """
         import pandas as pd
 
@@ -244,8 +238,7 @@ class RunCollection(Sequence[Run]):
             metric: Its name in MLflow; None: `best/val/accuracy`, or `test/accuracy` if there is no validation.
             maximize: None: the largest value, unless the name contains loss, error, seconds, macs or parameters.
 
-        Raises:
-            UserError: No finished run has a finite value of it.
+        Raises `UserError` if no finished run has a finite value of it.
         """
         finished = [run for run in self if run.state == "FINISHED"]
         known = {name for run in finished for name, value in run.metrics.items() if as_number(value) is not None}
@@ -264,8 +257,7 @@ class RunCollection(Sequence[Run]):
                 and `"state != FAILED"`, or functions of a run.
             values: Keys with their values; two underscores are a dot (`model__depth=8`).
 
-        Raises:
-            UserError: A condition cannot be read, or no run has its key.
+        Raises `UserError` if a condition cannot be read, or no run has its key.
         """
         tests = [condition if callable(condition) else self._parsed(condition) for condition in conditions]
         tests += [self._test(key.replace("__", "."), "=", {canonical_text(value)}) for key, value in values.items()]
@@ -286,7 +278,7 @@ class RunCollection(Sequence[Run]):
             require_known(key, known, "a key of the configuration, a metric, name or state")
 
         def holds(run: Run) -> bool:
-            value = _FIELDS[key](run) if key in _FIELDS else {**run.metrics, **run.params}.get(key)
+            value = getattr(run, key) if key in _FIELDS else {**run.metrics, **run.params}.get(key)
             found = canonical_text(value)
             if sign not in _ORDER:
                 return (found in wanted) == (sign == "=")
@@ -306,9 +298,8 @@ class RunCollection(Sequence[Run]):
     def group_mean(self, over: str | Sequence[str] = SEED) -> "pd.DataFrame":
         """Return one row per group of runs whose configurations differ in the keys `over` only.
 
-        Returns:
-            The other keys that vary, `runs` (the number of finished ones), and for each of their metrics the mean and,
-            as `NAME_std`, the sample standard deviation (NaN for one run).
+        It has the other keys that vary, `runs` (the number of finished ones), and for each of their metrics the mean
+        and, as `NAME_std`, the sample standard deviation (NaN for one run).
         """
         import pandas as pd
 
@@ -334,12 +325,10 @@ def runs(
     Args:
         source: A folder of runs and sweeps, one of them, the name or MLflow id of a run, or an MLflow experiment, whose
             runs are read from their folders on this machine.
-        conditions: See `RunCollection.filter`.
+        conditions, values: See `RunCollection.filter`.
         uri: Tracking store, if MLflow is asked; None: SQLite in the working folder.
-        values: See `RunCollection.filter`.
 
-    Raises:
-        UserError: There is no such folder, run or experiment, or a condition is wrong.
+    Raises `UserError` if there is no such folder, run or experiment, or a condition is wrong.
     """
     found = [Run(folder) for folder in find_run_folders(os.fspath(source), uri)]
     found.sort(key=lambda run: (run.started.timestamp() if run.started else 0.0, run.job or 0, run.name), reverse=True)

@@ -27,17 +27,11 @@ _WELCH = "p: Welch's t-test; assumes independent runs whose values are about nor
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """A metric in each group.
+    """A metric in each group."""
 
-    Attributes:
-        values: Of the runs of each group that have it.
-        p_values: Of the difference of each group from the first; None: a group has fewer than two values, or no spread.
-        paired: Whether the test was paired.
-    """
-
-    values: list[list[float]]
-    p_values: list[float | None]
-    paired: bool
+    values: list[list[float]]  # of the runs of each group that have it
+    p_values: list[float | None]  # of the difference from the first group; None: fewer than two values, or no spread
+    paired: bool  # whether the test was paired
 
     @property
     def means(self) -> list[float | None]:
@@ -57,23 +51,14 @@ class MetricComparison:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Groups of runs side by side; the first one is what the others are compared with.
+    """Groups of runs side by side; the first one is what the others are compared with."""
 
-    Attributes:
-        groups: Runs whose configurations differ in the seed or the fold only.
-        names: Of the groups.
-        differences: What differs between the groups: its name, and its value in each.
-        metrics: All final metrics by name.
-        shown: The names of those in the table.
-        left_out: How many runs are left out because they did not finish.
-    """
-
-    groups: list[RunCollection]
-    names: list[str]
-    differences: dict[str, list[str]]
-    metrics: dict[str, MetricComparison]
-    shown: list[str]
-    left_out: int
+    groups: list[RunCollection]  # runs whose configurations differ in the seed or the fold only
+    names: list[str]  # of the groups
+    differences: dict[str, list[str]]  # what differs between the groups: its name, and its value in each
+    metrics: dict[str, MetricComparison]  # all final metrics by name
+    shown: list[str]  # the names of those in the table
+    left_out: int  # how many runs are left out because they did not finish
 
     def rows(self) -> list[list[str]]:
         """Return the table: a header with the groups, what differs, and the metrics."""
@@ -167,8 +152,7 @@ def compare(
         metrics: Names of those in the table; None: accuracies, losses and the seconds of training.
         uri: Tracking store, if MLflow is asked; None: SQLite in the working folder.
 
-    Raises:
-        UserError: There are fewer than two runs, a reference names none, or no run has a metric.
+    Raises `UserError` if there are fewer than two runs, a reference names none, or no run has a metric.
     """
     given = [_collection(reference, uri) for reference in references]
     every = RunCollection({run.path: run for each in given for run in each}.values())

@@ -1,23 +1,31 @@
-"""Find a run by what the user typed, and load its model."""
+"""A finished run: found by what the user typed, its configuration, and its model."""
 
+import copy
+import json
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tnt_exp import provenance
+from tnt_exp import data, provenance
+from tnt_exp.atomic_files import JsonObject, read_json
+from tnt_exp.config import Config, validation
+from tnt_exp.config.compose import compose, load_config
+from tnt_exp.config.overrides import parse_override
 from tnt_exp.config.trainer import TrainerConfig
 from tnt_exp.errors import UserError, similar_path
-from tnt_exp.finished_runs.run import FinishedRun
-from tnt_exp.model.weights_file import shipped_model
+from tnt_exp.model import weights_file
+from tnt_exp.model.weights_file import SHIPPED, shipped_model
+from tnt_exp.run_folder import is_whole_model
 from tnt_exp.sweeps.results import ranked, rows
 from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy
 
 if TYPE_CHECKING:
     from tnt_exp.model import Classifier
-
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -27,19 +35,83 @@ RUN_HELP = (
     "a run folder, the name of a run, an MLflow run id, runs:/ID, models:/NAME@ALIAS, best:SWEEP_FOLDER, or cifar100, "
     "the model that ships with the package"
 )
+_SECTIONS = ("dataset", "trainer")  # what may change once a model is trained
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder with a model."""
+
+    path: Path  # absolute
+    config: Config
+    result: JsonObject  # the content of `result.json`
+
+    @classmethod
+    def open(cls, path: Path) -> "FinishedRun":
+        """Read a run folder, or raise `UserError`: it is none, or has no result or no model, or they are damaged."""
+        path = path.resolve()
+        again = f"tnt-exp resume {path} writes it again from the last checkpoint."
+        config = load_config(path / "config.yaml")
+        model = "model.safetensors" if path.is_relative_to(SHIPPED) else "model.keras"
+        for name in ("result.json", model):
+            if not (path / name).is_file():
+                raise UserError(f"{path}: expected the folder of a finished run, received one without {name}; {again}")
+        result = read_json(path / "result.json")
+        if model == "model.keras" and not is_whole_model(path / model):
+            raise UserError(f"{path / model}: expected a model, received a damaged file; {again}")
+        return cls(path, config, result)
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether this is a model that came with the package; nothing is written to its folder."""
+        return self.path.is_relative_to(SHIPPED)
+
+    @property
+    def output(self) -> Path:
+        """Where evaluations, pictures and exports are written."""
+        return Path("multirun", self.path.name).resolve() if self.is_shipped else self.path
+
+    @property
+    def model_file(self) -> Path:
+        """The file of the chosen model."""
+        return self.path / ("model.safetensors" if self.is_shipped else "model.keras")
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """The id of its MLflow run, or None if it was not tracked."""
+        return self.result.get("mlflow_run_id")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the logits."""
+        return tuple(self._model["class_names"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of its training images; the size of the model if they have no common size."""
+        facts, size = data.dataset_info(self.config.dataset), self.config.model.image_size
+        return facts.height or size, facts.width or size, int(self._model["network"]["channels"])
+
+    @cached_property
+    def _model(self) -> JsonObject:
+        if self.is_shipped:
+            return weights_file.read_header(self.model_file) or {}
+        # A Keras file is a zip archive that holds the model's configuration: Keras need not be imported.
+        try:
+            with zipfile.ZipFile(self.model_file) as archive:
+                config: JsonObject = json.loads(archive.read("config.json"))["config"]
+            return {"class_names": config["class_names"], "network": config["network"]["config"]}
+        except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+            raise UserError(
+                f"{self.model_file}: expected a model saved by tnt-exp, received a file that cannot be read."
+            ) from error
 
 
 def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> FinishedRun:
-    """Return the run that a reference names.
+    """Return the run that a reference names (see `RUN_HELP`), or raise `UserError`: there is none, or it has no model.
 
-    Args:
-        reference: A run folder (relative or absolute), a `run.name`, an MLflow run id, `runs:/ID`,
-            `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or `best:SWEEP_FOLDER` (the best trial of a sweep). A run that
-            MLflow knows and whose folder is not on this machine is downloaded to `multirun/fetched/ID`.
-        uri: Tracking store; None: SQLite in the working folder.
-
-    Raises:
-        UserError: There is no such run, or it has no model.
+    A run that MLflow knows and whose folder is not on this machine is downloaded to `multirun/fetched/ID`. `uri` is the
+    tracking store; None: SQLite in the working folder.
     """
     text = os.fspath(reference)
     if text.startswith("best:"):
@@ -61,14 +133,10 @@ def find_run(reference: str | os.PathLike[str], uri: str | None = None) -> Finis
 
 
 def find_run_folder(reference: str, uri: str | None = None) -> Path:
-    """Return the folder of a run, finished or not.
+    """Return the folder of a run on this machine, finished or not, or raise `UserError`: there is none.
 
-    Args:
-        reference: The folder, the `run.name`, or the MLflow id of a run on this machine.
-        uri: Tracking store for an id; None: SQLite in the working folder.
-
-    Raises:
-        UserError: There is no such run on this machine.
+    The reference is the folder, the `run.name`, or an MLflow id, which is looked up in the tracking store `uri` (None:
+    SQLite in the working folder).
     """
     folder = _folder(reference)
     if _RUN_ID.fullmatch(reference) and not folder.exists():
@@ -83,15 +151,10 @@ def find_run_folder(reference: str, uri: str | None = None) -> Path:
 
 
 def find_run_folders(reference: str, uri: str | None = None) -> list[Path]:
-    """Return the run folders that a reference names.
+    """Return the run folders on this machine that a reference names, or raise `UserError`: it names nothing.
 
-    Args:
-        reference: A folder of runs and sweeps, one of them, the name of one, the MLflow id of a run, or the name of an
-            MLflow experiment, of which the runs on this machine are found.
-        uri: Tracking store, if MLflow is asked; None: SQLite in the working folder.
-
-    Raises:
-        UserError: There is no such folder, run or experiment.
+    It is a folder of runs and sweeps, one of them, the name of one, the MLflow id of a run, or an MLflow experiment.
+    `uri` is the tracking store, if MLflow is asked; None: SQLite in the working folder.
     """
     folder = _folder(reference)
     if folder.is_dir():
@@ -160,12 +223,9 @@ def load_model(run: str | os.PathLike[str], uri: str | None = None) -> "Classifi
         run: A run folder, an MLflow run id, `runs:/ID`, `models:/NAME@ALIAS` or `best:SWEEP_FOLDER`.
         uri: Tracking store, if MLflow is asked; None: SQLite in the working folder.
 
-    Returns:
-        The model. `predict` takes images (N, height, width, channels), uint8 or floats in 0..255, and returns logits
-        (N, classes), float32. `class_names` are in the order of the logits.
-
-    Raises:
-        UserError: There is no such run, or its model cannot be read.
+    The model's `predict` takes images (N, height, width, channels), uint8 or floats in 0..255, and returns logits
+    (N, classes), float32; `class_names` are in their order. Raises `UserError` if there is no such run, or its model
+    cannot be read.
     """
     finished = find_run(run, uri)
     os.environ.setdefault("KERAS_BACKEND", finished.config.trainer.backend.value)  # no effect once Keras is imported
@@ -177,12 +237,8 @@ def load_model(run: str | os.PathLike[str], uri: str | None = None) -> "Classifi
 def load_for_evaluation(finished: FinishedRun, trainer: TrainerConfig) -> "Classifier":
     """Return the model as training evaluated it: on the same backend, compiled in the same way, so with the same bits.
 
-    Args:
-        finished: The run.
-        trainer: Its section `trainer`, possibly with another backend.
-
-    Raises:
-        UserError: Keras already runs on another backend.
+    `trainer` is the section of the run, possibly with another backend. Raises `UserError` if Keras already runs on
+    another one.
     """
     from tnt_exp.training.device import prepare_device
 
@@ -193,3 +249,26 @@ def load_for_evaluation(finished: FinishedRun, trainer: TrainerConfig) -> "Class
     classifier = model.load(finished.model_file)
     classifier.jit_compile = device.xla
     return classifier
+
+
+def apply_overrides(config: Config, overrides: Sequence[str], changeable: Sequence[str] = _SECTIONS) -> Config:
+    """Return the configuration of a run with some keys changed.
+
+    `changeable` are sections and keys; a section may be replaced by another option as a whole. Raises `UserError` for
+    an unknown key, a wrong value, or one that cannot change once the run has begun.
+    """
+    if not overrides:
+        return config
+    keys = [parse_override(text).key_or_group for text in overrides]
+    for text, key in zip(overrides, keys, strict=True):
+        if not any(key == name or key.startswith(f"{name}.") for name in changeable):
+            raise UserError(f"{text}: expected a key that may change ({', '.join(changeable)}), received another.")
+    composed, changed = compose(overrides), copy.deepcopy(config)
+    for key in sorted(keys, key=lambda key: "." in key):  # whole sections first, then single values
+        *path, field = key.split(".")
+        part, new = changed, composed
+        for name in path:
+            part, new = getattr(part, name), getattr(new, name)
+        setattr(part, field, getattr(new, field))
+    validation.validate(changed)
+    return changed

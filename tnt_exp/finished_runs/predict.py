@@ -29,13 +29,9 @@ _FEW = 8  # images that TensorFlow computes eagerly before the graph of a networ
 def expand_inputs(arguments: Sequence[str], stdin: Iterable[str] = sys.stdin) -> Iterator[Path]:
     """Yield image files one by one; nothing is listed before it is needed.
 
-    Args:
-        arguments: Files, folders (all images in them and below), globs (also `**`), or `-`: a list on standard input,
-            one file per line.
-        stdin: Standard input.
-
-    Raises:
-        UserError: At once, if an argument matches nothing. A missing file of a list is found when it is read.
+    The arguments are files, folders (all images in them and below), globs (also `**`), or `-`: a list on standard
+    input, one file per line. If one matches nothing, `UserError` is raised at once; a missing file of a list is found
+    when it is read.
     """
     for argument in arguments:
         if argument != _STDIN and not Path(argument).exists() and next(_matches(argument), None) is None:
@@ -66,14 +62,7 @@ def _matches(pattern: str) -> Iterator[str]:
 def decode_inputs(
     files: Iterator[Path], size: int, channels: int, ahead: int = 64
 ) -> Iterator[tuple[Path, np.ndarray | UserError]]:
-    """Yield each file with its image, uint8 (size, size, channels), or with the error; in order.
-
-    Args:
-        files: Their names.
-        size: Side of an image, pixels; see `tnt_exp.data.image_files.decode_image`.
-        channels: 1 (grey) or 3 (RGB).
-        ahead: The largest number of files that are being decoded or wait for the reader.
-    """
+    """Yield files in order, with uint8 (size, size, channels) or the error; at most `ahead` are decoded or waiting."""
 
     def image(file: Path) -> np.ndarray | UserError:
         try:
@@ -97,17 +86,11 @@ def decode_inputs(
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one file.
-
-    Attributes:
-        file: Its name.
-        classes: (name, probability) of the most probable classes, best first; empty if `error` is set.
-        error: Why the file could not be read.
-    """
+    """The prediction for one file."""
 
     file: Path
-    classes: tuple[tuple[str, float], ...] = ()
-    error: str | None = None
+    classes: tuple[tuple[str, float], ...] = ()  # (name, probability), best first; empty if there is an error
+    error: str | None = None  # why the file could not be read
 
 
 def predict_images(
@@ -118,20 +101,19 @@ def predict_images(
     top: int,
     once: bool = False,
 ) -> Iterator[Prediction]:
-    """Yield predictions in the order of the images; no more than one batch is in memory.
+    """Yield the `top` classes of each image (S, S, C), in order; no more than one batch is in memory.
 
-    Args:
-        classifier: uint8 images (B, S, S, C) -> logits (B, classes), with `class_names`.
-        images: Files with their images (S, S, C), or with the error.
-        batch_size: Largest number of images per call; every call has one static shape.
-        top: Classes per prediction.
-        once: Whether the classifier is used for these images alone: TensorFlow does not trace a graph for a few.
+    A call of the classifier has one static shape of at most `batch_size` images. With `once` it is used for these
+    images alone: TensorFlow does not trace a graph for a few.
     """
+    import keras
+
     stream = iter(images)
     size: int | None = None
     compute: Callable[[np.ndarray], object] = classifier.predict_on_batch
     while batch := list(islice(stream, size or batch_size)):
-        if size is None and once and len(batch) <= _FEW and len(batch) < batch_size and _is_tensorflow():
+        few = size is None and len(batch) <= _FEW and len(batch) < batch_size
+        if once and few and keras.config.backend() == "tensorflow":
             compute = classifier
         size = size or len(batch)  # fewer images than a batch: a smaller one
         readable = [image for _, image in batch if isinstance(image, np.ndarray)]
@@ -150,21 +132,10 @@ def predict_table(
     channels: int,
     top: int,
 ) -> "pd.DataFrame":
-    """Classify images.
+    """Return the table of `Run.predict`; `image` is a file or the position in the array, `rank` begins with 1.
 
-    Args:
-        load: Returns the model; called when the images have been checked.
-        images: Files, folders and globs, or an array (N, height, width, channels), uint8 or floats in 0..255.
-        size: Side of the images of files, pixels.
-        channels: 1 (grey) or 3 (RGB).
-        top: Classes per image, the most probable ones.
-
-    Returns:
-        A table of `image` (file, or position in the array), `rank` (from 1), `class`, `probability`, and `error`: why a
-        file could not be read.
-
-    Raises:
-        UserError: An argument matches no file, or the array has another shape.
+    The model is loaded when the images have been checked: `UserError` is raised if an argument matches no file, or the
+    array has another shape.
     """
     import pandas as pd
 
@@ -182,12 +153,6 @@ def predict_table(
         for rank, pair in enumerate(found.classes or [(None, None)], start=1)
     ]
     return pd.DataFrame(rows, columns=["image", "rank", "class", "probability", "error"])
-
-
-def _is_tensorflow() -> bool:
-    import keras
-
-    return bool(keras.config.backend() == "tensorflow")
 
 
 def _likeliest(

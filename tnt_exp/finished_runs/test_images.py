@@ -13,56 +13,40 @@ from tnt_exp import data, provenance
 from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.config import Config
 from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.data.dataset import make_split
+from tnt_exp.data.dataset import Split, make_split
 from tnt_exp.errors import UserError
-from tnt_exp.finished_runs.run import FinishedRun, apply_overrides
+from tnt_exp.evaluation import evaluate
+from tnt_exp.finished_runs.find import FinishedRun, apply_overrides
 from tnt_exp.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from tnt_exp.data import Split
     from tnt_exp.model.classifier import Classifier
 
 
 @dataclass(frozen=True)
 class TestImages:
-    """What a run is evaluated on.
-
-    Attributes:
-        name: Name of the data set.
-        split: Images and labels.
-        class_names: In the order of the labels.
-        digest: Of the data set.
-        notes: What a reader of the result must know, one line each.
-    """
+    """What a run is evaluated on: (a part of) a data set."""
 
     __test__ = False  # not a test class of pytest
 
     name: str
-    split: "Split"
+    split: Split
     class_names: tuple[str, ...]
     digest: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a reader of the result must know, one line each
 
 
 def configure(finished: FinishedRun, overrides: Sequence[str]) -> tuple[Config, bool]:
-    """Return the configuration of an evaluation, and whether it is of the run's own test images.
-
-    Raises:
-        UserError: An override is wrong, or the model cannot classify these images.
-    """
-    config = locate_data(finished, apply_overrides(finished.config, overrides))
-    own = config.dataset == locate_data(finished, finished.config).dataset
+    """Return the configuration of an evaluation, and whether it is of the own test images, or raise `UserError`."""
+    config = _locate_data(finished, apply_overrides(finished.config, overrides))
+    own = config.dataset == _locate_data(finished, finished.config).dataset
     _check(finished, config, own=own)
     return config, own
 
 
 def read_images(finished: FinishedRun, config: Config, *, own: bool) -> TestImages:
-    """Return the images of an evaluation, with the class numbers of the model.
-
-    Raises:
-        UserError: There are no such images, or they have other classes.
-    """
-    chosen = own_test_images(finished, config) if own else other_test_images(finished, config)
+    """Return the images, with the class numbers of the model, or raise `UserError`: none, or of other classes."""
+    chosen = _own_test_images(finished, config) if own else _other_test_images(finished, config)
     return replace(chosen, split=_relabel(finished.class_names, chosen))
 
 
@@ -71,22 +55,7 @@ def evaluate_on(
     load: Callable[[], "Classifier"],
     data: "Sequence[str] | tuple[np.ndarray, np.ndarray] | str | None",
 ) -> dict[str, float]:
-    """Measure the model of a run; nothing is written.
-
-    Args:
-        finished: The run.
-        load: Returns its model; called when the images have been read.
-        data: None: the run's own test images. Else a folder of images, overrides such as `["dataset=cifar10"]`, or
-            images (N, height, width, channels) with their class numbers (N,).
-
-    Returns:
-        `loss`, `accuracy`, `top5_accuracy`, `calibration_error` and the like.
-
-    Raises:
-        UserError: The images cannot be read, or do not fit the model.
-    """
-    from tnt_exp.evaluation import evaluate
-
+    """Return the metrics of `Run.evaluate`, or raise `UserError`; the model is loaded once the images are read."""
     config = finished.config
     if isinstance(data, tuple):
         split = make_split(data[0], np.asarray(data[1], np.int32), len(finished.class_names), "data")
@@ -99,7 +68,7 @@ def evaluate_on(
     return {**metrics, "calibration_error": found.calibration_error()}
 
 
-def locate_data(finished: FinishedRun, config: Config) -> Config:
+def _locate_data(finished: FinishedRun, config: Config) -> Config:
     """Return the configuration with `dataset.path` found again.
 
     A relative path counts from the working folder; where it does not exist there, from the folder in which the run was
@@ -118,40 +87,32 @@ def locate_data(finished: FinishedRun, config: Config) -> Config:
     return replace(config, dataset=replace(config.dataset, path=str(found)))
 
 
-def own_test_images(finished: FinishedRun, config: Config) -> TestImages:
-    """Return the run's own test images, also if its folder has changed since.
-
-    Raises:
-        UserError: None of them is left, or the data have changed and it is not known which were for training.
-    """
+def _own_test_images(finished: FinishedRun, config: Config) -> TestImages:
+    """Return the run's own test images, also if its folder has changed since, or raise `UserError`: none is left."""
     recorded = RunFolder(finished.path).read_dataset()
     if "test" in recorded.get("files", {}):
         return _recorded_test_images(finished, config.dataset, recorded)
     dataset = data.load_dataset(config.dataset)
-    digest = recorded.get("digest") or _digest_at_start(finished)
-    notes: tuple[str, ...] = ()
-    if digest is not None and digest != dataset.digest:
-        notes = (
+    digest = recorded.get("digest") or (provenance.read(finished.path) or [{}])[-1].get("dataset_digest")
+    notes = []
+    if digest is None:
+        notes.append("dataset.json and provenance/starts.json do not say whether the images are those of training")
+    elif digest != dataset.digest:
+        notes.append(
             "the images are not those of training (their digest differs): images that the run was trained on may be "
-            "among those measured",
+            "among those measured"
         )
-    elif digest is None:
-        notes = ("dataset.json and provenance/starts.json do not say whether the images are those of training",)
-    return TestImages(dataset.name, dataset.test, dataset.class_names, dataset.digest, notes)
+    return TestImages(dataset.name, dataset.test, dataset.class_names, dataset.digest, tuple(notes))
 
 
-def other_test_images(finished: FinishedRun, config: Config) -> TestImages:
-    """Return the images of another data set: its test part, or all images if it has none.
-
-    Raises:
-        UserError: There are no images that the run was not trained on.
-    """
+def _other_test_images(finished: FinishedRun, config: Config) -> TestImages:
+    """Return the test part of another data set, or all its images; `UserError`: the run was trained on all of them."""
     if config.dataset.name is not Source.image_folder:
         dataset = data.load_dataset(config.dataset)
         return TestImages(dataset.name, dataset.test, dataset.class_names, dataset.digest)
-    from tnt_exp.data.sources.image_folder import read_for_evaluation
+    from tnt_exp.data.sources.image_folder import ImageFolderSource
 
-    raw = read_for_evaluation(config.dataset)
+    raw = ImageFolderSource(classes=1).read(config.dataset)  # it may have a single class: it is not trained on
     part = raw.test or raw.train
     split = part.take(np.arange(len(part.labels)))
     notes = []
@@ -164,11 +125,14 @@ def other_test_images(finished: FinishedRun, config: Config) -> TestImages:
             )
         if not fresh.all():
             notes.append(f"{int((~fresh).sum())} of {len(fresh)} images are left out: the run was trained on them")
-            positions = np.flatnonzero(fresh)
-            files = tuple(split.files[position] for position in positions)
-            split = replace(split, images=split.images[positions], labels=split.labels[positions], files=files)
+            split = _keep(split, np.flatnonzero(fresh))
     digest = data.dataset_digest([None, None, split], raw.class_names)
     return TestImages(config.dataset.name.value, split, raw.class_names, digest, tuple(notes))
+
+
+def _keep(split: Split, positions: np.ndarray) -> Split:
+    files = tuple((split.files or ())[position] for position in positions)
+    return replace(split, images=split.images[positions], labels=split.labels[positions], files=files)
 
 
 def evaluation_label(finished: FinishedRun, config: Config) -> str:
@@ -198,7 +162,7 @@ def _check(finished: FinishedRun, config: Config, *, own: bool) -> None:
         raise UserError(f"dataset={config.dataset.name.value}: expected {classes} classes, received {info.classes}.")
 
 
-def _relabel(class_names: Sequence[str], chosen: TestImages) -> "Split":
+def _relabel(class_names: Sequence[str], chosen: TestImages) -> Split:
     """Return the images, labelled with the model's class numbers."""
     if tuple(class_names) == chosen.class_names:
         return chosen.split
@@ -226,9 +190,7 @@ def _recorded_test_images(finished: FinishedRun, config: DatasetConfig, recorded
     notes = []
     if same.sum() < len(files):
         notes.append(f"{len(files) - int(same.sum())} of the run's {len(files)} test images have changed or are gone")
-        positions = np.flatnonzero(same)
-        kept = tuple((split.files or ())[position] for position in positions)
-        split = replace(split, images=split.images[positions], labels=split.labels[positions], files=kept)
+        split = _keep(split, np.flatnonzero(same))
     known = {name for part in recorded["files"].values() for name, _, _ in part}
     added = _count_added(config, known)
     if added:
@@ -251,8 +213,3 @@ def _trained_on(finished: FinishedRun) -> set[str]:
     """Return the SHA-256 of the files that the run was trained and validated on."""
     files = RunFolder(finished.path).read_dataset().get("files", {})
     return {sha256 for part in ("train", "validation") for _, sha256, _ in files.get(part, ())}
-
-
-def _digest_at_start(finished: FinishedRun) -> str | None:
-    starts = provenance.read(finished.path)
-    return starts[-1].get("dataset_digest") if starts else None

@@ -17,8 +17,7 @@ LARGEST = 2**29
 def find_files(folder: Path, names: Collection[str]) -> dict[str, Path]:
     """Return those of `names` that are files in a folder or, if it has none of them, in its subfolders.
 
-    Raises:
-        UserError: The folder cannot be listed, or two subfolders hold the same name.
+    Raises `UserError` if the folder cannot be listed, or two subfolders hold the same name.
     """
     with wrap_read_errors(folder):
         found = {name: folder / name for name in sorted(names) if (folder / name).is_file()}
@@ -40,10 +39,8 @@ def archive_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, 
     """Yield (name, content) of each wanted file in a folder (see `find_files`) or a tar archive.
 
     Files are recognised by their last name, because archives differ in the folder in front of it. An archive is read
-    as one stream, compressed by gzip, bzip2, xz or not at all.
-
-    Raises:
-        UserError: The archive is damaged, or has two files of one name.
+    as one stream, compressed by gzip, bzip2, xz or not at all. Raises `UserError` if it is damaged, or has two files of
+    one name.
     """
     if not path.is_dir():
         yield from _archive(path, wanted)
@@ -65,7 +62,8 @@ def _archive(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]
             with wrap_read_errors(path):
                 member = archive.next()
                 if member is None:
-                    _read_to_end(stream)
+                    while stream.read(2**20):  # to the end: checksums stand behind the last member
+                        pass
                     return
                 name = PurePosixPath(member.name).name
                 if not member.isreg() or name not in wanted:
@@ -88,12 +86,6 @@ def _decompressed(path: Path) -> BufferedIOBase:
     if start.startswith(b"\xfd7zXZ\0"):
         return lzma.open(path)
     return path.open("rb")
-
-
-def _read_to_end(stream: BufferedIOBase) -> None:
-    """Read to the end: checksums stand behind the last member."""
-    while stream.read(2**20):
-        pass
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

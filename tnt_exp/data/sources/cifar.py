@@ -77,11 +77,7 @@ _LAYOUTS = {
 
 
 class CifarSource(DatasetSource):
-    """CIFAR-10 or CIFAR-100: an official archive, the folder that it unpacks to, or a download by Keras.
-
-    Args:
-        name: "cifar10" or "cifar100".
-    """
+    """CIFAR-10 or CIFAR-100: an official archive, the folder that it unpacks to, or a download by Keras."""
 
     def __init__(self, name: str) -> None:
         self._name = name

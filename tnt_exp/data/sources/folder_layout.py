@@ -42,29 +42,18 @@ class FolderLayout:
 
 @dataclass
 class Listing:
-    """The image files of a folder, and what was left out.
+    """The image files of a folder, and what was left out."""
 
-    Attributes:
-        files: In a fixed order.
-        left_out: Number of other files by suffix.
-    """
-
-    files: list[Path] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    files: list[Path] = field(default_factory=list)  # in a fixed order
+    left_out: Counter[str] = field(default_factory=Counter)  # number of other files by suffix
 
 
 def folder_layout(root: Path, *, classes: int = 2) -> FolderLayout:
     """Find the class folders of `root`.
 
     `root` holds train/ with one folder per class (and test/, val/ with the same), or the class folders themselves. A
-    class may itself be called "train": then that folder holds images, not folders.
-
-    Args:
-        root: The folder.
-        classes: The smallest number of classes.
-
-    Raises:
-        UserError: There are fewer classes, or a split has a class that training does not have.
+    class may itself be called "train": then that folder holds images, not folders. Raises `UserError` if there are
+    fewer than `classes` classes, or a split has a class that training does not have.
     """
     top = _subfolders(root)
     splits = _find_splits(root, top)
@@ -93,10 +82,7 @@ def list_images(folder: Path) -> Listing:
     """List the image files in a folder and its subfolders, recognised by their suffix.
 
     Hidden files, and those of file servers and operating systems, are ignored; links are followed, but never in
-    circles.
-
-    Raises:
-        UserError: A folder cannot be listed.
+    circles. Raises `UserError` if a folder cannot be listed.
     """
     found = Listing()
     for file in _walk(folder, frozenset()):

@@ -4,8 +4,9 @@ import hashlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Self
@@ -16,27 +17,22 @@ from tnt_exp.config.dataset import DatasetConfig, OnError
 from tnt_exp.data.dataset import FileRecord, RawDataset, Split
 from tnt_exp.data.sources.folder_layout import ClassFolders, describe_left_out, folder_layout, list_images
 from tnt_exp.data.sources.source import DatasetInfo, DatasetSource, required_path
-from tnt_exp.errors import UserError, printable_name
+from tnt_exp.errors import UserError, printable_name, wrap_read_errors
 from tnt_exp.hardware import cpu_count
 
 _log = logging.getLogger(__name__)
-
 
 _CHECKED_FILES_PER_TASK = 32
 _GIB = 2**30
 
 
 class ImageFolderSource(DatasetSource):
-    """Image files in one folder per class; held in memory, or decoded when they are needed if they are too many.
-
-    Args:
-        classes: The smallest number of classes.
-    """
+    """Image files in one folder per class; held in memory, or decoded when they are needed if they are too many."""
 
     own_keys = frozenset({"image_size", "channels", "memory_limit"})
 
     def __init__(self, classes: int = 2) -> None:
-        self._classes = classes
+        self._classes = classes  # at least
 
     def info(self, config: DatasetConfig) -> DatasetInfo:
         """See `DatasetSource`."""
@@ -77,46 +73,23 @@ class ImageFolderSource(DatasetSource):
 SOURCES = {"image_folder": ImageFolderSource()}
 
 
-def read_for_evaluation(config: DatasetConfig) -> RawDataset:
-    """List a folder that is not trained on: it may have a single class."""
-    return ImageFolderSource(classes=1).read(config)
-
-
 def read_files(root: Path, names: Sequence[str], labels: np.ndarray, config: DatasetConfig) -> Split:
-    """Read those of the named files that exist.
-
-    Args:
-        root: The folder.
-        names: Their paths in it.
-        labels: int32 (names,).
-        config: Size and channels.
-    """
+    """Read those of the files that exist; `names` are their paths in `root`, `labels` int32 (names,)."""
     there = np.array([(root / name).is_file() for name in names], bool)
     files = ImageFiles([root / name for name in names], labels, config, "test images", root)
     return files.take(np.flatnonzero(there))
 
 
+@dataclass(eq=False)
 class ImageFiles:
-    """Image files with their classes; a `LazySplit`.
+    """Image files with their classes; a `LazySplit`."""
 
-    Attributes:
-        labels: int32 (files,).
-    """
-
-    def __init__(
-        self,
-        files: Sequence[Path],
-        labels: Sequence[int] | np.ndarray,
-        config: DatasetConfig,
-        name: str,
-        root: Path,
-        left_out: Counter[str] | None = None,
-    ) -> None:
-        self._config, self._name, self._root = config, name, root
-        self._size = int(config.image_size or 0)  # validated
-        self._files = list(files)
-        self.labels = np.asarray(labels, np.int32)
-        self.left_out: Counter[str] = left_out or Counter()
+    files: list[Path]
+    labels: np.ndarray  # int32 (files,)
+    config: DatasetConfig
+    name: str  # what they are, in messages
+    root: Path
+    left_out: Counter[str] = field(default_factory=Counter)  # other files, by suffix
 
     @classmethod
     def of_folders(cls, folders: ClassFolders, config: DatasetConfig, name: str, root: Path) -> Self:
@@ -135,108 +108,87 @@ class ImageFiles:
                 )
             files += found.files
             labels += [label] * len(found.files)
-        return cls(files, labels, config, name, root, left_out)
-
-    def __len__(self) -> int:
-        return len(self._files)
+        return cls(files, np.array(labels, np.int32), config, name, root, left_out)
 
     def take(self, positions: np.ndarray) -> Split:
         """Read the files at `positions`; unreadable ones are left out if `on_error` is skip.
 
         Images that need more than `dataset.memory_limit` stay in their files: every file is read once and checked, so
-        that a damaged one is found here and not in the middle of training.
-
-        Raises:
-            UserError: A file is unreadable and `on_error` is stop, no image is left, or memory does not suffice.
+        that a damaged one is found here and not in the middle of training. Raises `UserError` if a file is unreadable
+        and `on_error` is stop, if no image is left, or if memory does not suffice.
         """
         from tnt_exp.data.image_files import FileImages  # Pillow is slow to import
 
-        shape = (len(positions), self._size, self._size, self._config.channels)
-        held = np.prod(shape, dtype=object) <= self._config.memory_limit * _GIB
+        size, channels = int(self.config.image_size or 0), self.config.channels  # validated
+        shape = (len(positions), size, size, channels)
+        held = np.prod(shape, dtype=object) <= self.config.memory_limit * _GIB
         _check_memory(shape if held else (1, *shape[1:]))
-        images = np.empty(shape, np.uint8) if held else None
-        files = [self._files[position] for position in positions]
-        hashes, readable = self._read(files, images)
+        pixels = np.empty(shape, np.uint8) if held else None
+        hashes, readable = self._read([self.files[position] for position in positions], pixels)
         if not readable.any():
-            raise UserError(f"expected {self._name}, received {len(positions)} files, none of which can be read")
-        digest = hashlib.sha256(hashes[readable].tobytes()).digest()
-        labels = self.labels[positions][readable]
-        if images is not None:
-            return Split(
-                images if readable.all() else images[readable], labels, digest, self._records(files, hashes, readable)
-            )
-        _log.info("%d %s are decoded ahead of each step (dataset.memory_limit)", len(labels), self._name)
-        kept = [file for file, good in zip(files, readable, strict=True) if good]
-        return Split(
-            FileImages(kept, self._size, self._config.channels), labels, digest, self._records(files, hashes, readable)
+            raise UserError(f"expected {self.name}, received {len(positions)} files, none of which can be read")
+        kept, hashes = positions[readable], hashes[readable]
+        files = [self.files[position] for position in kept]
+        images: np.ndarray | FileImages
+        if pixels is None:
+            _log.info("%d %s are decoded ahead of each step (dataset.memory_limit)", len(kept), self.name)
+            images = FileImages(files, size, channels)
+        else:
+            images = pixels if readable.all() else pixels[readable]
+        records = tuple(
+            FileRecord(printable_name(file.relative_to(self.root)), sha256.tobytes().hex())
+            for file, sha256 in zip(files, hashes, strict=True)
         )
-
-    def _records(self, files: list[Path], hashes: np.ndarray, readable: np.ndarray) -> tuple[FileRecord, ...]:
-        """Return path and SHA-256 of the files that were read."""
-        return tuple(
-            FileRecord(printable_name(file.relative_to(self._root)), hashes[index].tobytes().hex())
-            for index, file in enumerate(files)
-            if readable[index]
-        )
+        return Split(images, self.labels[kept], hashlib.sha256(hashes.tobytes()).digest(), records)
 
     def _read(self, files: list[Path], images: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Read all files on all cores, into `images` or only to check them.
 
-        Returns:
-            SHA-256 of each file, uint8 (files, 32), and whether it can be read, bool (files,).
+        Returns SHA-256 of each file, uint8 (files, 32), and whether it can be read, bool (files,).
         """
+        from rich.console import Console  # slow to import
+        from rich.progress import track
+
+        from tnt_exp.data.image_files import decode_pixels
+
         hashes = np.zeros((len(files), 32), np.uint8)
         readable = np.ones(len(files), bool)
-        verb = "checking" if images is None else "decoding"
-        _log.info("%s %d %s", verb, len(files), self._name)
+        title = f"{'checking' if images is None else 'decoding'} {len(files)} {self.name}"
+        _log.info(title)
+        size = 1 if images is None else images.shape[1]
+
+        def read_some(first: int) -> list[tuple[int, UserError]]:
+            errors = []
+            for index, file in enumerate(files[first : first + _CHECKED_FILES_PER_TASK], first):
+                try:
+                    with wrap_read_errors(file):
+                        encoded = file.read_bytes()
+                    hashes[index] = np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8)
+                    pixels = decode_pixels(encoded, file, size, self.config.channels)
+                    if images is not None:
+                        images[index] = pixels
+                except UserError as error:
+                    errors.append((index, error))
+            return errors
+
+        starts = range(0, len(files), _CHECKED_FILES_PER_TASK)
         pool = ThreadPoolExecutor(cpu_count())
         try:
-            for index, error in self._unreadable(files, images, hashes, pool, f"{verb} {len(files)} {self._name}"):
-                if self._config.on_error is OnError.stop:
+            done = track(
+                pool.map(read_some, starts),
+                description=title,
+                total=len(starts),
+                console=Console(stderr=True),
+                disable=not sys.stderr.isatty(),
+            )
+            for index, error in chain.from_iterable(done):
+                if self.config.on_error is OnError.stop:
                     raise UserError(f"{error} (dataset.on_error=skip leaves unreadable images out)")
                 _log.warning("left out: %s", error)
                 readable[index] = False
         finally:
             pool.shutdown(cancel_futures=True)  # an error or Ctrl-C waits only for what is being decoded
         return hashes, readable
-
-    def _unreadable(
-        self, files: list[Path], images: np.ndarray | None, hashes: np.ndarray, pool: ThreadPoolExecutor, title: str
-    ) -> Iterator[tuple[int, UserError]]:
-        """Fill `images` and `hashes`; yield (index, error) of the unreadable files, in order."""
-        from tnt_exp.data.image_files import decode_pixels, read_bytes, verify_image
-
-        size, channels = self._size, self._config.channels
-
-        def one(index: int) -> None:
-            encoded = read_bytes(files[index])
-            hashes[index] = np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8)
-            if images is None:
-                verify_image(encoded, files[index], channels)
-            else:
-                images[index] = decode_pixels(encoded, files[index], size, channels)
-
-        def some(first: int) -> list[tuple[int, UserError]]:
-            errors = []
-            for index in range(first, min(first + _CHECKED_FILES_PER_TASK, len(files))):
-                try:
-                    one(index)
-                except UserError as error:
-                    errors.append((index, error))
-            return errors
-
-        from rich.console import Console  # slow to import
-        from rich.progress import track
-
-        starts = range(0, len(files), _CHECKED_FILES_PER_TASK)
-        done = track(
-            pool.map(some, starts),
-            description=title,
-            total=len(starts),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        return chain.from_iterable(done)
 
 
 def _check_memory(shape: tuple[int, ...]) -> None:

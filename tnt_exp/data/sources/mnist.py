@@ -20,29 +20,12 @@ _OFFICIAL_TRAIN = 60_000
 # Each as it is or with the suffix .gz: training images and labels, test images and labels.
 _IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
-_CLASS_NAMES = {
-    "mnist": tuple("0123456789"),
-    "fashion_mnist": (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ),
-}
+_FASHION_NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+_CLASS_NAMES = {"mnist": tuple("0123456789"), "fashion_mnist": tuple(_FASHION_NAMES.split(", "))}
 
 
 class MnistSource(DatasetSource):
-    """MNIST or Fashion-MNIST: a folder of the four idx files, a mnist.npz, or a download by Keras.
-
-    Args:
-        name: "mnist" or "fashion_mnist".
-    """
+    """MNIST or Fashion-MNIST: a folder of the four idx files, a mnist.npz, or a download by Keras."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -73,9 +56,8 @@ class MnistSource(DatasetSource):
         else:
             train, test = _read_npz(path)
             files = (path, path)
-        return RawDataset(
-            train=_split(train, classes, files[0]), test=_split(test, classes, files[1]), class_names=self._class_names
-        )
+        splits = [_split(pair, classes, file) for pair, file in zip((train, test), files, strict=True)]
+        return RawDataset(train=splits[0], test=splits[1], class_names=self._class_names)
 
 
 SOURCES = {name: MnistSource(name) for name in _CLASS_NAMES}
@@ -109,7 +91,7 @@ def _read_npz(path: Path) -> tuple[_Pair, _Pair]:
     return train, test
 
 
-def _split(arrays: tuple[np.ndarray, np.ndarray], classes: int, file: Path) -> Split:
+def _split(arrays: _Pair, classes: int, file: Path) -> Split:
     images, labels = arrays
     if images.shape[1:] != (_SIDE, _SIDE, 1):
         raise UserError(

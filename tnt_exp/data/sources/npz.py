@@ -37,17 +37,13 @@ class NpzSource(DatasetSource):
                 f"received {', '.join(sorted(arrays)) or 'none'}; name them so"
             )
         test = image_label_pair(arrays, "x_test", "y_test", path)
-        if test is not None and test[0].shape[1:] != train[0].shape[1:]:
-            raise UserError(
-                f"{path}: x_test: expected images of shape {train[0].shape[1:]} as in training, "
-                f"received {test[0].shape[1:]}; resize them first"
-            )
         validation = image_label_pair(arrays, "x_val", "y_val", path)
-        if validation is not None and validation[0].shape[1:] != train[0].shape[1:]:
-            raise UserError(
-                f"{path}: x_val: expected images of shape {train[0].shape[1:]} as in training, "
-                f"received {validation[0].shape[1:]}; resize them first"
-            )
+        for key, pair in (("x_test", test), ("x_val", validation)):
+            if pair is not None and pair[0].shape[1:] != train[0].shape[1:]:
+                raise UserError(
+                    f"{path}: {key}: expected images of shape {train[0].shape[1:]} as in training, "
+                    f"received {pair[0].shape[1:]}; resize them first"
+                )
         names = _class_names(arrays, train[1], path)
         return RawDataset(
             train=make_split(*train, len(names), path),
@@ -68,11 +64,7 @@ def require_npz_file(path: Path) -> None:
 
 
 def read_npz_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Every array in the file, objects refused.
-
-    Raises:
-        UserError: Damaged or of another format.
-    """
+    """Return every array in the file, or raise `UserError`: it is damaged, of another format, or has objects."""
     # Opened here: given a path, np.load leaves a damaged file open.
     with wrap_read_errors(path), path.open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
@@ -83,10 +75,9 @@ def read_npz_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def image_label_pair(arrays: dict[str, np.ndarray], x: str, y: str, path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """(images, labels) under two keys, as (images, H, W, C) and (images,); None where neither is there.
+    """Return (images, labels) under two keys, as (images, H, W, C) and (images,); None where neither is there.
 
-    Raises:
-        UserError: Only one is there, or one is of another form.
+    Raises `UserError` if only one is there, or one is of another form.
     """
     if x not in arrays and y not in arrays:
         return None

@@ -31,11 +31,7 @@ class Pixels:
         _, self.shape, self.dtype, self.fortran, self.content = state
 
     def array(self) -> np.ndarray:
-        """Return the array, uint8.
-
-        Raises:
-            ValueError, TypeError: It is not an array of bytes, or bytes and shape disagree.
-        """
+        """Return the array, uint8; raises ValueError or TypeError if it is another one, or bytes and shape disagree."""
         if not isinstance(self.dtype, _DType) or self.dtype.name not in ("u1", "uint8"):
             raise ValueError("an array of another type than uint8")
         if not isinstance(self.content, bytes | bytearray) or math.prod(self.shape) != len(self.content):
@@ -100,11 +96,7 @@ def _check_memory(content: bytes) -> None:
 
 
 def safe_unpickle(content: bytes) -> dict[str, Unpickled]:
-    """Return the dictionary in a pickle, keys as text, arrays as `Pixels`.
-
-    Raises:
-        Exception: Nearly any kind, if the pickle is damaged or asks for more than plain data.
-    """
+    """Return the dictionary in a pickle, keys as text, arrays as `Pixels`; another pickle raises nearly any error."""
     _check_memory(content)
     value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     if not isinstance(value, dict):

@@ -26,56 +26,32 @@ class DatasetInfo:
 
 
 class DatasetSource(ABC):
-    """A data set: what is known about it, what can be wrong with it, and how it is read.
+    """A data set: what is known about it, what can be wrong with it, and how it is read."""
 
-    Attributes:
-        own_keys: Those keys of the dataset section that only some sources use and this one does.
-    """
-
+    # Those keys of the section that only some sources use and this one does.
     own_keys: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def info(self, config: DatasetConfig) -> DatasetInfo:
-        """Return what is known before anything is read.
-
-        Raises:
-            UserError: A split would be empty.
-        """
+        """Return what is known before anything is read, or raise `UserError`: a split would be empty."""
 
     @abstractmethod
     def validate(self, config: DatasetConfig) -> None:
-        """Check the section, and the files that it names, in milliseconds and without reading images.
-
-        Raises:
-            UserError: The data set cannot be read.
-        """
+        """Check the section and the files that it names, in milliseconds, or raise `UserError`; no image is read."""
 
     @abstractmethod
     def read(self, config: DatasetConfig) -> RawDataset:
-        """Read the data set, or list its files.
+        """Read the data set, or list its files: uint8 (images, height, width, channels), labels from 0, class names.
 
-        Returns:
-            images uint8 (images, height, width, channels) with labels from 0, and class names.
-
-        Raises:
-            UserError: Data are missing, damaged, mislabelled or of another form.
+        Raises `UserError` if data are missing, damaged, mislabelled or of another form.
         """
 
 
 def official_info(config: DatasetConfig, shape: tuple[int, int, int], classes: int, official_train: int) -> DatasetInfo:
-    """Return the info of a data set that has a test part of its own.
+    """Return the info of a data set that has a test part of its own; `shape` is (height, width, channels).
 
     Files on disk may hold fewer images than the official ones: with `dataset.path`, the number of training images is
-    unknown.
-
-    Args:
-        config: The dataset section.
-        shape: (height, width, channels) of its images.
-        classes: Number of classes.
-        official_train: Number of official training images.
-
-    Raises:
-        UserError: A split would be empty.
+    unknown. Raises `UserError` if a split would be empty.
     """
     held_out = test_split_size(official_train, config) if config.folds else 0
     train = None if config.path else train_split_sizes(official_train - held_out, config)[0]
@@ -83,11 +59,7 @@ def official_info(config: DatasetConfig, shape: tuple[int, int, int], classes: i
 
 
 def required_path(config: DatasetConfig) -> Path:
-    """Return `dataset.path` with `~` expanded.
-
-    Raises:
-        UserError: It is not given, or nothing readable is there.
-    """
+    """Return `dataset.path` with `~` expanded, or raise `UserError`: it is not given, or nothing readable is there."""
     if not config.path:
         raise UserError(
             f"dataset.path: expected a file or folder for dataset={config.name.value}, received none; give it"
@@ -111,15 +83,7 @@ def optional_path(config: DatasetConfig) -> Path | None:
 
 
 def download(name: str, class_names: tuple[str, ...]) -> RawDataset:
-    """Download a data set through `keras.datasets`, or read it from the cache of Keras.
-
-    Args:
-        name: As in `keras.datasets`.
-        class_names: Names of its classes.
-
-    Raises:
-        UserError: It could not be downloaded.
-    """
+    """Download a data set of `keras.datasets`, or read it from Keras' cache; raises `UserError` if that fails."""
     import keras
 
     try:
