@@ -78,7 +78,15 @@ def test_another_folder_is_measured_whole_without_images_of_training(project: Pa
     output = tnt(project, "evaluate", RUN, "dataset.path=mixed", "--uri", "sqlite:///mlflow.db")
     seen = sum(len(RunFolder(project / RUN).read_dataset()["files"][part]) for part in ("train", "validation"))
     assert f"{seen} of 60 images are left out" in output
-    assert report(project, "evaluation_mixed")["images"] == 60 - seen
+    found = report(project, "evaluation_mixed")
+    assert found["images"] == 60 - seen
+    # The digest is that of the images that were measured, in whatever folder they are.
+    shutil.copytree(project / "mixed", project / "fresh")
+    for part in ("train", "validation"):
+        for name, _, _ in RunFolder(project / RUN).read_dataset()["files"][part]:
+            (project / "fresh" / name).unlink()
+    tnt(project, "evaluate", RUN, "dataset.path=fresh", "--uri", "sqlite:///mlflow.db")
+    assert report(project, "evaluation_fresh")["dataset_digest"] == found["dataset_digest"]
 
 
 def test_only_images_of_training_are_refused(project: Path) -> None:
@@ -92,10 +100,10 @@ def test_only_images_of_training_are_refused(project: Path) -> None:
 
 def test_two_folders_of_the_same_name_have_results_of_their_own(project: Path) -> None:
     for parent in ("a", "b"):
-        draw(project / parent / "new", 70 if parent == "a" else 80, 75 if parent == "a" else 88)
-        tnt(project, "evaluate", RUN, f"dataset.path={parent}/new", "--uri", "sqlite:///mlflow.db")
+        draw(project / parent / "new_", 70 if parent == "a" else 80, 75 if parent == "a" else 88)
+        tnt(project, "evaluate", RUN, f"dataset.path={parent}/new_", "--uri", "sqlite:///mlflow.db")
     counts = [
-        json.loads(file.read_text())["images"] for file in (project / RUN).glob("evaluation_new*/evaluation.json")
+        json.loads(file.read_text())["images"] for file in (project / RUN).glob("evaluation_new_*/evaluation.json")
     ]
     assert sorted(counts) == [10, 16]
 

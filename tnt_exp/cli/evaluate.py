@@ -48,9 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     trainer, flip = config.trainer, config.flips_test_images
     evaluation = evaluate(load_for_evaluation(finished, trainer), split, trainer.batch_size, flip=flip)
     label = "" if own else test_images.evaluation_label(finished, config)
-    report = _report(finished, chosen, evaluation, "/".join(["eval", label]).rstrip("/"))
+    report = _report(finished, chosen, evaluation, f"eval/{label}" if label else "eval")
     report |= {"path": config.dataset.path, "notes": list(chosen.notes), "test_time_flip": flip}
-    folder = finished.output / "_".join(["evaluation", label]).rstrip("_")
+    folder = finished.output / (f"evaluation_{label}" if label else "evaluation")
     written = _write(folder, finished, split, evaluation, report)
     logged = False
     if written and (run_id := finished.mlflow_run_id):

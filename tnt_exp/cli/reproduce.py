@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tnt_exp import provenance
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str]) -> int:
     if (folder / "overrides.yaml").is_file():
         shutil.copyfile(folder / "overrides.yaml", target / "overrides.yaml")
     tags = {"reproduces": result.get("mlflow_run_id") or str(folder)}
+    # On any machine what was chosen there, as a run does that is resumed.
+    config = replace(config, trainer=config.trainer.with_precision(provenance.recorded_precision(folder)))
     code = run_experiment(config, folder=str(target), tags=tags)
     if code:
         return code

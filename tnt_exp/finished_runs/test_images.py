@@ -132,7 +132,8 @@ def _other_test_images(finished: FinishedRun, config: Config) -> TestImages:
 
 def _keep(split: Split, positions: np.ndarray) -> Split:
     files = tuple((split.files or ())[position] for position in positions)
-    return replace(split, images=split.images[positions], labels=split.labels[positions], files=files)
+    content = hashlib.sha256(b"".join(bytes.fromhex(file.sha256) for file in files)).digest()
+    return Split(split.images[positions], split.labels[positions], content, files)
 
 
 def evaluation_label(finished: FinishedRun, config: Config) -> str:
