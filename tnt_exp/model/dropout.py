@@ -27,7 +27,6 @@ def dropout(x: Tensor, rate: float | Tensor, seed: Tensor | None, salt: int = 0,
     under XLA.
 
     Args:
-        x: Any shape.
         rate: Fraction that is dropped, in [0, 1): a number, or a float32 scalar.
         seed: Integers (2,); None drops nothing. A third one is the index of the microbatch that `x` belongs to, where
             all have one size: it drops the values that would be dropped of the whole batch.
@@ -70,13 +69,6 @@ class Dropout(keras.layers.Layer):
         rate: Fraction that is dropped, in [0, 1).
         whole_samples: Drop whole samples (the first axis): stochastic depth (arXiv 1603.09382), "drop path".
         seed: Makes the masks of this layer independent of those of other layers.
-
-    Call arguments:
-        x: Any shape.
-        seed: Integers (2,), the step's seed; None at inference, where nothing is dropped.
-
-    Returns:
-        A tensor like `x`.
     """
 
     def __init__(
