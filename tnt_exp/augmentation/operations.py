@@ -54,7 +54,8 @@ def apply_color(pixels: Tensor, operation: Tensor, argument: Tensor) -> Tensor:
         return ops.where(operation == which, argument, 1.0)
 
     luma = _luma(pixels)
-    pixels = _look_up(pixels, _tables(pixels, luma, operation, argument))
+    tables = _tables(pixels, luma, operation, argument)
+    pixels = ops.take(ops.reshape(tables, (-1,)), _table_indices(pixels))
     if pixels.shape[-1] == 3:
         # `luma` was computed before the table was applied, which changes no image: one of the two does nothing.
         pixels = ops.floor(blend(luma, pixels, factor(Operation.color)))
@@ -97,12 +98,8 @@ def _smooth(pixels: Tensor) -> Tensor:
     return pixels + ops.pad(change, [[0, 0], [1, 1], [1, 1], [0, 0]])
 
 
-def _look_up(pixels: Tensor, tables: Tensor) -> Tensor:
-    """Replace each value by its entry in the table (B, C, 256) of its image and channel."""
-    return ops.take(ops.reshape(tables, (-1,)), _table_indices(pixels))
-
-
 def _table_indices(pixels: Tensor) -> Tensor:
+    """Return where each value is in the flattened tables (B, C, 256), each of an image and a channel."""
     batch, _, _, channels = pixels.shape
     first = np.arange(batch * channels, dtype="int32").reshape(batch, 1, 1, channels) * LEVELS
     return ops.cast(pixels, "int32") + ops.convert_to_tensor(first)
