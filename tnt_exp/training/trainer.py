@@ -31,7 +31,7 @@ from tnt_exp.training.distributed import on_process_0, process_count, process_in
 from tnt_exp.training.optimizer import LearningRateSchedule, build_optimizer, ema_weights
 from tnt_exp.training.profiler import ProfiledStep
 from tnt_exp.training.progress import ProgressBar
-from tnt_exp.training.train_state import BestWeights, TrainState
+from tnt_exp.training.train_state import BestWeights, Position, TrainState
 from tnt_exp.training.train_step import SUMS, DeviceBatches, StepComputation, TrainStep, compile_train_step
 
 if TYPE_CHECKING:
@@ -58,12 +58,8 @@ class Trainer:
     """Trains a classifier; `fit` does it.
 
     Args:
-        config: The experiment.
         classifier: Built, with the weights to start from.
-        dataset: What to train and to validate on.
-        device: What to compute on.
         folder: Where checkpoints and `metrics.csv` go, and where a run is continued from.
-        signals: Requests to stop.
         result: What `result.json` will hold; speed and times are added to it.
     """
 
@@ -125,8 +121,7 @@ class Trainer:
     def fit(self) -> BestWeights:
         """Train to the last epoch, or until no epoch has been better for `trainer.patience` epochs.
 
-        Returns:
-            The chosen epoch; the classifier has its weights.
+        Returns the chosen epoch; the classifier has its weights.
 
         Raises:
             Stopped: A signal asked to; the state is on the disk.
@@ -256,17 +251,13 @@ class Trainer:
             },
             position.seconds,
         )
-        position.epoch, position.done = number + 1, 0
-        position.sums, position.seconds = [0.0] * len(SUMS), 0.0
+        self.state.position = Position(number + 1)
         return epoch
 
     def _collect(self, pending: list[tuple[int, Any]], keep: int = 0) -> None:
-        """Wait for the device and add its sums to the position's, in order: the order decides the last bit.
+        """Wait for the device and add its sums, except for the newest `keep`, to the position's.
 
-        The newest `keep` of them stay.
-
-        Raises:
-            NonFiniteError: A loss is not finite.
+        The order decides the last bit. Raises `NonFiniteError` if a loss is not finite.
         """
         position = self.state.position
         while len(pending) > keep:
@@ -285,9 +276,8 @@ class Trainer:
     def _validate(self, epoch: EpochResult) -> tuple[dict[str, float], bool]:
         """Measure the validation images and offer the weights as the best ones.
 
-        Returns:
-            The epoch's metrics with `val/...` (and `val/raw/...`, of the weights themselves, where the averages are
-            what is validated, chosen and kept), and whether to stop early.
+        Returns the epoch's metrics with `val/...` (and `val/raw/...`, of the weights themselves, where the averages are
+        what is validated, chosen and kept), and whether to stop early.
         """
         validation, trainer, metrics = self.dataset.validation, self.config.trainer, dict(epoch.metrics)
 
