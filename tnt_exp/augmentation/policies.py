@@ -62,9 +62,7 @@ class MagnitudeRange:
     base: float = 0.0  # the argument at level 0
     span: float = 0.0  # its change from level 0 to level 1
     signed: bool = False  # whether the sign of the change is random
-    rounding: float | None = (
-        None  # of the change, to floor(change + rounding): 0.0 down, 0.5 to the nearest; None: none
-    )
+    rounding: float | None = None  # 0.0: the change is rounded down; 0.5: to the nearest integer; None: not at all
 
 
 MagnitudeRanges = dict[Operation, MagnitudeRange]
