@@ -1,14 +1,11 @@
-"""Dropout whose randomness is an argument: as a function and as a layer, also of whole samples (drop path)."""
+"""Dropout whose randomness is an argument, also of whole samples (drop path)."""
 
 import math
-from typing import Unpack
 
-import keras
 from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor, mix
 from tnt_exp.model.initializers import derive_seed
-from tnt_exp.model.tnt_config import LayerOptions, check_rate
 
 
 def layer_seed(seed: Tensor | None, name: str) -> Tensor | None:
@@ -24,14 +21,15 @@ def dropout(x: Tensor, rate: float | Tensor, seed: Tensor | None, salt: int = 0,
 
     Whether a value is dropped is a hash of its position: three multiplications and no state, which a compiler fuses
     with the operations around it. The generators of `keras.random` are passes over memory of their own, and slow ones
-    under XLA.
+    under XLA. One variable holds the randomness of a whole model, and a block that is computed again in the backward
+    pass (rematerialisation) drops the same values.
 
     Args:
         rate: Fraction that is dropped, in [0, 1): a number, or a float32 scalar.
         seed: Integers (2,); None drops nothing. A third one is the index of the microbatch that `x` belongs to, where
             all have one size: it drops the values that would be dropped of the whole batch.
         salt: Makes independent masks of one seed.
-        whole_samples: Drop whole samples (the first axis).
+        whole_samples: Drop whole samples (the first axis): stochastic depth (arXiv 1603.09382), "drop path".
     """
     if seed is None or (isinstance(rate, float | int) and rate == 0):
         return x
@@ -56,31 +54,3 @@ def _threshold(rate: float | Tensor) -> Tensor:
     if isinstance(rate, float | int):
         return ops.convert_to_tensor(int(rate * 2**32) - 2**31, "int32")
     return ops.cast(ops.cast(rate, "float32") * 2.0**32 - 2.0**31, "int32")
-
-
-@keras.saving.register_keras_serializable(package="tnt_exp")
-class Dropout(keras.layers.Layer):
-    """The function `dropout` as a layer.
-
-    The step's seed is an argument and not a state of the layer. So one variable holds the randomness of a whole model,
-    and a block that is computed again in the backward pass (rematerialisation) drops the same values.
-
-    Args:
-        rate: Fraction that is dropped, in [0, 1).
-        whole_samples: Drop whole samples (the first axis): stochastic depth (arXiv 1603.09382), "drop path".
-        seed: Makes the masks of this layer independent of those of other layers.
-    """
-
-    def __init__(
-        self, rate: float, whole_samples: bool = False, seed: int = 0, **layer_options: Unpack[LayerOptions]
-    ) -> None:
-        super().__init__(**layer_options)
-        check_rate(self.name, rate)
-        self.rate = rate
-        self.whole_samples = whole_samples
-        self.seed = seed
-        self.built = True
-
-    def call(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
-        """Return `x` after dropout."""
-        return dropout(x, self.rate, seed, self.seed, self.whole_samples)

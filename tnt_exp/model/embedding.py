@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor
-from tnt_exp.model.dropout import Dropout
+from tnt_exp.model.dropout import dropout
 from tnt_exp.model.initializers import convolution_initializer, derive_seed
 from tnt_exp.model.layers import Images, PatchTokens, PixelTokens, Seed, Shape, TNTLayer
 from tnt_exp.model.tnt_config import LayerOptions, TNTConfig
@@ -129,12 +129,6 @@ class PatchEmbedding(TNTLayer):
         super().__init__(config, seed=seed, **layer_options)
         self.pixel_norm = self.add_norm("pixel_norm")
         self.patch_norm = self.add_norm("patch_norm")
-        self.drop = Dropout(
-            config.embedding_dropout,
-            seed=derive_seed(seed, "dropout"),
-            name="embedding_dropout",
-            dtype=self.dtype_policy.name,
-        )
 
     def build(self, input_shape: Shape) -> None:
         """Create the weights."""
@@ -167,4 +161,4 @@ class PatchEmbedding(TNTLayer):
             x = ops.concatenate([ops.cast(token, x.dtype), x], axis=1)
         if self.config.patch_position:
             x = x + self.positions
-        return self.drop(x, seed)
+        return dropout(x, self.config.embedding_dropout, seed, derive_seed(self.seed, "dropout"))

@@ -214,7 +214,7 @@ def load_weights(network: TNT, source: Path | TNT) -> list[str]:
 def save_timm(network: TNT, path: str | os.PathLike[str]) -> None:
     """Write a .safetensors file under timm's names: `timm.create_model(..., checkpoint_path=path)` loads it.
 
-    timm has networks of the kinds that `load_pytorch` loads, with an inner transformer in each block.
+    timm has networks of the published kinds, see `load_weights`, with an inner transformer in each block.
 
     Raises:
         UserError: timm has no such network, or the file cannot be written.

@@ -68,7 +68,8 @@ class TNTConfig:
 
     def __post_init__(self) -> None:
         for name in ("drop_path", "embedding_dropout", "attention_dropout", "mlp_dropout"):
-            check_rate(name, getattr(self, name))
+            if not 0 <= (rate := getattr(self, name)) < 1:
+                raise ValueError(f"Expected a dropout rate in [0, 1), received: {name} {rate}.")
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"Expected {name} to be one of {choices}, received: {name}={value!r}.")
@@ -197,9 +198,3 @@ def section_values(config: ModelConfig) -> Arguments:
             value = value.value
         values[field.name] = tuple(value) if isinstance(value, list) else value
     return values
-
-
-def check_rate(name: str, rate: float) -> None:
-    """Raise `ValueError` unless `rate` is in [0, 1)."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"Expected a dropout rate in [0, 1), received: {name} {rate}.")
