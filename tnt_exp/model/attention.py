@@ -60,7 +60,12 @@ class Attention(TNTLayer):
 
     def call(self, y: Tokens, norm: Norm, seed: Seed | None = None) -> Tensor:
         """Return the output of the attention."""
-        return self._folded(y, norm, seed) if self.is_folded else self._unfolded(y, norm, seed)
+        if self.is_folded:
+            return self._folded(y, norm, seed)
+        mixed = dot_product_attention(*self._query_key_value(y, norm), self.config.attention_dropout, seed)
+        mixed = ops.transpose(mixed, (0, 2, 1, 3))
+        mixed = ops.reshape(mixed, (-1, self.num_heads * self.head_dim))
+        return ops.add(ops.matmul(mixed, self.projection_kernel), self.projection_bias)
 
     def attention_weights(self, y: Tokens, norm: Norm) -> Tensor:
         """Return the attention weights of tokens `y`: (B, H, T queries, T keys), each row sums to 1."""
@@ -70,12 +75,6 @@ class Attention(TNTLayer):
         tokens = y.shape[1]
         weights = ops.softmax(self._folded_scores(y, norm))
         return ops.transpose(ops.reshape(weights, (-1, tokens, self.num_heads, tokens)), (0, 2, 1, 3))
-
-    def _unfolded(self, y: Tokens, norm: Norm, seed: Seed | None) -> Tensor:
-        mixed = dot_product_attention(*self._query_key_value(y, norm), self.config.attention_dropout, seed)
-        mixed = ops.transpose(mixed, (0, 2, 1, 3))
-        mixed = ops.reshape(mixed, (-1, self.num_heads * self.head_dim))
-        return ops.add(ops.matmul(mixed, self.projection_kernel), self.projection_bias)
 
     def _query_key_value(self, y: Tokens, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, already scaled, key and value: each (B, H, T, head)."""

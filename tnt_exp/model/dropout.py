@@ -45,12 +45,8 @@ def dropout(x: Tensor, rate: float | Tensor, seed: Tensor | None, salt: int = 0,
     # These shifts of int32 repeat the sign bit, which does no harm: it is enough that every bit reaches the highest.
     words = (words ^ ops.right_shift(words, 15)) * 0x2C1B3C6D
     words = (words ^ ops.right_shift(words, 13)) * 0x297A2D39
-    is_kept = words >= _threshold(rate)
-    return ops.where(is_kept, x / ops.cast(1 - rate, x.dtype), ops.zeros((), x.dtype))
-
-
-def _threshold(rate: float | Tensor) -> Tensor:
-    """Return the int32 word below which a value is dropped."""
     if isinstance(rate, float | int):
-        return ops.convert_to_tensor(int(rate * 2**32) - 2**31, "int32")
-    return ops.cast(ops.cast(rate, "float32") * 2.0**32 - 2.0**31, "int32")
+        threshold = ops.convert_to_tensor(int(rate * 2**32) - 2**31, "int32")
+    else:
+        threshold = ops.cast(ops.cast(rate, "float32") * 2.0**32 - 2.0**31, "int32")
+    return ops.where(words >= threshold, x / ops.cast(1 - rate, x.dtype), ops.zeros((), x.dtype))

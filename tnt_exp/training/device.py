@@ -102,10 +102,11 @@ def prepare_device(trainer: TrainerConfig) -> Device:
     if precision is Precision.auto:
         precision = faster_precision(trainer.backend, on_gpu=on_gpu, has_bfloat16=has_bfloat16, xla=xla)
     keras.config.set_dtype_policy(precision.value)
+    processor = processor_info("model name") or platform.processor() or platform.machine()
     return Device(
         backend=backend,
         kind="gpu" if on_gpu else "cpu",
-        name=", ".join(gpus[:count]) or _processor(),
+        name=", ".join(gpus[:count]) or f"{processor}, {os.cpu_count()} cores",
         count=count * process_count(),
         xla=xla,
         # The cost of a dispatch is constant, and a step is short on a GPU but not on a CPU.
@@ -313,8 +314,3 @@ def _torch(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
 
 
 _START = {Backend.tensorflow: _tensorflow, Backend.jax: _jax, Backend.torch: _torch}
-
-
-def _processor() -> str:
-    name = processor_info("model name") or platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"

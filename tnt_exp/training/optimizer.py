@@ -253,7 +253,5 @@ class LearningRateSchedule:
         # The last step has the final rate, the first after the warm-up the peak.
         last = self.epochs * self.steps_per_epoch - 1
         fraction = min(1.0, (step - warmup) / max(1, last - warmup))
-        return (
-            config.final_learning_rate
-            + (self.peak - config.final_learning_rate) * (1 + math.cos(math.pi * fraction)) / 2
-        )
+        final = config.final_learning_rate
+        return final + (self.peak - final) * (1 + math.cos(math.pi * fraction)) / 2

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -11,12 +10,10 @@ from keras import ops
 
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.trainer import Monitor, Select
+from tnt_exp.model import Classifier
 from tnt_exp.training.checkpoint import Checkpoint, NonFiniteError, all_finite
 from tnt_exp.training.optimizer import FlatOptimizer
 from tnt_exp.training.train_step import SUMS
-
-if TYPE_CHECKING:
-    from tnt_exp.model.classifier import Classifier
 
 
 @dataclass
@@ -32,7 +29,7 @@ class BestWeights:
     waiting_since: int = 0  # patience counts from this epoch: the best one, or where the run continued
     _best: tuple[float, float] = (-1.0, 0.0)
 
-    def update(self, epoch: int, metrics: dict[str, float], classifier: "Classifier") -> bool:
+    def update(self, epoch: int, metrics: dict[str, float], classifier: Classifier) -> bool:
         """Consider an epoch; return whether to stop early. Without validation the last epoch is kept."""
         # On a small validation set accuracies are often equal: then the lower loss is better; one that is not finite
         # never is, and its epoch is kept only as long as there is no other.
@@ -46,7 +43,7 @@ class BestWeights:
             self.weights = _values(classifier.variables)
         return self.patience is not None and epoch - self.waiting_since >= self.patience
 
-    def restore(self, classifier: "Classifier") -> None:
+    def restore(self, classifier: Classifier) -> None:
         """Assign the kept weights to the classifier."""
         _assign(classifier.variables, self.weights)
 
@@ -74,7 +71,7 @@ class Position:
 class TrainState:
     """The state of a run."""
 
-    classifier: "Classifier"  # its variables are the weights and the state of random numbers
+    classifier: Classifier  # its variables are the weights and the state of random numbers
     optimizer: FlatOptimizer  # its variables are moments, averages and the number of updates
     best: BestWeights
     position: Position = field(default_factory=Position)

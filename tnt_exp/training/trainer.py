@@ -12,16 +12,16 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median_high
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from keras import ops
 
-from tnt_exp import model
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.augmentation import Augmentation
 from tnt_exp.config import Config
 from tnt_exp.data import Batches, Dataset
 from tnt_exp.evaluation import evaluate
+from tnt_exp.model import Classifier, is_decayed, layer_depth
 from tnt_exp.run_folder import TIME_COLUMNS, RunFolder, read_metrics
 from tnt_exp.signals import Signals
 from tnt_exp.training.checkpoint import NonFiniteError
@@ -33,9 +33,6 @@ from tnt_exp.training.profiler import ProfiledStep
 from tnt_exp.training.progress import ProgressBar
 from tnt_exp.training.train_state import BestWeights, Position, TrainState
 from tnt_exp.training.train_step import SUMS, DeviceBatches, StepComputation, TrainStep, compile_train_step
-
-if TYPE_CHECKING:
-    from tnt_exp.model.classifier import Classifier
 
 log = logging.getLogger("tnt_exp")
 
@@ -66,7 +63,7 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        classifier: "Classifier",
+        classifier: Classifier,
         dataset: Dataset,
         device: Device,
         folder: RunFolder,
@@ -98,7 +95,7 @@ class Trainer:
         self.optimizer = build_optimizer(
             config.optimizer,
             classifier.trainable_variables,
-            model.is_decayed,
+            is_decayed,
             learning_rate_factors=self._learning_rate_factors(),
             scale_loss=device.precision == "mixed_float16",
         )
@@ -316,7 +313,7 @@ class Trainer:
         if decay == 1:
             return None
         variables = self.classifier.trainable_variables
-        return [decay ** (depth + 1 - model.layer_depth(variable.path, depth)) for variable in variables]
+        return [decay ** (depth + 1 - layer_depth(variable.path, depth)) for variable in variables]
 
 
 class InputTimer:
