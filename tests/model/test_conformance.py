@@ -29,8 +29,8 @@ def config(**changes):
 
 
 CASES = {
-    "dropout": (lambda: _Dropout(), [PIXELS], [PIXELS]),
-    "drop_path": (lambda: _Dropout(whole_samples=True), [PIXELS], [PIXELS]),
+    "dropout": (lambda: DropoutLayer(), [PIXELS], [PIXELS]),
+    "drop_path": (lambda: DropoutLayer(whole_samples=True), [PIXELS], [PIXELS]),
     "transformer": (lambda: Transformer(config(**DROPS), 24, 4), [TOKENS], [TOKENS]),
     "transformer_wide": (
         lambda: Transformer(config(head_width="full", qkv_bias=True, **DROPS), 6, 2),
@@ -133,7 +133,7 @@ def _seeded(layer):
     """Return the keyword arguments of a training call; none for a layer without dropout."""
     if isinstance(layer, keras.Model):
         return {"training": True}
-    if isinstance(layer, _Dropout | Transformer | TNTBlock | PatchEmbedding):
+    if isinstance(layer, DropoutLayer | Transformer | TNTBlock | PatchEmbedding):
         return {"seed": ops.convert_to_tensor(np.array([3, 4]), keras.random.SeedGenerator(0).state.dtype)}
     return {}
 
@@ -222,7 +222,7 @@ def test_mixed_precision(case):
 
 
 @keras.saving.register_keras_serializable(package="tests")
-class _Dropout(keras.layers.Layer):
+class DropoutLayer(keras.layers.Layer):
     """The function as a layer."""
 
     def __init__(self, whole_samples=False, **kwargs):

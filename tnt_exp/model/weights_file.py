@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
 
 from tnt_exp import atomic_files
 from tnt_exp.atomic_files import JsonObject
@@ -61,8 +63,6 @@ def read_header(path: Path) -> JsonObject | None:
     Raises:
         UserError: The file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(HEADER)
@@ -96,8 +96,6 @@ def read_state_dict(path: Path) -> dict[str, Array]:
 
 def _read_safetensors(path: Path) -> dict[str, Array]:
     import ml_dtypes  # noqa: F401  (gives NumPy a bfloat16)
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
     try:
         tensors: dict[str, Array] = load_file(path)
@@ -148,8 +146,6 @@ def write_state_dict(path: Path, tensors: Mapping[str, Array], metadata: Mapping
     Raises:
         UserError: The name does not end in .safetensors, or the folder cannot be written to.
     """
-    from safetensors.numpy import save
-
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: expected a name that ends in .safetensors, received another.")
     content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata or {"format": "pt"})
