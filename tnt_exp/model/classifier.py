@@ -70,7 +70,8 @@ class Classifier(keras.Model):
         count = microbatch.microbatch_count(images.shape[0] or 1, self.network.config.largest_tensor_size, streams)
         share_trace = images.shape[0] != 1  # calls of a shared function are a fifth of one image's time
 
-        def predict(_index: Tensor, _shared: None, images: Tensor) -> Tensor:
+        def predict(index: Tensor, shared: None, images: Tensor) -> Tensor:
+            del index, shared
             return self.network(self.preprocess(images), share_trace=share_trace)
 
         logits = microbatch.map_microbatches(predict, count, streams, None, images, inline=True)
