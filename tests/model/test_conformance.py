@@ -9,7 +9,7 @@ from keras import ops
 
 from tnt_exp.model import TNT, Classifier, Preprocess
 from tnt_exp.model.blocks import Fusion, TNTBlock, Transformer
-from tnt_exp.model.dropout import Dropout
+from tnt_exp.model.dropout import dropout
 from tnt_exp.model.embedding import PatchEmbedding, PixelEmbedding
 from tnt_exp.model.layers import Pool
 from tnt_exp.model.tnt_config import TNTConfig
@@ -29,8 +29,8 @@ def config(**changes):
 
 
 CASES = {
-    "dropout": (lambda: Dropout(0.3), [PIXELS], [PIXELS]),
-    "drop_path": (lambda: Dropout(0.3, whole_samples=True), [PIXELS], [PIXELS]),
+    "dropout": (lambda: DropoutLayer(), [PIXELS], [PIXELS]),
+    "drop_path": (lambda: DropoutLayer(whole_samples=True), [PIXELS], [PIXELS]),
     "transformer": (lambda: Transformer(config(**DROPS), 24, 4), [TOKENS], [TOKENS]),
     "transformer_wide": (
         lambda: Transformer(config(head_width="full", qkv_bias=True, **DROPS), 6, 2),
@@ -133,7 +133,7 @@ def _seeded(layer):
     """Return the keyword arguments of a training call; none for a layer without dropout."""
     if isinstance(layer, keras.Model):
         return {"training": True}
-    if isinstance(layer, Dropout | Transformer | TNTBlock | PatchEmbedding):
+    if isinstance(layer, DropoutLayer | Transformer | TNTBlock | PatchEmbedding):
         return {"seed": ops.convert_to_tensor(np.array([3, 4]), keras.random.SeedGenerator(0).state.dtype)}
     return {}
 
@@ -219,6 +219,21 @@ def test_mixed_precision(case):
     assert all(v.dtype == "float32" for v in layer.trainable_variables)
     assert [output.shape for output in _numpy(outputs)] == expected
     np.testing.assert_allclose(_joined(_call(single, inputs)), _joined(outputs), rtol=0.1, atol=0.1)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class DropoutLayer(keras.layers.Layer):
+    """The function as a layer."""
+
+    def __init__(self, whole_samples=False, **kwargs):
+        super().__init__(**kwargs)
+        self.whole_samples = whole_samples
+
+    def build(self, *shapes):
+        """There are no weights."""
+
+    def call(self, x, seed=None):
+        return dropout(x, 0.3, seed, whole_samples=self.whole_samples)
 
 
 @keras.saving.register_keras_serializable(package="tests")

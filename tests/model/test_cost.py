@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tnt_exp.config.compose import conf_dir
 from tnt_exp.config.model import Fusion, HeadWidth, ModelConfig, Pool, Stem
 from tnt_exp.model import build, cost
-from tnt_exp.model.tnt_config import Geometry
+from tnt_exp.model.tnt_config import TNTConfig, network_options
 
 # preset: (classes, channels, parameters)
 PARAMETERS = {
@@ -56,7 +56,7 @@ def test_presets_for_small_images_keep_their_size(preset, name, limit, pixels):
     config = preset(name)
     assert cost.parameters(config, 100, 3) <= limit
     assert config.image_size == 32
-    assert Geometry(config.image_size, config.patch_size, config.stride).pixels == pixels
+    assert TNTConfig(100, **network_options(config)).pixels == pixels
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -70,10 +70,10 @@ def test_headers_of_presets_are_true(preset, name):
 
 def _normalised(config):
     """Values that go through a layer normalisation for one image."""
-    geometry = Geometry(config.image_size, config.patch_size, config.stride)
-    pixels = geometry.patches * geometry.pixels * config.inner_dim
-    patches = geometry.patches * config.embed_dim
-    tokens = (geometry.patches + 1) * config.embed_dim
+    network = TNTConfig(100, **network_options(config))
+    pixels = network.patches * network.pixels * config.inner_dim
+    patches = network.patches * config.embed_dim
+    tokens = (network.patches + 1) * config.embed_dim
     last = patches if config.fusion is Fusion.norm_dense_norm else 0
     return pixels + patches + config.depth * (3 * pixels + last + 2 * tokens) + tokens
 

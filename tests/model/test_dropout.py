@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from tnt_exp.model import TNT
-from tnt_exp.model.dropout import Dropout
+from tnt_exp.model.dropout import dropout
 from tnt_exp.model.initializers import derive_seed
 
 
@@ -24,7 +24,7 @@ def step():
 @pytest.mark.backend
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_keeps_the_mean(step, rate):
-    dropped = _numpy(Dropout(rate, seed=5)(ops.ones((100, 40, 30)), step(1, 2)))
+    dropped = _numpy(dropout(ops.ones((100, 40, 30)), rate, step(1, 2), 5))
     zeros = (dropped == 0).mean()
     assert zeros == pytest.approx(rate, abs=0.005)
     np.testing.assert_allclose(dropped[dropped > 0], 1 / (1 - rate), rtol=1e-5)
@@ -32,7 +32,7 @@ def test_dropout_keeps_the_mean(step, rate):
 
 @pytest.mark.backend
 def test_drop_path_drops_whole_samples(step):
-    dropped = _numpy(Dropout(0.3, whole_samples=True)(ops.ones((2000, 3, 4)), step(1, 2)))
+    dropped = _numpy(dropout(ops.ones((2000, 3, 4)), 0.3, step(1, 2), whole_samples=True))
     assert (dropped == dropped[:, :1, :1]).all()
     assert (dropped[:, 0, 0] == 0).mean() == pytest.approx(0.3, abs=0.04)
 
@@ -41,7 +41,7 @@ def test_drop_path_drops_whole_samples(step):
 def test_layers_and_steps_drop_independently(step):
     x = ops.ones((100, 100))
     masks = [
-        _numpy(Dropout(0.5, seed=layer)(x, step(7, count))) == 0
+        _numpy(dropout(x, 0.5, step(7, count), layer)) == 0
         for layer in (derive_seed(0, "a"), derive_seed(0, "b"))
         for count in (0, 1, 2)
     ]

@@ -154,7 +154,7 @@ def test_logits(pair):
 
 def test_dropouts_are_where_they_are_there(pair):
     network = pair[2].network
-    assert network.patch_embedding.drop.rate == 0.5
+    assert network.patch_embedding.config.embedding_dropout == 0.5
     assert network.config.drop_path == 0
     for block in network.blocks:
         for part in (block.inner, block.outer):

@@ -59,7 +59,7 @@ def test_positions_of_another_image_size_are_resampled(tmp_path: Path) -> None:
     old, new = _classifier(), _classifier("model.image_size=16", seed=2)
     save_weights(old, tmp_path / "model.safetensors")
     (note,) = load_weights(new.network, tmp_path / "model.safetensors")
-    before, after = old.network.geometry.grid, new.network.geometry.grid
+    before, after = old.network.config.grid, new.network.config.grid
     assert note == f"patch positions: resampled from {before}x{before} to {after}x{after} patches"
     grid = np.asarray(ops.convert_to_numpy(old.network.patch_embedding.positions)).reshape(before, before, -1)
     matrix = interpolation_matrix(before, after, "bicubic")

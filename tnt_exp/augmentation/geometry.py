@@ -68,13 +68,17 @@ def random_geometry(
 
     `source` is height and width of the source in pixels, `policy` the map (batch, 2, 3) of a policy's operations.
     """
+    height, width = source
     maps: list[Tensor] = []
     if config.crop_scale is not None:
         maps.append(_random_resized_crop(config.crop_scale, config.crop_ratio, random, batch, source))
     if config.crop_padding:
-        maps.append(_padded_crop(config.crop_padding, random, batch, source))
+        shift = ops.floor(random.uniform("crop_padding", (batch, 2), -config.crop_padding, config.crop_padding + 1))
+        maps.append(affine(1.0, 0.0, shift[:, 0] / width, 0.0, 1.0, shift[:, 1] / height))
     if config.horizontal_flip or config.vertical_flip:
-        maps.append(_flips(config, random, batch))
+        probability = ops.convert_to_tensor([config.horizontal_flip, config.vertical_flip], "float32")
+        sign = 1.0 - 2.0 * ops.cast(random.uniform("flip", (batch, 2)) < probability, "float32")
+        maps.append(affine(sign[:, 0], 0.0, 0.0, 0.0, sign[:, 1], 0.0))
     if policy is not None:
         maps.append(policy)
     if config.rotation:
@@ -91,18 +95,6 @@ def random_geometry(
         shift = random.uniform("translation", (batch, 2), -config.translation, config.translation)
         maps.append(affine(1.0, 0.0, shift[:, 0], 0.0, 1.0, shift[:, 1]))
     return functools.reduce(compose, maps) if maps else None
-
-
-def _flips(config: AugmentationConfig, random: StatelessRandom, batch: int) -> Tensor:
-    probability = ops.convert_to_tensor([config.horizontal_flip, config.vertical_flip], "float32")
-    sign = 1.0 - 2.0 * ops.cast(random.uniform("flip", (batch, 2)) < probability, "float32")
-    return affine(sign[:, 0], 0.0, 0.0, 0.0, sign[:, 1], 0.0)
-
-
-def _padded_crop(padding: int, random: StatelessRandom, batch: int, source: tuple[int, int]) -> Tensor:
-    height, width = source
-    shift = ops.floor(random.uniform("crop_padding", (batch, 2), -padding, padding + 1))
-    return affine(1.0, 0.0, shift[:, 0] / width, 0.0, 1.0, shift[:, 1] / height)
 
 
 def _random_resized_crop(
@@ -125,28 +117,18 @@ def _random_resized_crop(
     position = random.uniform("crop_place", (batch, 2))
     left = ops.where(found, ops.floor(position[:, 0] * (width - box_width + 1)), ops.floor((width - box_width) / 2))
     top = ops.where(found, ops.floor(position[:, 1] * (height - box_height + 1)), ops.floor((height - box_height) / 2))
-    return affine(
-        box_width / width,
-        0.0,
-        (left + box_width / 2) / width - 0.5,
-        0.0,
-        box_height / height,
-        (top + box_height / 2) / height - 0.5,
-    )
+    x, y = (left + box_width / 2) / width - 0.5, (top + box_height / 2) / height - 0.5
+    return affine(box_width / width, 0.0, x, 0.0, box_height / height, y)
 
 
 def sample(pixels: Tensor, maps: Tensor | None, size: int, fill: Fill, axis_aligned: bool) -> Tensor:
-    """Sample each image at the points given by its map.
+    """Sample each image, float32 (B, h, w, C), at the points given by its map; returns float32 (B, S, S, C).
 
     Args:
-        pixels: float32 (B, h, w, C).
         maps: (B, 2, 3) in frame units; None: a plain resize.
         size: Height and width of the output, S.
         fill: Values outside the image; constant is 0.
         axis_aligned: Whether no map mixes x and y.
-
-    Returns:
-        float32 (B, S, S, C).
     """
     height, width = pixels.shape[1:3]
     if maps is None:
@@ -186,11 +168,13 @@ def _spacing(row: Tensor, length: int, size: int) -> Tensor | None:
     return None if length <= size else (ops.norm(row[:, :2], axis=1) * (length / size))[:, None, None]
 
 
-def _mirror(points: Tensor, length: int) -> Tensor:
-    """Fold points into [0, length], mirrored at both ends."""
-    points = ops.abs(points)
-    points = points - ops.floor(points / (2 * length)) * (2 * length)
-    return ops.minimum(points, 2 * length - points)
+def _position(points: Tensor, length: int, fill: Fill) -> Tensor:
+    """Return where points lie between the pixels 0 and length - 1; with `reflect`, mirrored at both ends before."""
+    if fill is Fill.reflect:
+        points = ops.abs(points)
+        points = points - ops.floor(points / (2 * length)) * (2 * length)
+        points = ops.minimum(points, 2 * length - points)
+    return ops.clip(points - 0.5, 0.0, length - 1.0)
 
 
 def _inside(points: Tensor, length: int) -> Tensor:
@@ -202,8 +186,7 @@ def _bilinear_weights(points: Tensor, length: int, fill: Fill, spacing: Tensor |
 
     Where points are more than a pixel apart, the filter is as wide as their spacing (as that of `Preprocess`).
     """
-    folded = _mirror(points, length) if fill is Fill.reflect else points
-    position = ops.clip(folded - 0.5, 0.0, length - 1.0)
+    position = _position(points, length, fill)
     distance = ops.abs(position[..., None] - ops.arange(length, dtype="float32"))
     if spacing is not None:
         distance = distance / ops.maximum(spacing, 1.0)
@@ -243,8 +226,7 @@ def _by_gather(pixels: Tensor, x: Tensor, y: Tensor, fill: Fill) -> Tensor:
 
 def _neighbours(points: Tensor, length: int, fill: Fill) -> tuple[Tensor, Tensor, Tensor]:
     """Return the pixel before each point, the one after, and the weight of the latter with a channel axis."""
-    folded = _mirror(points, length) if fill is Fill.reflect else points
-    position = ops.clip(folded - 0.5, 0.0, length - 1.0)
+    position = _position(points, length, fill)
     before = ops.floor(position)
     index = ops.cast(before, "int32")
     return index, ops.minimum(index + 1, length - 1), (position - before)[..., None]

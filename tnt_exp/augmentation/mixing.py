@@ -84,13 +84,8 @@ def symmetric_beta(alpha: Tensor, first: Tensor, second: Tensor) -> Tensor:
 def _box(own_weight: Tensor, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Return the box (S, S), 1 inside, that leaves about `own_weight` of the area outside, and its exact area."""
     half = ops.floor(ops.floor(size * ops.sqrt(1.0 - own_weight)) / 2.0)
-    pixel = ops.arange(size, dtype="float32")
-
-    def span(uniform: Tensor) -> Tensor:
-        centre = ops.floor(uniform * size)
-        return ops.cast((pixel >= centre - half) & (pixel < centre + half), "float32")
-
-    rows, columns = span(y), span(x)
+    starts = (ops.floor(centre * size) - half for centre in (y, x))
+    rows, columns = (ops.cast(_span(start, 2.0 * half, size), "float32") for start in starts)
     return rows[:, None] * columns, ops.sum(rows) * ops.sum(columns) / size**2
 
 
@@ -112,13 +107,12 @@ def random_boxes(probability: float, random: StatelessRandom, batch: int, size: 
     uniform = random.uniform("erasing", (batch, 3))
     erased = ops.cast(ops.any(fits, axis=-1) & (uniform[:, 0] < probability), "float32")
     height, width = ops.sum(height * first, axis=-1) * erased, ops.sum(width * first, axis=-1) * erased
-    rows = _span(uniform[:, 1], height, size)
-    columns = _span(uniform[:, 2], width, size)
+    top, left = ops.floor(uniform[:, 1] * (size - height + 1)), ops.floor(uniform[:, 2] * (size - width + 1))
+    rows, columns = _span(top[:, None], height[:, None], size), _span(left[:, None], width[:, None], size)
     return rows[:, :, None] & columns[:, None, :]
 
 
-def _span(uniform: Tensor, length: Tensor, size: int) -> Tensor:
-    """Return bool (B, S): `length` adjacent pixels, at a uniform position."""
-    first = ops.floor(uniform * (size - length + 1))[:, None]
+def _span(first: Tensor, length: Tensor, size: int) -> Tensor:
+    """Return bool (..., S): `length` adjacent pixels from `first` on."""
     pixel = ops.arange(size, dtype="float32")
-    return (pixel >= first) & (pixel < first + length[:, None])
+    return (pixel >= first) & (pixel < first + length)

@@ -5,6 +5,7 @@ K classes.
 """
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from keras import ops
@@ -17,21 +18,12 @@ from tnt_exp.augmentation.stateless_random import StatelessRandom, Tensor
 from tnt_exp.config.augmentation import AugmentationConfig, Policy
 
 
+@dataclass(frozen=True, eq=False)
 class Augmentation:
     """Augment a batch: a pure function of (config, seed, step, images, labels).
 
     Order: policy, colour, geometry and resize in one sample, normalisation, erasing, mixing. Compiles under XLA on
     TensorFlow and JAX.
-
-    Args:
-        config: The changes and their strengths.
-        image_size: Height and width of the network's input, pixels (S).
-        mean: Mean of each channel, of images scaled to 0..1 (one number, or one per channel).
-        std: Standard deviation of each channel, likewise.
-        num_classes: Number of classes (K).
-        label_smoothing: Fraction of the label that is spread over all classes.
-        seed: Seed of the run.
-        branching: Whether a condition skips what a batch does not need: not on a GPU, where the host waits for it.
 
     Call arguments:
         images: uint8 (B, h, w, C); C is 1 or 3; a static shape.
@@ -43,26 +35,15 @@ class Augmentation:
         inputs float32 (B, S, S, C), normalised; targets float32 (B, K), each row sums to 1.
     """
 
-    def __init__(
-        self,
-        config: AugmentationConfig,
-        *,
-        image_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        num_classes: int,
-        label_smoothing: float = 0.0,
-        seed: int,
-        branching: bool = True,
-    ) -> None:
-        self.config = config
-        self.image_size = image_size
-        self.mean = np.asarray(mean, "float32")
-        self.std = np.asarray(std, "float32")
-        self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
-        self.seed = seed
-        self.branching = branching
+    config: AugmentationConfig  # the changes and their strengths
+    _: KW_ONLY
+    image_size: int  # S
+    mean: Sequence[float]  # of images scaled to 0..1: one number, or one per channel
+    std: Sequence[float]
+    num_classes: int  # K
+    label_smoothing: float = 0.0  # fraction of the label that is spread over all classes
+    seed: int  # of the run
+    branching: bool = True  # whether a condition skips what a batch does not need: not on a GPU, where the host waits
 
     def __call__(self, images: Tensor, labels: Tensor, step: Tensor, mixing: Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Return inputs and targets (see the class)."""
@@ -90,7 +71,8 @@ class Augmentation:
             maps = square if maps is None else compose(square, maps)
         axis_aligned = not (config.rotation or config.shear) and policy_maps is None
         pixels = sample(pixels, maps, self.image_size, config.fill, axis_aligned)
-        inputs = (pixels / 255.0 - ops.convert_to_tensor(self.mean)) / ops.convert_to_tensor(self.std)
+        mean, std = (ops.convert_to_tensor(np.asarray(numbers, "float32")) for numbers in (self.mean, self.std))
+        inputs = (pixels / 255.0 - mean) / std
         return erase(inputs, config.erasing, random) if config.erasing else inputs
 
     def mix(self, inputs: Tensor, labels: Tensor, step: Tensor, mixing: Tensor = 1.0) -> tuple[Tensor, Tensor]:

@@ -57,20 +57,12 @@ CIFAR10_POLICY = (  # two operations each with (operation, probability, level in
 
 @dataclass(frozen=True)
 class MagnitudeRange:
-    """How a level becomes an argument: base + span * level.
+    """How a level becomes an argument: base + span * level."""
 
-    Args:
-        base: The argument at level 0.
-        span: Its change from level 0 to level 1.
-        signed: Whether the sign of the change is random.
-        rounding: The change becomes an integer, floor(change + rounding): 0.0 rounds down, 0.5 to the nearest; None:
-            it is not rounded.
-    """
-
-    base: float = 0.0
-    span: float = 0.0
-    signed: bool = False
-    rounding: float | None = None
+    base: float = 0.0  # the argument at level 0
+    span: float = 0.0  # its change from level 0 to level 1
+    signed: bool = False  # whether the sign of the change is random
+    rounding: float | None = None  # 0.0: the change is rounded down; 0.5: to the nearest integer; None: not at all
 
 
 MagnitudeRanges = dict[Operation, MagnitudeRange]
@@ -195,16 +187,17 @@ def _random_integers(count: int, random: StatelessRandom, salt: str, shape: tupl
 def _arguments(ranges: MagnitudeRanges, operations: Tensor, level: Tensor, random: StatelessRandom) -> Tensor:
     """Turn the level of each operation into its argument."""
 
-    def column(values: dict[Operation, float]) -> Tensor:
-        table = [values.get(operation, 0.0) for operation in Operation]
-        return ops.take(ops.convert_to_tensor(table, "float32"), operations)
+    table = [ranges.get(operation, MagnitudeRange()) for operation in Operation]
 
-    base = column({operation: magnitude.base for operation, magnitude in ranges.items()})
-    span = column({operation: abs(magnitude.span) for operation, magnitude in ranges.items()})
-    direction = column({operation: math.copysign(1.0, magnitude.span) for operation, magnitude in ranges.items()})
-    signed = column({operation: float(magnitude.signed) for operation, magnitude in ranges.items()})
-    whole = column({operation: float(magnitude.rounding is not None) for operation, magnitude in ranges.items()})
-    rounding = column({operation: magnitude.rounding or 0.0 for operation, magnitude in ranges.items()})
+    def of_each(values: list[float]) -> Tensor:
+        return ops.take(ops.convert_to_tensor(values, "float32"), operations)
+
+    base = of_each([magnitude.base for magnitude in table])
+    span = of_each([abs(magnitude.span) for magnitude in table])
+    direction = of_each([math.copysign(1.0, magnitude.span) for magnitude in table])
+    signed = of_each([float(magnitude.signed) for magnitude in table])
+    whole = of_each([float(magnitude.rounding is not None) for magnitude in table])
+    rounding = of_each([magnitude.rounding or 0.0 for magnitude in table])
     change = span * level
     change = ops.where(whole > 0, ops.floor(change + rounding), change)
     negative = (signed > 0) & (random.uniform("policy/sign", tuple(operations.shape)) < 0.5)

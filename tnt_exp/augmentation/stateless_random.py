@@ -14,16 +14,11 @@ Tensor = Any  # a tensor of the current backend, whose types have no common base
 
 
 class StatelessRandom:
-    """The random numbers of one step.
+    """The random numbers of one step (an integer scalar) of the run with this seed.
 
-    Each use has its own salt, so its numbers do not depend on what else is drawn.
-
-    Args:
-        seed: The seed of the run.
-        step: Integer scalar, the number of the step.
-        microbatch: Integer scalar, the index of a microbatch, where all have one size; None: the whole batch. A draw
-            whose first axis is the microbatch's images gives these images the numbers that they have in a draw for
-            the whole batch.
+    Each use has its own salt, so its numbers do not depend on what else is drawn. `microbatch` is the index of a
+    microbatch, an integer scalar, where all have one size; None: the whole batch. A draw whose first axis is the
+    microbatch's images gives these images the numbers that they have in a draw for the whole batch.
     """
 
     def __init__(self, seed: int, step: Tensor, microbatch: Tensor | None = None) -> None:

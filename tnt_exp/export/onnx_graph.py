@@ -150,7 +150,7 @@ class _Graph:
         patches = self.patch_embedding(network.patch_embedding, pixels)
         for block in network.blocks:
             if block.has_inner:
-                pixels = self.transformer(block.inner, pixels, network.config.geometry.pixels)
+                pixels = self.transformer(block.inner, pixels, network.config.pixels)
                 patches = self.add("Add", patches, self.fusion(block.fusion, pixels))
             patches = self.transformer(block.outer, patches, network.config.tokens)
         x = self.pool(network.pool, self.norm(network.norm, patches))
@@ -160,25 +160,25 @@ class _Graph:
 
     def pixel_embedding(self, layer: PixelEmbedding, images: Name) -> Name:
         """Return the pixel tokens (B N, M, C)."""
-        config, geometry = layer.config, layer.config.geometry
+        config = layer.config
         kernel, offset = (_array(value) for value in layer.kernel_and_offset())
         x = images
         if config.stem == "patch":
-            x = self.split_into_patches(x, geometry.grid, config.patch_size, config.channels)
+            x = self.split_into_patches(x, config.grid, config.patch_size, config.channels)
         margin = WINDOW // 2
         padding = {"auto_pad": "SAME_UPPER"} if config.stem == "image_same" else {"pads": [margin] * 4}
         x = self.add(
             "Conv",
             self.transpose(x, 0, 3, 1, 2),
             self.constant(kernel.transpose(3, 2, 0, 1)),
-            strides=[geometry.stride] * 2,
+            strides=[config.stride] * 2,
             kernel_shape=[WINDOW] * 2,
             **padding,
         )
         x = self.transpose(x, 0, 2, 3, 1)
         if config.stem != "patch":
-            x = self.split_into_patches(x, geometry.grid, geometry.side, config.inner_dim)
-        return self.add("Add", self.reshape(x, -1, geometry.pixels, config.inner_dim), self.constant(offset))
+            x = self.split_into_patches(x, config.grid, config.pixel_grid, config.inner_dim)
+        return self.add("Add", self.reshape(x, -1, config.pixels, config.inner_dim), self.constant(offset))
 
     def split_into_patches(self, images: Name, grid: int, side: int, channels: int) -> Name:
         """Return the patches (B grid grid, side, side, channels)."""
@@ -188,7 +188,7 @@ class _Graph:
     def patch_embedding(self, layer: PatchEmbedding, pixels: Name) -> Name:
         """Return the patch tokens (B, T, D)."""
         config = layer.config
-        x = self.norm(layer.pixel_norm, self.reshape(pixels, -1, config.geometry.patches, config.fused_dim))
+        x = self.norm(layer.pixel_norm, self.reshape(pixels, -1, config.patches, config.fused_dim))
         x = self.norm(layer.patch_norm, self.dense(x, _array(layer.kernel), _array(layer.bias)))
         if config.patch_projection:
             x = self.dense(x, _array(layer.projection_kernel), _array(layer.projection_bias))
@@ -201,7 +201,7 @@ class _Graph:
 
     def fusion(self, layer: Fusion, pixels: Name) -> Name:
         """Return what the pixels add to the patch tokens (B, T, D)."""
-        config, joined = layer.config, (-1, layer.config.geometry.patches, layer.config.fused_dim)
+        config, joined = layer.config, (-1, layer.config.patches, layer.config.fused_dim)
         if config.fusion == "pixel_norm_dense":
             x = self.reshape(self.norm(layer.norm, pixels), *joined)
         else:

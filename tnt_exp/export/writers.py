@@ -212,14 +212,7 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["nothing"])[-1]
 
 
-WRITERS: dict[str, Write] = {
-    "keras": keras,
-    "safetensors": safetensors,
-    "savedmodel": savedmodel,
-    "litert": litert,
-    "onnx": onnx,
-    "timm": timm,
-}
+WRITERS: dict[str, Write] = {write.__name__: write for write in (keras, safetensors, savedmodel, litert, onnx, timm)}
 
 
 @dataclass(frozen=True)
@@ -273,7 +266,7 @@ def verify_export(
 ) -> ExportCheck:
     """Load an export in a fresh process with its own runtime, and compare its logits with those of the run's model.
 
-    Images are real ones, uint8 (N, H, W, C), logits float32 (N, classes).
+    Images are uint8 (N, H, W, C), logits float32 (N, classes).
 
     Raises:
         UserError: It cannot be loaded, or differs by more than `tolerance`.

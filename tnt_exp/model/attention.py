@@ -11,7 +11,7 @@ from keras import ops
 from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.model.fused_ops import dot_product_attention, softmax_dropout
 from tnt_exp.model.layers import Norm, Seed, Shape, TNTLayer, Tokens
-from tnt_exp.model.tnt_config import Arguments, LayerOptions, TNTConfig
+from tnt_exp.model.tnt_config import LayerOptions, TNTConfig
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
@@ -29,18 +29,15 @@ class Attention(TNTLayer):
     product. The bias of the key adds the same to all scores of a query, so the softmax cancels it.
 
     Args:
-        config, seed: See `TNTLayer`.
         dim: Width of a token.
         num_heads: H, number of heads.
 
     Call arguments:
-        y: (B, T, dim), standardised.
+        y: (B, T, dim), standardised; the output is (B T, dim).
         norm: The layer normalisation whose scale and offset are still to be applied.
-        seed: The step's seed, None at inference.
-
-    Returns:
-        (B T, dim).
     """
+
+    own_arguments = ("dim", "num_heads")
 
     def __init__(
         self, config: TNTConfig, dim: int, num_heads: int, *, seed: int = 0, **layer_options: Unpack[LayerOptions]
@@ -63,7 +60,12 @@ class Attention(TNTLayer):
 
     def call(self, y: Tokens, norm: Norm, seed: Seed | None = None) -> Tensor:
         """Return the output of the attention."""
-        return self._folded(y, norm, seed) if self.is_folded else self._unfolded(y, norm, seed)
+        if self.is_folded:
+            return self._folded(y, norm, seed)
+        mixed = dot_product_attention(*self._query_key_value(y, norm), self.config.attention_dropout, seed)
+        mixed = ops.transpose(mixed, (0, 2, 1, 3))
+        mixed = ops.reshape(mixed, (-1, self.num_heads * self.head_dim))
+        return ops.add(ops.matmul(mixed, self.projection_kernel), self.projection_bias)
 
     def attention_weights(self, y: Tokens, norm: Norm) -> Tensor:
         """Return the attention weights of tokens `y`: (B, H, T queries, T keys), each row sums to 1."""
@@ -73,12 +75,6 @@ class Attention(TNTLayer):
         tokens = y.shape[1]
         weights = ops.softmax(self._folded_scores(y, norm))
         return ops.transpose(ops.reshape(weights, (-1, tokens, self.num_heads, tokens)), (0, 2, 1, 3))
-
-    def _unfolded(self, y: Tokens, norm: Norm, seed: Seed | None) -> Tensor:
-        mixed = dot_product_attention(*self._query_key_value(y, norm), self.config.attention_dropout, seed)
-        mixed = ops.transpose(mixed, (0, 2, 1, 3))
-        mixed = ops.reshape(mixed, (-1, self.num_heads * self.head_dim))
-        return ops.add(ops.matmul(mixed, self.projection_kernel), self.projection_bias)
 
     def _query_key_value(self, y: Tokens, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, already scaled, key and value: each (B, H, T, head)."""
@@ -132,7 +128,3 @@ class Attention(TNTLayer):
     def _split_qkv(self, joined: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
         """Return the query's, the key's and the value's part of a kernel or a bias, each of `shape`."""
         return [ops.reshape(part, shape) for part in ops.split(joined, 3, axis=-1)]
-
-    def get_config(self) -> Arguments:
-        """Return the arguments."""
-        return {**super().get_config(), "dim": self.dim, "num_heads": self.num_heads}

@@ -14,7 +14,7 @@ from tnt_exp.model.attention import Attention
 from tnt_exp.model.dropout import layer_seed
 from tnt_exp.model.fused_ops import dropout_add, gelu_dropout
 from tnt_exp.model.layers import Norm, PatchTokens, PixelTokens, Scalar, Seed, Shape, TNTLayer, Tokens
-from tnt_exp.model.tnt_config import Arguments, LayerOptions, TNTConfig
+from tnt_exp.model.tnt_config import LayerOptions, TNTConfig
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp", name="Mlp")
@@ -23,18 +23,12 @@ class MLP(TNTLayer):
 
     The input is standardised; scale and offset of the layer norm before are folded into the first product.
 
-    Args:
-        config, seed: See `TNTLayer`.
-        dim: Width of a token.
-
     Call arguments:
-        y: (sequences, tokens, dim), standardised.
+        y: (sequences, tokens, dim), standardised; the output is (sequences tokens, dim).
         norm: The layer normalisation whose scale and offset are still to be applied.
-        seed: The step's seed, None at inference.
-
-    Returns:
-        (sequences tokens, dim).
     """
+
+    own_arguments = ("dim",)
 
     def __init__(self, config: TNTConfig, dim: int, *, seed: int = 0, **layer_options: Unpack[LayerOptions]) -> None:
         super().__init__(config, seed=seed, **layer_options)
@@ -55,28 +49,15 @@ class MLP(TNTLayer):
         hidden = gelu_dropout(self.config.mlp_dropout)(hidden, seed)
         return ops.add(ops.matmul(hidden, self.reduce_kernel), self.reduce_bias)
 
-    def get_config(self) -> Arguments:
-        """Return the arguments."""
-        return {**super().get_config(), "dim": self.dim}
-
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
 class Transformer(TNTLayer):
-    """x + Attention(LN(x)), then x + Dropout(MLP(LN(x))); each branch may be dropped for a whole sequence.
+    """x + Attention(LN(x)), then x + Dropout(MLP(LN(x))), of tokens x (sequences, tokens, dim).
 
-    Args:
-        config, seed: See `TNTLayer`.
-        dim: Width of a token.
-        num_heads: Number of heads.
-
-    Call arguments:
-        x: (sequences, tokens, dim).
-        drop_path: Probability that a branch is dropped for a sequence, scalar; None: 0.
-        seed: The step's seed, None at inference.
-
-    Returns:
-        (sequences, tokens, dim).
+    Each branch is dropped for a whole sequence with probability `drop_path`, a scalar; None: 0.
     """
+
+    own_arguments = ("dim", "num_heads")
 
     def __init__(
         self, config: TNTConfig, dim: int, num_heads: int, *, seed: int = 0, **layer_options: Unpack[LayerOptions]
@@ -96,46 +77,27 @@ class Transformer(TNTLayer):
 
     def call(self, x: Tokens, drop_path: Scalar | None = None, seed: Seed | None = None) -> Tokens:
         """Return the tokens after both branches."""
-        x = self._add_branch(x, self.attention_norm, self.attention, 0.0, drop_path, seed)
-        return self._add_branch(x, self.mlp_norm, self.mlp, self.config.mlp_dropout, drop_path, seed)
+        rates = () if drop_path is None else (drop_path,)
+        for norm, branch, dropout in (
+            (self.attention_norm, self.attention, 0.0),
+            (self.mlp_norm, self.mlp, self.config.mlp_dropout),
+        ):
+            name = f"{self.name}/{branch.name}"
+            y = branch(norm.standardize(x, seed), norm=norm, seed=layer_seed(seed, name))
+            x = dropout_add(dropout)(x, y, *rates, layer_seed(seed, f"{name}/drop"))
+        return x
 
     def attention_weights(self, x: Tokens) -> Tensor:
         """Return the attention weights (sequences, heads, tokens, tokens) at these tokens."""
         return self.attention.attention_weights(self.attention_norm.standardize(x), self.attention_norm)
 
-    def _add_branch(
-        self,
-        x: Tokens,
-        norm: Norm,
-        branch: Attention | MLP,
-        dropout: float,
-        drop_path: Scalar | None,
-        seed: Seed | None,
-    ) -> Tokens:
-        """Return x + DropPath(Dropout(branch(LN(x))))."""
-        name = f"{self.name}/{branch.name}"
-        y = branch(norm.standardize(x, seed), norm=norm, seed=layer_seed(seed, name))
-        rates = () if drop_path is None else (drop_path,)
-        return dropout_add(dropout)(x, y, *rates, layer_seed(seed, f"{name}/drop"))
-
-    def get_config(self) -> Arguments:
-        """Return the arguments."""
-        return {**super().get_config(), "dim": self.dim, "num_heads": self.num_heads}
-
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
 class Fusion(TNTLayer):
-    """The pixel tokens of a patch become one vector of the patch token's width.
+    """The pixel tokens (B N, M, C) become what is added to the patch tokens (B, T, D); 0 for the class token.
 
     `config.fusion` is "norm_dense": LN(M C), Dense with bias (the keras.io example); "norm_dense_norm": LN(M C), Dense
     without bias, LN(D) (the paper); or "pixel_norm_dense": LN(C) of each pixel, Dense with bias (timm legacy).
-
-    Call arguments:
-        pixels: (B N, M, C).
-        seed: The step's seed, None at inference.
-
-    Returns:
-        (B, T, D), to be added to the patch tokens; 0 for the class token.
     """
 
     def __init__(self, config: TNTConfig, *, seed: int = 0, **layer_options: Unpack[LayerOptions]) -> None:
@@ -145,7 +107,7 @@ class Fusion(TNTLayer):
 
     def build(self, input_shape: Shape) -> None:
         """Create the weights."""
-        patches, fused_dim, embed_dim = self.config.geometry.patches, self.config.fused_dim, self.config.embed_dim
+        patches, fused_dim, embed_dim = self.config.patches, self.config.fused_dim, self.config.embed_dim
         normalizes_pixels = self.config.fusion == "pixel_norm_dense"
         self.norm.build(input_shape if normalizes_pixels else (None, patches, fused_dim))
         self.kernel = self.add_kernel("kernel", (fused_dim, embed_dim))
@@ -155,14 +117,14 @@ class Fusion(TNTLayer):
 
     def call(self, pixels: PixelTokens, seed: Seed | None = None) -> PatchTokens:
         """Return what the pixels add to the patch tokens."""
+        joined_shape = (-1, self.config.fused_dim)
         if self.config.fusion == "pixel_norm_dense":
-            pixels = self.norm.standardize(pixels, seed)
-        joined = ops.reshape(pixels, (-1, self.config.fused_dim))
-        if self.config.fusion != "pixel_norm_dense":
-            joined = self.norm.standardize(joined, seed)
+            joined = ops.reshape(self.norm.standardize(pixels, seed), joined_shape)
+        else:
+            joined = self.norm.standardize(ops.reshape(pixels, joined_shape), seed)
         kernel, bias = self.norm.fold_into(self.kernel, self.bias)
         fused = ops.add(ops.matmul(joined, kernel), bias)
-        fused = ops.reshape(fused, (-1, self.config.geometry.patches, self.config.embed_dim))
+        fused = ops.reshape(fused, (-1, self.config.patches, self.config.embed_dim))
         if self.last_norm is not None:
             fused = self.last_norm(fused)
         return ops.pad(fused, ((0, 0), (1, 0), (0, 0))) if self.config.has_class_token else fused
@@ -180,18 +142,15 @@ class TNTBlock(TNTLayer):
     block can use them. The authors' code does the same (its `vanilla_idxs`).
 
     Args:
-        config, seed: See `TNTLayer`.
         number: Number of the block, counted from 1; `config.inner_blocks` says which have an inner transformer.
 
     Call arguments:
         pixels: (B N, M, C).
         patches: (B, T, D).
         drop_path: Probability that a branch of a transformer is dropped, scalar; None: 0.
-        seed: The step's seed, None at inference.
-
-    Returns:
-        Pixels and patches of the same shapes.
     """
+
+    own_arguments = ("number",)
 
     def __init__(self, config: TNTConfig, number: int, *, seed: int = 0, **layer_options: Unpack[LayerOptions]) -> None:
         super().__init__(config, seed=seed, **layer_options)
@@ -225,7 +184,3 @@ class TNTBlock(TNTLayer):
             return None, self.outer.attention_weights(patches)
         inner = self.inner.attention_weights(pixels)
         return inner, self.outer.attention_weights(patches + self.fusion(self.inner(pixels)))
-
-    def get_config(self) -> Arguments:
-        """Return the arguments."""
-        return {**super().get_config(), "number": self.number}

@@ -3,6 +3,7 @@
 Shapes: B batch.
 """
 
+import json
 import os
 import zipfile
 from collections.abc import Sequence
@@ -29,17 +30,8 @@ PREPROCESS_ARGUMENTS = ("image_size", "mean", "std", "interpolation", "crop_frac
 class Classifier(keras.Model):
     """Preprocessing and network in one, with the names of the classes.
 
-    Args:
-        preprocess: Turns images into the network's input.
-        network: Turns that into logits.
-        class_names: Names of the classes in the order of the logits; empty: not known.
-
-    Call arguments:
-        images: (B, height, width, channels), uint8 or floats in 0..255.
-        training: Whether dropout acts.
-
-    Returns:
-        Logits (B, classes), float32.
+    It turns images (B, height, width, channels), uint8 or floats in 0..255, into logits (B, classes), float32. The
+    names are in the order of the logits; empty: not known.
 
     Raises:
         ValueError: There are not as many names as classes.
@@ -157,10 +149,10 @@ def save_weights(classifier: Classifier, path: str | os.PathLike[str]) -> None:
     Raises:
         UserError: The name does not end in .safetensors, or the folder cannot be written to.
     """
-    header = {**computation(classifier), "class_names": classifier.class_names}
+    header = json.dumps({**computation(classifier), "class_names": classifier.class_names})
     weights = named_weights(classifier.network).items()
     tensors = {name: np.asarray(keras.ops.convert_to_numpy(weight), "float32") for name, weight in weights}
-    weights_file.write_model(Path(path), tensors, header)
+    weights_file.write_state_dict(Path(path), tensors, {weights_file.HEADER: header})
 
 
 def _load_weights_file(path: Path) -> Classifier:

@@ -48,7 +48,7 @@ def activation_bytes(
     stored = {item.name: item.activations for item in cost_items(config, num_classes, channels)}
     if remat:
         tnt = TNTConfig(num_classes, channels, **network_options(config))
-        block_input = tnt.geometry.patches * tnt.fused_dim + tnt.tokens * tnt.embed_dim
+        block_input = tnt.patches * tnt.fused_dim + tnt.tokens * tnt.embed_dim
         blocks = {name: stored.pop(name) for name in list(stored) if name.startswith("block_")}
         stored["blocks"] = len(blocks) * block_input + max(blocks.values())
     return width * sum(stored.values())
@@ -59,7 +59,7 @@ def cost_items(config: ModelConfig, num_classes: int, channels: int) -> Iterator
     tnt = TNTConfig(num_classes, channels, **network_options(config))
     yield _pixel_embedding(tnt)
     yield _patch_embedding(tnt)
-    patches, pixels = tnt.geometry.patches, tnt.geometry.pixels
+    patches, pixels = tnt.patches, tnt.pixels
     outer = _transformer(tnt, tnt.embed_dim, tnt.num_heads, sequences=1, tokens=tnt.tokens)
     inner = _transformer(tnt, tnt.inner_dim, tnt.inner_num_heads, sequences=patches, tokens=pixels)
     fusion = _fusion(tnt)
@@ -70,7 +70,7 @@ def cost_items(config: ModelConfig, num_classes: int, channels: int) -> Iterator
 
 
 def _pixel_embedding(tnt: TNTConfig) -> CostItem:
-    dim, pixels = tnt.inner_dim, tnt.geometry.patches * tnt.geometry.pixels
+    dim, pixels = tnt.inner_dim, tnt.patches * tnt.pixels
     projection = dim**2 + dim if tnt.pixel_projection else 0
     return CostItem(
         "pixel_embedding",
@@ -81,7 +81,7 @@ def _pixel_embedding(tnt: TNTConfig) -> CostItem:
 
 
 def _patch_embedding(tnt: TNTConfig) -> CostItem:
-    dim, fused_dim, patches = tnt.embed_dim, tnt.fused_dim, tnt.geometry.patches
+    dim, fused_dim, patches = tnt.embed_dim, tnt.fused_dim, tnt.patches
     projection = dim**2 + dim if tnt.patch_projection else 0
     class_token = dim if tnt.has_class_token else 0
     positions = tnt.tokens * dim if tnt.patch_position else 0
@@ -109,7 +109,7 @@ def _transformer(tnt: TNTConfig, dim: int, heads: int, *, sequences: int, tokens
 
 def _fusion(tnt: TNTConfig) -> tuple[int, int, int]:
     """Return parameters, MACs and activations of the fusion."""
-    dim, fused_dim, patches = tnt.embed_dim, tnt.fused_dim, tnt.geometry.patches
+    dim, fused_dim, patches = tnt.embed_dim, tnt.fused_dim, tnt.patches
     has_last_norm = tnt.fusion == "norm_dense_norm"
     norm = 2 * (tnt.inner_dim if tnt.fusion == "pixel_norm_dense" else fused_dim)
     last = 2 * dim if has_last_norm else dim  # a norm's two vectors, or a bias

@@ -1,14 +1,11 @@
-"""Dropout whose randomness is an argument: as a function and as a layer, also of whole samples (drop path)."""
+"""Dropout whose randomness is an argument, also of whole samples (drop path)."""
 
 import math
-from typing import Unpack
 
-import keras
 from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor, mix
 from tnt_exp.model.initializers import derive_seed
-from tnt_exp.model.tnt_config import LayerOptions, check_rate
 
 
 def layer_seed(seed: Tensor | None, name: str) -> Tensor | None:
@@ -24,15 +21,15 @@ def dropout(x: Tensor, rate: float | Tensor, seed: Tensor | None, salt: int = 0,
 
     Whether a value is dropped is a hash of its position: three multiplications and no state, which a compiler fuses
     with the operations around it. The generators of `keras.random` are passes over memory of their own, and slow ones
-    under XLA.
+    under XLA. One variable holds the randomness of a whole model, and a block that is computed again in the backward
+    pass (rematerialisation) drops the same values.
 
     Args:
-        x: Any shape.
         rate: Fraction that is dropped, in [0, 1): a number, or a float32 scalar.
         seed: Integers (2,); None drops nothing. A third one is the index of the microbatch that `x` belongs to, where
             all have one size: it drops the values that would be dropped of the whole batch.
         salt: Makes independent masks of one seed.
-        whole_samples: Drop whole samples (the first axis).
+        whole_samples: Drop whole samples (the first axis): stochastic depth (arXiv 1603.09382), "drop path".
     """
     if seed is None or (isinstance(rate, float | int) and rate == 0):
         return x
@@ -48,47 +45,8 @@ def dropout(x: Tensor, rate: float | Tensor, seed: Tensor | None, salt: int = 0,
     # These shifts of int32 repeat the sign bit, which does no harm: it is enough that every bit reaches the highest.
     words = (words ^ ops.right_shift(words, 15)) * 0x2C1B3C6D
     words = (words ^ ops.right_shift(words, 13)) * 0x297A2D39
-    is_kept = words >= _threshold(rate)
-    return ops.where(is_kept, x / ops.cast(1 - rate, x.dtype), ops.zeros((), x.dtype))
-
-
-def _threshold(rate: float | Tensor) -> Tensor:
-    """Return the int32 word below which a value is dropped."""
     if isinstance(rate, float | int):
-        return ops.convert_to_tensor(int(rate * 2**32) - 2**31, "int32")
-    return ops.cast(ops.cast(rate, "float32") * 2.0**32 - 2.0**31, "int32")
-
-
-@keras.saving.register_keras_serializable(package="tnt_exp")
-class Dropout(keras.layers.Layer):
-    """The function `dropout` as a layer.
-
-    The step's seed is an argument and not a state of the layer. So one variable holds the randomness of a whole model,
-    and a block that is computed again in the backward pass (rematerialisation) drops the same values.
-
-    Args:
-        rate: Fraction that is dropped, in [0, 1).
-        whole_samples: Drop whole samples (the first axis): stochastic depth (arXiv 1603.09382), "drop path".
-        seed: Makes the masks of this layer independent of those of other layers.
-
-    Call arguments:
-        x: Any shape.
-        seed: Integers (2,), the step's seed; None at inference, where nothing is dropped.
-
-    Returns:
-        A tensor like `x`.
-    """
-
-    def __init__(
-        self, rate: float, whole_samples: bool = False, seed: int = 0, **layer_options: Unpack[LayerOptions]
-    ) -> None:
-        super().__init__(**layer_options)
-        check_rate(self.name, rate)
-        self.rate = rate
-        self.whole_samples = whole_samples
-        self.seed = seed
-        self.built = True
-
-    def call(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
-        """Return `x` after dropout."""
-        return dropout(x, self.rate, seed, self.seed, self.whole_samples)
+        threshold = ops.convert_to_tensor(int(rate * 2**32) - 2**31, "int32")
+    else:
+        threshold = ops.cast(ops.cast(rate, "float32") * 2.0**32 - 2.0**31, "int32")
+    return ops.where(words >= threshold, x / ops.cast(1 - rate, x.dtype), ops.zeros((), x.dtype))

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor
-from tnt_exp.model.dropout import Dropout
+from tnt_exp.model.dropout import dropout
 from tnt_exp.model.initializers import convolution_initializer, derive_seed
 from tnt_exp.model.layers import Images, PatchTokens, PixelTokens, Seed, Shape, TNTLayer
 from tnt_exp.model.tnt_config import LayerOptions, TNTConfig
@@ -64,19 +64,13 @@ def _is_jax_on_cpu() -> bool:
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
 class PixelEmbedding(TNTLayer):
-    """A strided 7x7 convolution, split into the pixel tokens of each patch, with positions.
+    """A strided 7x7 convolution of images (B, S, S, channels), split into pixel tokens (B N, M, C), with positions.
 
     `config.stem` is "patch": split first, then convolve inside each patch with 3 zeros around it (the paper);
     "image": convolve the image with 3 zeros around it, then split (timm legacy); or "image_same": the same with Keras'
     "same" padding, 1 zero before and 2 after at stride 4 (the keras.io example). `config.pixel_projection` adds a
     Dense on each pixel token (the keras.io example), `config.pixel_position` a learnt position of a pixel in its
     patch, the same in each patch.
-
-    Call arguments:
-        images: (B, S, S, channels).
-
-    Returns:
-        (B N, M, C).
     """
 
     def build(self, input_shape: Shape) -> None:
@@ -93,22 +87,22 @@ class PixelEmbedding(TNTLayer):
             self.projection_kernel = self.add_kernel("projection_kernel", (dim, dim))
             self.projection_bias = self.add_bias("projection_bias", dim)
         if config.pixel_position:
-            self.positions = self.add_position("positions", (config.geometry.pixels, dim))
+            self.positions = self.add_position("positions", (config.pixels, dim))
 
     def call(self, images: Images) -> PixelTokens:
         """Return the pixel tokens."""
-        config, geometry = self.config, self.config.geometry
-        x = split_into_patches(images, geometry.grid) if config.stem == "patch" else images
+        config = self.config
+        x = split_into_patches(images, config.grid) if config.stem == "patch" else images
         margin = (WINDOW // 2, WINDOW // 2)
         if config.stem == "image_same":
-            missing = max(0, WINDOW - geometry.stride)
+            missing = max(0, WINDOW - config.stride)
             margin = (missing // 2, missing - missing // 2)
         x = ops.pad(x, ((0, 0), margin, margin, (0, 0)))
         kernel, offset = self.kernel_and_offset()
-        x = convolve(x, kernel, geometry.stride)
+        x = convolve(x, kernel, config.stride)
         if config.stem != "patch":
-            x = split_into_patches(x, geometry.grid)
-        return ops.add(ops.reshape(x, (-1, geometry.pixels, config.inner_dim)), offset)
+            x = split_into_patches(x, config.grid)
+        return ops.add(ops.reshape(x, (-1, config.pixels, config.inner_dim)), offset)
 
     def kernel_and_offset(self) -> tuple[Tensor, Tensor]:
         """Return the convolution's kernel, and what is added to its outputs: (C,) or (M, C)."""
@@ -123,33 +117,22 @@ class PixelEmbedding(TNTLayer):
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
 class PatchEmbedding(TNTLayer):
-    """LN, Dense, LN of the joined pixels of each patch; the class token before them; positions; dropout.
+    """From pixel tokens (B N, M, C) to patch tokens (B, T, D).
+
+    LN, Dense, LN of the joined pixels of each patch; the class token before them; positions; dropout.
 
     `config.patch_projection` adds a Dense on each patch token (the keras.io example), `config.patch_position` a learnt
     position of each patch in the image (and of the class token).
-
-    Call arguments:
-        pixels: (B N, M, C).
-        seed: The step's seed, None at inference.
-
-    Returns:
-        (B, T, D).
     """
 
     def __init__(self, config: TNTConfig, *, seed: int = 0, **layer_options: Unpack[LayerOptions]) -> None:
         super().__init__(config, seed=seed, **layer_options)
         self.pixel_norm = self.add_norm("pixel_norm")
         self.patch_norm = self.add_norm("patch_norm")
-        self.drop = Dropout(
-            config.embedding_dropout,
-            seed=derive_seed(seed, "dropout"),
-            name="embedding_dropout",
-            dtype=self.dtype_policy.name,
-        )
 
     def build(self, input_shape: Shape) -> None:
         """Create the weights."""
-        patches, fused_dim, dim = self.config.geometry.patches, self.config.fused_dim, self.config.embed_dim
+        patches, fused_dim, dim = self.config.patches, self.config.fused_dim, self.config.embed_dim
         self.pixel_norm.build((None, patches, fused_dim))
         self.kernel = self.add_kernel("kernel", (fused_dim, dim))
         self.bias = self.add_bias("bias", dim)
@@ -172,10 +155,10 @@ class PatchEmbedding(TNTLayer):
             x = ops.add(ops.matmul(self.patch_norm.standardize(x, seed), kernel), bias)
         else:
             x = self.patch_norm(x)
-        x = ops.reshape(x, (-1, self.config.geometry.patches, self.config.embed_dim))
+        x = ops.reshape(x, (-1, self.config.patches, self.config.embed_dim))
         if self.config.has_class_token:
             token = ops.broadcast_to(self.token, (ops.shape(x)[0], 1, self.config.embed_dim))
             x = ops.concatenate([ops.cast(token, x.dtype), x], axis=1)
         if self.config.patch_position:
             x = x + self.positions
-        return self.drop(x, seed)
+        return dropout(x, self.config.embedding_dropout, seed, derive_seed(self.seed, "dropout"))

@@ -26,15 +26,10 @@ def is_hidden_matrix(variable: "keras.Variable") -> bool:
 
 
 def layer_depth(path: str, depth: int) -> int:
-    """Return how deep a weight lies, for a learning rate that differs by depth.
+    """Return how deep the weight of this `variable.path` lies in a network of `depth` blocks.
 
-    Args:
-        path: `variable.path`.
-        depth: Blocks of the network.
-
-    Returns:
-        0 for the embeddings (stem, positions, class token), i for block i, depth + 1 for the final norm, the pool
-        and the head.
+    0 for the embeddings (stem, positions, class token), i for block i, depth + 1 for the final norm, the pool and the
+    head.
     """
     if block := _BLOCK.search(path):
         return int(block[1])
@@ -44,10 +39,8 @@ def layer_depth(path: str, depth: int) -> int:
 def freeze(network: "TNT", part: str) -> None:
     """Make a part of a network not trainable, and the rest trainable.
 
-    Args:
-        network: The network.
-        part: "nothing"; "backbone": all but the final norm, the pool and the head (with its tanh layer);
-            "all_but_head": all but the head (with its tanh layer).
+    Parts are "nothing"; "backbone": all but the final norm, the pool and the head (with its tanh layer); and
+    "all_but_head": all but the head (with its tanh layer).
 
     Raises:
         ValueError: `part` is unknown.

@@ -28,12 +28,12 @@ _Layer = TypeVar("_Layer", bound="TNTLayer")
 
 
 class TNTLayer(keras.layers.Layer):
-    """A layer that reads the network's configuration and has a seed of its own.
+    """A layer that reads the network's configuration and has a `seed` of its own, of its weights and dropout.
 
-    Args:
-        config: The network's configuration.
-        seed: Seed of the layer's weights and dropout.
+    The `seed` of a call is another one: the step's, None at inference.
     """
+
+    own_arguments: tuple[str, ...] = ()  # those that a class adds, each also the name of an attribute
 
     def __init__(self, config: TNTConfig, *, seed: int = 0, **layer_options: Unpack[LayerOptions]) -> None:
         super().__init__(**layer_options)
@@ -66,7 +66,8 @@ class TNTLayer(keras.layers.Layer):
 
     def get_config(self) -> Arguments:
         """Return the arguments."""
-        return {**super().get_config(), "config": dataclasses.asdict(self.config), "seed": self.seed}
+        own = {name: getattr(self, name) for name in self.own_arguments}
+        return {**super().get_config(), "config": dataclasses.asdict(self.config), "seed": self.seed, **own}
 
     @classmethod
     def from_config(cls, config: Arguments) -> Self:
@@ -102,16 +103,10 @@ class Norm(keras.layers.LayerNormalization):
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
 class Pool(TNTLayer):
-    """The class token, the average of the tokens, or their average weighted by a learnt score.
+    """From tokens (B, T, D) to one vector per image (B, D).
 
     `config.pool` is "class_token": the first token (the paper); "average" (the keras.io example); or "sequence":
     a softmax of a Dense(1) weights the tokens (arXiv 2104.05704).
-
-    Call arguments:
-        tokens: (B, T, D).
-
-    Returns:
-        (B, D).
     """
 
     def build(self, input_shape: Shape) -> None:
@@ -148,22 +143,14 @@ class SharedBlockTrace:
         if tf.executing_eagerly():
             return block(*inputs)
         signature = tuple((tuple(variable.shape), variable.dtype) for variable in block.variables)
+
+        def call_block(weights: list[Tensor], *inputs: Tensor | None) -> Tensor:
+            with keras.StatelessScope(state_mapping=list(zip(block.variables, weights, strict=True))):
+                return block(*inputs)
+
         if signature not in self._functions:
-            self._functions[signature] = _traced_with_weights(block)
+            # Not inlined: otherwise the graph optimiser sees as many blocks as before.
+            attributes = {"_noinline": True}
+            self._functions[signature] = tf.function(call_block, autograph=False, experimental_attributes=attributes)
         weights = [tf.convert_to_tensor(variable.value) for variable in block.variables]
         return self._functions[signature](weights, *inputs)
-
-
-def _traced_with_weights(block: keras.layers.Layer) -> Callable[..., Tensor]:
-    """Return a traced function of the block's weights and its inputs."""
-    import tensorflow as tf
-
-    def call_block(weights: list[Tensor], *inputs: Tensor | None) -> Tensor:
-        with keras.StatelessScope(state_mapping=list(zip(block.variables, weights, strict=True))):
-            return block(*inputs)
-
-    # Not inlined: otherwise the graph optimiser sees as many blocks as before.
-    traced: Callable[..., Tensor] = tf.function(
-        call_block, autograph=False, experimental_attributes={"_noinline": True}
-    )
-    return traced

@@ -20,13 +20,11 @@ Structure = Tensor  # or lists and tuples of tensors, nested
 
 
 def parallel_streams() -> int:
-    """Return how many microbatches are computed in parallel; 0: batches stay whole.
+    """Return how many microbatches TensorFlow computes in parallel; 0: batches stay whole.
 
-    TensorFlow's threads decide, as `tnt_exp.training.device.prepare_device` sets them: where an operation has one
+    Its threads decide, as `tnt_exp.training.device.prepare_device` sets them: where an operation has one
     thread, only operations in parallel use the other cores.
     """
-    if keras.config.backend() != "tensorflow":
-        return 0
     import tensorflow as tf
 
     threads = tf.config.threading
@@ -61,20 +59,15 @@ def map_microbatches(
     *tensors: Tensor,
     inline: bool = False,
 ) -> Structure:
-    """Apply `function` to each microbatch of the tensors, in a TensorFlow graph.
+    """Apply `function` to `count` microbatches of the tensors, `streams` of them in parallel, in a TensorFlow graph.
 
     Args:
-        function: (index of the microbatch, shared, microbatches of the tensors) -> structure of tensors. The index
-            is None where there is one microbatch, the batch.
-        count: Number of microbatches; divides the first axis of each tensor.
-        streams: How many of them are computed in parallel.
+        function: (index of the microbatch, shared, microbatches of the tensors) -> structure of tensors, which is
+            returned with one more axis: (microbatch, ...). The index is None where there is one, the batch.
+        count: Divides the first axis of each tensor.
         shared: Structure of tensors that every call gets whole.
-        tensors: What is divided.
         inline: Whether the loop holds the function's operations instead of a call. Calls that only call further
             functions, as in a prediction, TensorFlow computes one after the other.
-
-    Returns:
-        The function's structure, each tensor with one more axis: (microbatch, ...).
     """
     if count == 1:
         return keras.tree.map_structure(lambda value: value[None], function(None, shared, *tensors))

@@ -35,11 +35,9 @@ def interpolation_matrix(
     timm and of PyTorch's antialiased resize, and without shrinking of `keras.layers.Resizing`.
 
     Args:
-        source: Samples before.
-        target: Samples after.
         interpolation: "bilinear" (triangle) or "bicubic" (Keys, a = -0.5).
-        scaled: Samples after resizing, before cropping; None: target.
-        offset: The first sample kept, which may be a fraction.
+        scaled: None: target.
+        offset: May be a fraction.
         xp: NumPy, or `keras.ops` where `source` is known only when the graph runs.
 
     Returns:
@@ -72,17 +70,13 @@ class Preprocess(keras.layers.Layer):
     is kept: 224 with a crop fraction of 0.9 is 248, then 224, as the published weights expect. Then
     (x / 255 - mean) / std.
 
+    Images are (B, height, width, channels), uint8 or floats in 0..255; the result is (B, S, S, channels), float32.
+
     Args:
         image_size: S, side of the result, pixels.
         mean, std: One number, or one per channel, on pixels in [0, 1].
         interpolation: "bilinear" or "bicubic", with antialias where it shrinks.
         crop_fraction: Fraction of the side that is kept, in (0, 1].
-
-    Call arguments:
-        images: (B, height, width, channels), uint8 or floats in 0..255.
-
-    Returns:
-        (B, S, S, channels), float32.
 
     Raises:
         ValueError: `mean` or `std` do not fit the channels, or a number is out of range.

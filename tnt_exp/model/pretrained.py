@@ -63,7 +63,7 @@ class WeightMapping:
 def weight_mappings(network: TNT) -> Iterator[WeightMapping]:
     """Yield the mapping of every variable, in the order of the forward pass."""
     pixels, patches = network.pixel_embedding, network.patch_embedding
-    side = network.geometry.side
+    side = network.config.pixel_grid
     yield WeightMapping(
         pixels.kernel,
         {"pixel_embed.proj.weight": tuple(pixels.kernel.shape[axis] for axis in (3, 2, 0, 1))},
@@ -214,7 +214,7 @@ def load_weights(network: TNT, source: Path | TNT) -> list[str]:
 def save_timm(network: TNT, path: str | os.PathLike[str]) -> None:
     """Write a .safetensors file under timm's names: `timm.create_model(..., checkpoint_path=path)` loads it.
 
-    timm has networks of the kinds that `load_pytorch` loads, with an inner transformer in each block.
+    timm has networks of the published kinds, see `load_weights`, with an inner transformer in each block.
 
     Raises:
         UserError: timm has no such network, or the file cannot be written.
@@ -230,7 +230,11 @@ def save_timm(network: TNT, path: str | os.PathLike[str]) -> None:
 
 def timm_problem(network: TNT) -> str | None:
     """Return why timm has no such network, in one line; None: it has."""
-    problems = [*_unpublished_settings(network), *_settings_unknown_to_timm(network)]
+    problems, config = [*_unpublished_settings(network)], network.config
+    if not all(config.inner_block_mask):
+        problems.append(f"model.inner_blocks: expected null (all), received {list(config.inner_blocks or ())}.")
+    if config.mlp_ratio != 4:
+        problems.append(f"model.mlp_ratio: expected 4, as timm's inner transformer has, received {config.mlp_ratio}.")
     return " ".join(["timm has no such TNT:", *problems]) if problems else None
 
 
@@ -255,14 +259,6 @@ def _unpublished_settings(network: TNT) -> Iterator[str]:
             yield f"model.{key}: expected {expected}, received {value}."
 
 
-def _settings_unknown_to_timm(network: TNT) -> Iterator[str]:
-    config = network.config
-    if not all(config.inner_block_mask):
-        yield f"model.inner_blocks: expected null (all), received {list(config.inner_blocks or ())}."
-    if config.mlp_ratio != 4:
-        yield f"model.mlp_ratio: expected 4, as timm's inner transformer has, received {config.mlp_ratio}."
-
-
 def _with_timm_names(tensors: dict[str, Array], network: TNT) -> tuple[dict[str, Array], list[str]]:
     """Return the tensors under timm's names, and one line per name that occurs twice."""
     renamed: dict[str, Array] = {}
@@ -274,7 +270,7 @@ def _with_timm_names(tensors: dict[str, Array], network: TNT) -> tuple[dict[str,
         if new == HUAWEI_UNUSED:
             continue
         if new == "pixel_pos" and tensor.ndim == 3:  # huawei-noah's layout, (1, M, C)
-            side = network.geometry.side
+            side = network.config.pixel_grid
             if tensor.shape[:2] == (1, side * side):
                 tensor = tensor.reshape(1, side, side, -1).transpose(0, 3, 1, 2)
         renamed[new] = tensor
@@ -296,7 +292,7 @@ def _resample_positions(tensor: Array | None, network: TNT) -> tuple[Array, str]
         return None
     extra = int(network.config.has_class_token)
     rows = tensor.reshape(-1, dim).astype("float64")
-    old, new = math.isqrt(max(len(rows) - extra, 0)), network.geometry.grid
+    old, new = math.isqrt(max(len(rows) - extra, 0)), network.config.grid
     if old < 1 or old**2 + extra != len(rows) or len(rows) == tokens:
         return None
     matrix = interpolation_matrix(old, new, "bicubic")

@@ -18,7 +18,7 @@ from tnt_exp.model.dropout import layer_seed
 from tnt_exp.model.embedding import PatchEmbedding, PixelEmbedding
 from tnt_exp.model.initializers import derive_seed, kernel_initializer
 from tnt_exp.model.layers import Images, Norm, PatchTokens, PixelTokens, Pool, Scalar, Seed, Shape, SharedBlockTrace
-from tnt_exp.model.tnt_config import Arguments, Geometry, TNTConfig
+from tnt_exp.model.tnt_config import Arguments, TNTConfig
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
@@ -29,16 +29,13 @@ class TNT(keras.Model):
     presets in conf/model. Weights are created at construction.
 
     Args:
-        num_classes: Number of classes.
-        channels: Channels of an image.
         remat: Compute each block again in the backward pass instead of storing its activations: less memory,
             more time, the same numbers.
         seed: Seed of weights and dropout.
-        options: The other arguments of `TNTConfig`, and those that Keras gives every layer (`name`, `dtype`).
+        options: The fields of `TNTConfig`, and the arguments that Keras gives every layer (`name`, `dtype`).
 
     Call arguments:
         images: (B, S, S, channels), floats, normalised.
-        training: Whether dropout acts.
         microbatch: Index of the microbatch that the images are, where all have one size; None: they are the batch.
         share_trace: Whether blocks of the same shapes are one function of a TensorFlow graph, as they are in training.
 
@@ -76,10 +73,9 @@ class TNT(keras.Model):
         self.norm = Norm(name="norm", dtype=self.dtype_policy.name)
         self.pool = Pool(config, **self._layer_options("pool"))
         self.representation = None
-        features = config.embed_dim
         if config.representation_size is not None:
-            self.representation = self._dense("representation", features, config.representation_size, "tanh")
-            features = config.representation_size
+            self.representation = self._dense("representation", config.embed_dim, config.representation_size, "tanh")
+        features = config.representation_size or config.embed_dim
         self.head = self._dense("head", features, num_classes, dtype=self.variable_dtype)  # logits keep full precision
         self.build((None, config.image_size, config.image_size, channels))
 
@@ -98,7 +94,7 @@ class TNT(keras.Model):
     def build(self, input_shape: Shape) -> None:
         """Create the weights for images of shape (B, S, S, channels)."""
         config = self.config
-        pixels = (None, config.geometry.pixels, config.inner_dim)
+        pixels = (None, config.pixels, config.inner_dim)
         patches = (None, config.tokens, config.embed_dim)
         self.pixel_embedding.build(input_shape)
         self.patch_embedding.build(pixels)
@@ -147,11 +143,6 @@ class TNT(keras.Model):
             weights.append(block.attention_weights(pixels, patches))
             pixels, patches = block(pixels, patches)
         return weights
-
-    @property
-    def geometry(self) -> Geometry:
-        """How an image is divided into patches and pixel tokens."""
-        return self.config.geometry
 
     def get_config(self) -> Arguments:
         """Return the arguments, those of `TNTConfig` side by side with the others."""

@@ -12,16 +12,12 @@ from typing import Any, TypedDict
 
 from tnt_exp.config.model import ModelConfig
 
-HEAD_WIDTHS = ("split", "full")
-STEMS = ("patch", "image", "image_same")
-FUSIONS = ("norm_dense", "norm_dense_norm", "pixel_norm_dense")
-POOLS = ("class_token", "average", "sequence")
-INITIALIZATIONS = ("truncated_normal", "keras")
-DROPOUT_RATES = ("drop_path", "embedding_dropout", "attention_dropout", "mlp_dropout")
-
-# Fields of the section `model` that are no argument of `TNT`: a tag, a file, and those of `Preprocess`.
-_NOT_OF_NETWORK = ("name", "weights", "mean", "std", "interpolation", "crop_fraction")
-
+_CHOICES = {
+    "stem": ("patch", "image", "image_same"),
+    "fusion": ("norm_dense", "norm_dense_norm", "pixel_norm_dense"),
+    "pool": ("class_token", "average", "sequence"),
+    "initialization": ("truncated_normal", "keras"),
+}
 
 Arguments = dict[str, Any]  # constructor arguments by name, whose values have many types
 
@@ -35,24 +31,58 @@ class LayerOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """How a square image is divided into patches, and a patch into pixel tokens; all sizes are in pixels.
+class TNTConfig:
+    """The arguments of `TNT`, which hands them to all its layers. The defaults are the paper's.
 
     Raises:
-        ValueError: One does not divide the other.
+        ValueError: Arguments that do not go together.
     """
 
-    image_size: int  # S
-    patch_size: int  # divides `image_size`
-    stride: int  # of the stem; divides `patch_size`
+    num_classes: int
+    channels: int = 3  # of an image
+    image_size: int = 32  # S, pixels
+    patch_size: int = 8  # pixels; divides `image_size`
+    stride: int = 4  # of the stem, pixels; divides `patch_size`
+    depth: int = 12  # number of blocks
+    embed_dim: int = 192  # D, width of a patch token (outer)
+    inner_dim: int = 12  # C, width of a pixel token (inner)
+    num_heads: int = 3  # of the outer transformer
+    inner_num_heads: int = 2
+    head_width: str = "split"  # a head is dim / heads wide (the paper); "full": dim (the keras.io example)
+    mlp_ratio: float = 4.0  # hidden width of an MLP / its width, in both transformers
+    qkv_bias: bool = False  # on query, key and value
+    inner_blocks: tuple[int, ...] | None = None  # those with an inner transformer, from 1; None: all. See `TNTBlock`
+    stem: str = "patch"  # "patch", "image" or "image_same"; see `PixelEmbedding`
+    pixel_projection: bool = False  # an extra Dense on the tokens (the keras.io example)
+    patch_projection: bool = False
+    pixel_position: bool = True  # learnt positions
+    patch_position: bool = True
+    fusion: str = "norm_dense_norm"  # "norm_dense", "norm_dense_norm" or "pixel_norm_dense"; see `Fusion`
+    pool: str = "class_token"  # "class_token", "average" or "sequence"; see `Pool`
+    representation_size: int | None = None  # width of a tanh layer before the head; None: no such layer
+    drop_path: float = 0.0  # stochastic depth of the last block, linear from 0 in the first
+    embedding_dropout: float = 0.0  # of patch tokens after the positions
+    attention_dropout: float = 0.0  # of attention weights
+    mlp_dropout: float = 0.0  # after each Dense of an MLP
+    initialization: str = "truncated_normal"  # or "keras"; see `tnt_exp.model.initializers`
 
     def __post_init__(self) -> None:
+        for name in ("drop_path", "embedding_dropout", "attention_dropout", "mlp_dropout"):
+            if not 0 <= (rate := getattr(self, name)) < 1:
+                raise ValueError(f"Expected a dropout rate in [0, 1), received: {name} {rate}.")
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"Expected {name} to be one of {choices}, received: {name}={value!r}.")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"Expected patch_size to divide image_size={self.image_size}, received: patch_size={self.patch_size}."
             )
         if self.patch_size % self.stride:
             raise ValueError(f"Expected stride to divide patch_size={self.patch_size}, received: stride={self.stride}.")
+        # Each of these raises for what it cannot compute.
+        _ = self.inner_block_mask
+        for dim, num_heads in ((self.inner_dim, self.inner_num_heads), (self.embed_dim, self.num_heads)):
+            _ = self.head_dim(dim, num_heads), self.hidden_dim(dim)
 
     @property
     def grid(self) -> int:
@@ -65,97 +95,14 @@ class Geometry:
         return self.grid**2
 
     @property
-    def side(self) -> int:
+    def pixel_grid(self) -> int:
         """Pixel tokens along one side of a patch."""
         return self.patch_size // self.stride
 
     @property
     def pixels(self) -> int:
         """M, pixel tokens per patch."""
-        return self.side**2
-
-
-@dataclass(frozen=True)
-class TNTConfig:
-    """The arguments of `TNT`, which hands them to all its layers. The defaults are the paper's.
-
-    Args:
-        num_classes: Number of classes.
-        channels: Channels of an image.
-        image_size, patch_size, stride: See `Geometry`; M = (patch_size / stride)^2 pixel tokens per patch.
-        depth: Number of blocks.
-        embed_dim: D, width of a patch token (outer).
-        inner_dim: C, width of a pixel token (inner).
-        num_heads: Heads of the outer transformer.
-        inner_num_heads: Heads of the inner transformer.
-        head_width: "split": a head is dim / heads wide (the paper); "full": dim (the keras.io example).
-        mlp_ratio: Hidden width of an MLP / its width, in both transformers.
-        qkv_bias: Bias on query, key and value.
-        inner_blocks: The blocks that have an inner transformer, counted from 1; None: all. See `TNTBlock`.
-        stem: "patch", "image" or "image_same"; see `PixelEmbedding`.
-        pixel_projection, patch_projection: Extra Dense on the tokens (the keras.io example).
-        pixel_position, patch_position: Learnt positions.
-        fusion: "norm_dense", "norm_dense_norm" or "pixel_norm_dense"; see `Fusion`.
-        pool: "class_token", "average" or "sequence"; see `Pool`.
-        representation_size: Width of a tanh layer before the head; None: no such layer.
-        drop_path: Stochastic depth of the last block, linear from 0 in the first.
-        embedding_dropout: Dropout of patch tokens after the positions.
-        attention_dropout: Dropout of attention weights.
-        mlp_dropout: Dropout after each Dense of an MLP.
-        initialization: "truncated_normal" or "keras"; see `tnt_exp.model.initializers`.
-
-    Raises:
-        ValueError: Arguments that do not go together.
-    """
-
-    num_classes: int
-    channels: int = 3
-    image_size: int = 32
-    patch_size: int = 8
-    stride: int = 4
-    depth: int = 12
-    embed_dim: int = 192
-    inner_dim: int = 12
-    num_heads: int = 3
-    inner_num_heads: int = 2
-    head_width: str = "split"
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = False
-    inner_blocks: tuple[int, ...] | None = None
-    stem: str = "patch"
-    pixel_projection: bool = False
-    patch_projection: bool = False
-    pixel_position: bool = True
-    patch_position: bool = True
-    fusion: str = "norm_dense_norm"
-    pool: str = "class_token"
-    representation_size: int | None = None
-    drop_path: float = 0.0
-    embedding_dropout: float = 0.0
-    attention_dropout: float = 0.0
-    mlp_dropout: float = 0.0
-    initialization: str = "truncated_normal"
-
-    def __post_init__(self) -> None:
-        for name in DROPOUT_RATES:
-            check_rate(name, getattr(self, name))
-        for name, choices in (
-            ("stem", STEMS),
-            ("fusion", FUSIONS),
-            ("pool", POOLS),
-            ("initialization", INITIALIZATIONS),
-        ):
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(f"Expected {name} to be one of {choices}, received: {name}={value!r}.")
-        # Each of these raises for what it cannot compute.
-        _ = self.geometry, self.inner_block_mask
-        for dim, num_heads in ((self.inner_dim, self.inner_num_heads), (self.embed_dim, self.num_heads)):
-            _ = self.head_dim(dim, num_heads), self.hidden_dim(dim)
-
-    @property
-    def geometry(self) -> Geometry:
-        """How an image is divided."""
-        return Geometry(self.image_size, self.patch_size, self.stride)
+        return self.pixel_grid**2
 
     @property
     def has_class_token(self) -> bool:
@@ -165,12 +112,12 @@ class TNTConfig:
     @property
     def tokens(self) -> int:
         """T, tokens per image of the outer transformer."""
-        return self.geometry.patches + self.has_class_token
+        return self.patches + self.has_class_token
 
     @property
     def fused_dim(self) -> int:
         """M C, width of the joined pixel tokens of a patch."""
-        return self.geometry.pixels * self.inner_dim
+        return self.pixels * self.inner_dim
 
     @property
     def inner_block_mask(self) -> tuple[bool, ...]:
@@ -179,10 +126,9 @@ class TNTConfig:
         Raises:
             ValueError: No block is named, one is named twice, or one does not exist.
         """
-        numbers = range(1, self.depth + 1)
         if self.inner_blocks is None:
             return (True,) * self.depth
-        named = set(self.inner_blocks)
+        numbers, named = range(1, self.depth + 1), set(self.inner_blocks)
         if not named or len(named) != len(self.inner_blocks) or not named <= set(numbers):
             raise ValueError(
                 f"Expected inner_blocks to be different blocks from 1 to depth={self.depth}, at least one, "
@@ -196,7 +142,7 @@ class TNTConfig:
         Raises:
             ValueError: The heads do not divide the width, or `head_width` is unknown.
         """
-        if self.head_width not in HEAD_WIDTHS:
+        if self.head_width not in ("split", "full"):
             raise ValueError(f"Expected head_width to be 'split' or 'full', received: head_width={self.head_width!r}.")
         if self.head_width == "full":
             return dim
@@ -218,7 +164,7 @@ class TNTConfig:
     @property
     def largest_tensor_size(self) -> int:
         """Values per image of the largest tensor between two operations of a block."""
-        patches, pixels, tokens = self.geometry.patches, self.geometry.pixels, self.tokens
+        patches, pixels, tokens = self.patches, self.pixels, self.tokens
         return max(
             self.hidden_dim(self.embed_dim) * tokens,
             self.num_heads * tokens**2,
@@ -231,16 +177,16 @@ class TNTConfig:
         if self.drop_path and self.depth == 1:
             yield "drop_path has no effect at depth=1: it is 0 in the first block."
         # A softmax over one token is 1.
-        if self.geometry.pixels == 1:
+        if self.pixels == 1:
             yield "With stride equal to patch_size a patch has one pixel token: inner attention has no effect."
-        if self.geometry.patches == 1 and not self.has_class_token:
+        if self.patches == 1 and not self.has_class_token:
             yield "With patch_size equal to image_size there is one patch token: outer attention has no effect."
 
 
 def network_options(config: ModelConfig) -> Arguments:
     """Return the arguments of `TNT` that the section `model` holds; a field and its argument have one name."""
-    options = section_values(config)
-    return {name: value for name, value in options.items() if name not in _NOT_OF_NETWORK}
+    names = {field.name for field in dataclasses.fields(TNTConfig)}
+    return {name: value for name, value in section_values(config).items() if name in names}
 
 
 def section_values(config: ModelConfig) -> Arguments:
@@ -252,9 +198,3 @@ def section_values(config: ModelConfig) -> Arguments:
             value = value.value
         values[field.name] = tuple(value) if isinstance(value, list) else value
     return values
-
-
-def check_rate(name: str, rate: float) -> None:
-    """Raise `ValueError` unless `rate` is in [0, 1)."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"Expected a dropout rate in [0, 1), received: {name} {rate}.")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
 
 from tnt_exp import atomic_files
 from tnt_exp.atomic_files import JsonObject
@@ -22,16 +24,12 @@ if TYPE_CHECKING:
 Array = NDArray[np.generic]
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # a folder per model, with the files of a finished run
-_HEADER = "tnt_exp"  # the key in the metadata of a .safetensors file
+HEADER = "tnt_exp"  # the key in the metadata of a .safetensors file under which is what it takes to build the model
 _PYTORCH_SUFFIXES = (".pth", ".pt", ".bin", ".pth.tar")
 
 
 def find_weights(reference: str) -> Path:
-    """Return the file that `model.weights` names.
-
-    Args:
-        reference: The name of a model that ships with the package, a run folder, or a file: .safetensors, .keras, or
-            one of PyTorch.
+    """Return the file that `model.weights` names: a model that ships with the package, a run folder, or a file.
 
     Raises:
         UserError: There is no such file.
@@ -59,22 +57,17 @@ def shipped_model(name: str) -> Path | None:
     return SHIPPED / name if name in shipped_models() else None
 
 
-def write_model(path: Path, tensors: Mapping[str, Array], header: JsonObject) -> None:
-    """Write a model as one .safetensors file: its weights, and in the header what it takes to build it.
-
-    Raises:
-        UserError: The name does not end in .safetensors, or the folder cannot be written to.
-    """
-    write_state_dict(path, tensors, {_HEADER: json.dumps(header)})
-
-
 def read_header(path: Path) -> JsonObject | None:
-    """Return the arguments `preprocess`, `network` and `class_names`; None if the file is not of `write_model`.
+    """Return the arguments `preprocess`, `network` and `class_names`; None if the file has weights alone.
 
     Raises:
         UserError: The file is damaged.
     """
-    text = read_safetensors_metadata(path).get(_HEADER)
+    try:
+        with safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get(HEADER)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a .safetensors file, received a damaged one ({error}).") from error
     if text is None:
         return None
     try:
@@ -103,29 +96,12 @@ def read_state_dict(path: Path) -> dict[str, Array]:
 
 def _read_safetensors(path: Path) -> dict[str, Array]:
     import ml_dtypes  # noqa: F401  (gives NumPy a bfloat16)
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
     try:
         tensors: dict[str, Array] = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: expected a .safetensors file, received a damaged one ({error}).") from error
     return tensors
-
-
-def read_safetensors_metadata(path: Path) -> dict[str, str]:
-    """Return the texts in the header of a .safetensors file.
-
-    Raises:
-        UserError: The file is damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a .safetensors file, received a damaged one ({error}).") from error
 
 
 def _read_pytorch(path: Path) -> dict[str, Array]:
@@ -170,8 +146,6 @@ def write_state_dict(path: Path, tensors: Mapping[str, Array], metadata: Mapping
     Raises:
         UserError: The name does not end in .safetensors, or the folder cannot be written to.
     """
-    from safetensors.numpy import save
-
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: expected a name that ends in .safetensors, received another.")
     content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata or {"format": "pt"})

@@ -71,7 +71,7 @@ def read_attention(classifier: "Classifier", image: np.ndarray) -> tuple[str, fl
             inner.append(np.asarray(ops.convert_to_numpy(inner_weights), np.float64))
     pixels = ops.convert_to_numpy(inputs)[0] * np.asarray(preprocess.std) + np.asarray(preprocess.mean)
     best = int(probabilities.argmax())
-    maps = AttentionMaps(outer, inner[-1], class_token=outer[0].shape[-1] > network.geometry.patches)
+    maps = AttentionMaps(outer, inner[-1], class_token=outer[0].shape[-1] > network.config.patches)
     return classifier.class_names[best], float(probabilities[best]), pixels, maps
 
 

@@ -8,10 +8,10 @@ where it is missing or does not match, there is no checkpoint.
 import hashlib
 import json
 import logging
-import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -36,8 +36,7 @@ def all_finite(array: np.ndarray) -> bool:
     return bool(np.isfinite(numbers.min()) and np.isfinite(numbers.max()))
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """The state of a run at a step."""
 
     step: int  # training steps made so far
@@ -58,8 +57,7 @@ class CheckpointStore:
         self._folder = folder
         self._keep = keep
         self._keep_period = keep_period
-        self._writer: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._written: Future[None] | None = None
 
     @on_process_0
     def save(self, checkpoint: Checkpoint) -> None:
@@ -70,9 +68,9 @@ class CheckpointStore:
         """
         self.wait()
         numbers = json.dumps(checkpoint.values)  # here, because the caller keeps changing them
-        arguments = (checkpoint.step, checkpoint.arrays, numbers)
-        self._writer = threading.Thread(target=self._write, args=arguments, name="checkpoint")
-        self._writer.start()
+        executor = ThreadPoolExecutor(1, "checkpoint")
+        self._written = executor.submit(self._write, checkpoint.step, checkpoint.arrays, numbers)
+        executor.shutdown(wait=False)  # its thread ends with this write
 
     @on_process_0
     def wait(self) -> None:
@@ -81,30 +79,26 @@ class CheckpointStore:
         Raises:
             OSError: It could not be written.
         """
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        if self._written is not None:
+            wait([self._written])
+            written, self._written = self._written, None
+            written.result()
 
     def newest(self, *, at_period: bool = False) -> Checkpoint | None:
         """Return the newest checkpoint that verifies; damaged ones are reported and skipped.
 
         With `at_period`, only those at a multiple of `keep_period` steps count.
         """
-        found = self._newest(at_period)
+        found = self._newest(at_period)  # a plain list if it came from another process
         return Checkpoint(*found) if found else None
 
     @on_process_0
-    def _newest(self, at_period: bool) -> tuple[int, dict[str, np.ndarray], JsonObject] | None:
-        """Return its step, arrays and values."""
+    def _newest(self, at_period: bool) -> Checkpoint | None:
         for manifest in reversed(self._manifests()):
             if at_period and not self._at_period(manifest):
                 continue
             try:
-                found = _read_checkpoint(manifest)
-                return found.step, found.arrays, found.values
+                return _read_checkpoint(manifest)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 log.warning("checkpoint %s is damaged and skipped: %s", manifest.stem, error)
         return None
@@ -125,19 +119,12 @@ class CheckpointStore:
         return sorted(self._folder.glob("step-*.json"))
 
     def _write(self, step: int, arrays: dict[str, np.ndarray], numbers: str) -> None:
-        try:
-            self._folder.mkdir(exist_ok=True)
-            name = Path(self.name(step)).name
-            data = save(arrays)
-            atomic_write(self._folder / f"{name}.safetensors", data)
-            text = json.dumps({"step": step, "bytes": len(data), "sha256": _hash(data), "numbers": numbers})
-            sealed = {"sha256": _hash(text.encode()), "manifest": text}
-            atomic_write(self._folder / f"{name}.json", json.dumps(sealed))
-            self._prune()
-        except Exception as error:  # raised in the training thread by the next `save` or `wait`
-            self._error = error
-
-    def _prune(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        data = save(arrays)
+        atomic_write(Path(f"{self.name(step)}.safetensors"), data)
+        text = json.dumps({"step": step, "bytes": len(data), "sha256": _hash(data), "numbers": numbers})
+        sealed = {"sha256": _hash(text.encode()), "manifest": text}
+        atomic_write(Path(f"{self.name(step)}.json"), json.dumps(sealed))
         manifests = self._manifests()
         at_period = [manifest for manifest in manifests if self._at_period(manifest)][-1:]
         self._remove([manifest for manifest in manifests[: -self._keep] if manifest not in at_period])

@@ -20,13 +20,7 @@ _ADVICE = "Try a lower optimizer.learning_rate, a longer schedule.warmup_epochs 
 class CheckpointManager:
     """Writes checkpoints by time, by steps, and when a signal asks the run to stop.
 
-    Args:
-        state: What is written.
-        folder: Where.
-        config: How often, how many, and whether to roll back.
-        steps_per_epoch: Training steps per epoch.
-        signals: Requests to stop.
-        extra: Further values of each checkpoint (JSON): the digest of the data, the result so far.
+    A checkpoint holds the state and the `extra` values (JSON): the digest of the data, the result so far.
     """
 
     def __init__(
@@ -100,7 +94,7 @@ class CheckpointManager:
         self._last_time, self._last_step = time.monotonic(), step
         self._agreed = max(self._agreed, self._votes.read())
         if self._agreed > 1:
-            self.wait()
+            self._store.wait()
             end_together()
             raise Stopped(self._agreed)
 
@@ -110,7 +104,7 @@ class CheckpointManager:
         Raises:
             NonFiniteError: A rollback is not asked for, or not possible; names the last good checkpoint.
         """
-        self.wait()
+        self._store.wait()
         state, config = self._state, self._config
         wanted = config.on_nan is OnNan.rollback and state.rollbacks < config.rollbacks
         found = (self._store.newest(at_period=True) if wanted else None) or self._store.newest()
@@ -130,17 +124,13 @@ class CheckpointManager:
         self._store.save(state.to_checkpoint(found.step, self._extra))
         log.warning("%s Rollback %d: %s; learning rates x %g", error, state.rollbacks, good, state.rate_scale)
 
-    def wait(self) -> None:
-        """Wait until the last checkpoint is on the disk."""
-        self._store.wait()
-
     def finish(self) -> None:
         """Wait for the last checkpoint of the run.
 
         Raises:
             Stopped: A signal asked to.
         """
-        self.wait()
+        self._store.wait()
         number = self._votes.vote(self._signals.requested, wait=True)
         if number > 1:
             end_together()

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tnt_exp.config.trainer import Backend, Compile, Precision, TrainerConfig
 from tnt_exp.errors import UserError
@@ -47,25 +46,15 @@ _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 @dataclass(frozen=True)
 class Device:
-    """The device of a run.
+    """The device of a run."""
 
-    Attributes:
-        backend: Keras backend.
-        kind: "gpu" or "cpu".
-        name: Names of the GPUs, or of the processor.
-        count: Devices that share each batch, those of all processes.
-        xla: Whether XLA compiles the training step.
-        steps_per_dispatch: Training steps per call of the device.
-        precision: Dtype policy of Keras.
-    """
-
-    backend: str
-    kind: str
-    name: str
-    count: int
-    xla: bool
-    steps_per_dispatch: int
-    precision: str
+    backend: str  # of Keras
+    kind: str  # "gpu" or "cpu"
+    name: str  # names of the GPUs, or of the processor
+    count: int  # devices that share each batch, those of all processes
+    xla: bool  # whether XLA compiles the training step
+    steps_per_dispatch: int  # training steps per call of the device
+    precision: str  # dtype policy of Keras
 
     def evaluation_batch_size(self, batch_size: int) -> int:
         """Return the images per call where nothing is kept for a backward pass.
@@ -103,20 +92,21 @@ def prepare_device(trainer: TrainerConfig) -> Device:
     with _quiet():
         gpus, cpus, has_bfloat16 = _START[trainer.backend](trainer)
     on_gpu = bool(gpus)
+    if not on_gpu:
+        has_bfloat16 = not _BFLOAT16_FLAGS.isdisjoint(processor_info("flags").split())
     count = _count(trainer, len(gpus) or cpus)
     xla = {Compile.always: True, Compile.never: False}.get(trainer.xla, backend == "jax" or on_gpu)
-    if backend == "tensorflow" and trainer.deterministic and trainer.xla is Compile.auto:
-        xla = False
-    if backend == "torch":
+    if backend == "torch" or (backend == "tensorflow" and trainer.deterministic and trainer.xla is Compile.auto):
         xla = False
     precision = trainer.precision
     if precision is Precision.auto:
         precision = faster_precision(trainer.backend, on_gpu=on_gpu, has_bfloat16=has_bfloat16, xla=xla)
     keras.config.set_dtype_policy(precision.value)
+    processor = processor_info("model name") or platform.processor() or platform.machine()
     return Device(
         backend=backend,
         kind="gpu" if on_gpu else "cpu",
-        name=", ".join(gpus[:count]) or _processor(),
+        name=", ".join(gpus[:count]) or f"{processor}, {os.cpu_count()} cores",
         count=count * process_count(),
         xla=xla,
         # The cost of a dispatch is constant, and a step is short on a GPU but not on a CPU.
@@ -128,17 +118,12 @@ def prepare_device(trainer: TrainerConfig) -> Device:
 def faster_precision(backend: Backend, *, on_gpu: bool, has_bfloat16: bool, xla: bool) -> Precision:
     """Return the precision of `trainer.precision=auto`.
 
-    On a GPU, what its `has_bfloat16` units allow. On a processor only oneDNN, which TensorFlow calls where XLA does not
-    compile the whole step, is faster in bfloat16 (docs/performance.md).
+    bfloat16 is faster on a GPU that has it. On a processor only oneDNN, which TensorFlow calls where XLA does not
+    compile the whole step, is faster with it (docs/performance.md).
     """
-    if on_gpu:
-        return Precision.mixed_bfloat16 if has_bfloat16 else Precision.float32
-    is_multiplied_by_onednn = backend is Backend.tensorflow and not xla
-    return Precision.mixed_bfloat16 if has_bfloat16 and is_multiplied_by_onednn else Precision.float32
-
-
-def _processor_has_bfloat16() -> bool:
-    return not _BFLOAT16_FLAGS.isdisjoint(processor_info("flags").split())
+    is_multiplied_by_onednn = backend is Backend.tensorflow and not on_gpu and not xla
+    is_faster = has_bfloat16 and (on_gpu or is_multiplied_by_onednn)
+    return Precision.mixed_bfloat16 if is_faster else Precision.float32
 
 
 def load_backend(backend: str) -> None:
@@ -149,11 +134,7 @@ def load_backend(backend: str) -> None:
 
 
 def _count(trainer: TrainerConfig, there: int) -> int:
-    """Return how many of the available devices share a batch.
-
-    Raises:
-        UserError: There are not enough devices, or the batch cannot be divided among all of them.
-    """
+    """Return how many of the available devices share a batch, or raise `UserError`."""
     count = trainer.devices or there
     if count > there:
         raise UserError(
@@ -242,8 +223,8 @@ def native_messages_in(log_file: Path) -> Iterator[None]:
 
 
 def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
-    """Return the names of the GPUs, the number of CPU devices (one, unless the processor was split), and whether GPUs,
-    or else the processor, multiply bfloat16 numbers.
+    """Return the names of the GPUs, the number of CPU devices (one, unless the processor was split), and whether all
+    GPUs multiply bfloat16 numbers.
     """
     import tensorflow as tf  # already loaded, by Keras
 
@@ -257,22 +238,18 @@ def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
         tf.config.experimental.set_memory_growth(gpu, True)
     if gpus:
         tf.config.experimental.enable_tensor_float_32_execution(trainer.tf32)
-    if not gpus and trainer.xla is not Compile.always:
-        _set_one_thread_per_operation(tf.config.threading)
-    if not gpus:
+    else:
+        if trainer.xla is not Compile.always:
+            # An operation has one thread: cores compute microbatches (`tnt_exp.model.microbatch`) in parallel.
+            given = os.environ.get("TF_NUM_INTEROP_THREADS")  # in a sweep, this trial's share
+            with contextlib.suppress(RuntimeError):  # in a process that has computed before, they cannot change
+                tf.config.threading.set_inter_op_parallelism_threads(int(given) if given else cpu_count())
+                tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.optimizer.set_experimental_options(dict.fromkeys(_USELESS_PASSES, False))
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     names = [found.get("device_name", gpu.name) for gpu, found in zip(gpus, details, strict=True)]
     has_bfloat16 = all(found.get("compute_capability", (0, 0)) >= _AMPERE for found in details)
-    return names, len(tf.config.list_logical_devices("CPU")), has_bfloat16 if gpus else _processor_has_bfloat16()
-
-
-def _set_one_thread_per_operation(threading: Any) -> None:
-    """Give each operation one thread: cores compute microbatches (`tnt_exp.model.microbatch`) in parallel."""
-    given = os.environ.get("TF_NUM_INTEROP_THREADS")  # in a sweep, this trial's share
-    with contextlib.suppress(RuntimeError):  # in a process that has computed before, the threads cannot change
-        threading.set_inter_op_parallelism_threads(int(given) if given else cpu_count())
-        threading.set_intra_op_parallelism_threads(1)
+    return names, len(tf.config.list_logical_devices("CPU")), has_bfloat16
 
 
 def _jax(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
@@ -299,7 +276,7 @@ def _jax(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
     versions = [re.match(r"(\d+)\.(\d+)$", str(getattr(device, "compute_capability", ""))) for device in gpus]
     has_bfloat16 = all(version and (int(version[1]), int(version[2])) >= _AMPERE for version in versions)
     count = 1 if is_split and not gpus else len(devices)
-    return names, count, has_bfloat16 if gpus else _processor_has_bfloat16()
+    return names, count, has_bfloat16
 
 
 @functools.cache
@@ -333,12 +310,7 @@ def _torch(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
         torch.backends.cudnn.conv.fp32_precision = kind
     gpus = range(torch.cuda.device_count())
     has_bfloat16 = all(torch.cuda.get_device_capability(index) >= _AMPERE for index in gpus)
-    return [torch.cuda.get_device_name(index) for index in gpus], 1, has_bfloat16 if gpus else _processor_has_bfloat16()
+    return [torch.cuda.get_device_name(index) for index in gpus], 1, has_bfloat16
 
 
 _START = {Backend.tensorflow: _tensorflow, Backend.jax: _jax, Backend.torch: _torch}
-
-
-def _processor() -> str:
-    name = processor_info("model name") or platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"

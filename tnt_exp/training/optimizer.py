@@ -46,14 +46,15 @@ class FlatOptimizer:
             groups.setdefault((variable.dtype, decayed, factor, index if alone else None), []).append(variable)
         self._variables = list(variables)
         self._groups = list(groups.values())
-        self._vectors = [_make_vector(group) for group in self._groups]
+        # What is updated: each holds a group of the network's variables, or is one of them.
+        self.vectors = [_make_vector(group) for group in self._groups]
         self._factors = [factor for _, _, factor, _ in groups]
-        excluded = [vector for vector, (_, decayed, *_) in zip(self._vectors, groups, strict=True) if not decayed]
+        excluded = [vector for vector, (_, decayed, *_) in zip(self.vectors, groups, strict=True) if not decayed]
         if optimizer.weight_decay and excluded:
             optimizer.exclude_from_weight_decay(var_list=excluded)
         self._inner = optimizer
         self._optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if scale_loss else optimizer
-        self._optimizer.build(self._vectors)
+        self._optimizer.build(self.vectors)
         # `apply` averages: Keras would do it before an update is scaled, and where gradients are only accumulated.
         self._averages = optimizer._model_variables_moving_average if optimizer.use_ema else []  # Keras 3.15: private
         optimizer.use_ema = False
@@ -74,11 +75,6 @@ class FlatOptimizer:
         """Return the loss scaled as `apply` expects its gradients."""
         return self._optimizer.scale_loss(loss)
 
-    @property
-    def vectors(self) -> list[keras.Variable]:
-        """The variables that are updated: each holds a group of the network's variables, or is one of them."""
-        return list(self._vectors)
-
     def flatten(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Concatenate values (or gradients) of the network's variables to those of the vectors."""
         found = dict(zip(map(id, self._variables), values, strict=True))
@@ -95,13 +91,13 @@ class FlatOptimizer:
 
     def copy_from_variables(self) -> None:
         """Copy the variables to the vectors, after anything but `copy_to_variables` has changed them."""
-        for vector, group in zip(self._vectors, self._groups, strict=True):
+        for vector, group in zip(self.vectors, self._groups, strict=True):
             if vector is not group[0]:
                 vector.assign(_flatten(group))
 
     def copy_to_variables(self) -> None:
         """Copy the vectors to the variables, before anything but `apply` reads them."""
-        for vector, group in zip(self._vectors, self._groups, strict=True):
+        for vector, group in zip(self.vectors, self._groups, strict=True):
             if vector is not group[0]:
                 for variable, value in zip(group, _unflatten(vector, group), strict=True):
                     variable.assign(value)
@@ -115,17 +111,17 @@ class FlatOptimizer:
         # The update is scaled, not the gradient: this scales the learning rate of every optimizer, decay included.
         before = [
             None if factor == 1 else ops.copy(vector)
-            for vector, factor in zip(self._vectors, self._factors, strict=True)
+            for vector, factor in zip(self.vectors, self._factors, strict=True)
         ]
-        self._optimizer.apply(gradients, self._vectors)
-        for vector, old, factor in zip(self._vectors, before, self._factors, strict=True):
+        self._optimizer.apply(gradients, self.vectors)
+        for vector, old, factor in zip(self.vectors, before, self._factors, strict=True):
             if old is not None:
                 vector.assign(old + factor * (vector - old))
         if self._averages:
             # The average begins as the weights after the first update.
             momentum = ops.where(updates > 0, self._inner.ema_momentum, 0.0)
             momentum = ops.where(self._inner.iterations > updates, momentum, 1.0)
-            for vector, average in zip(self._vectors, self._averages, strict=True):
+            for vector, average in zip(self.vectors, self._averages, strict=True):
                 average.assign(momentum * average + (1 - momentum) * vector)
 
     def ema_values(self) -> list[Tensor] | None:
@@ -136,7 +132,7 @@ class FlatOptimizer:
         if not self._averages:
             return None
         chosen = self._inner.iterations > 0
-        pairs = zip(self._averages, self._vectors, strict=True)
+        pairs = zip(self._averages, self.vectors, strict=True)
         return self.unflatten([ops.where(chosen, average.value, vector.value) for average, vector in pairs])
 
 
@@ -257,7 +253,5 @@ class LearningRateSchedule:
         # The last step has the final rate, the first after the warm-up the peak.
         last = self.epochs * self.steps_per_epoch - 1
         fraction = min(1.0, (step - warmup) / max(1, last - warmup))
-        return (
-            config.final_learning_rate
-            + (self.peak - config.final_learning_rate) * (1 + math.cos(math.pi * fraction)) / 2
-        )
+        final = config.final_learning_rate
+        return final + (self.peak - final) * (1 + math.cos(math.pi * fraction)) / 2

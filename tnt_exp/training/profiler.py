@@ -13,7 +13,7 @@ _SKIPPED_CALLS = 2  # they compile
 _TRACED_CALLS = 5
 
 
-class ProfiledStep:
+class ProfiledStep(TrainStep):
     """A step whose calls three to seven (or as many of them as the epoch has) are traced.
 
     TensorFlow writes a profile for TensorBoard (`tensorboard --logdir FOLDER`, with its profile plugin), JAX also a

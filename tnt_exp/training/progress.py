@@ -5,7 +5,6 @@ import sys
 import time
 from itertools import pairwise
 from statistics import median
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -31,7 +30,7 @@ class ProgressBar:
         self._ends: list[float] = []  # of the epochs of this process
         self._first: tuple[float, int] | None = None  # when the first chunk had ended, and the steps until then
         self._last = 0.0  # when the last one had
-        self._begin, self._reported = time.perf_counter(), 0.0  # now, and when a line about a step was printed
+        self._printed = time.perf_counter()  # when the last plain line was, or the begin
         self.warm = False
         self._bar: Bar | None = None
         if sys.stdout.isatty():
@@ -51,9 +50,7 @@ class ProgressBar:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -62,20 +59,17 @@ class ProgressBar:
         made = (epoch - 1) * of + done
         self._last = time.perf_counter()
         self._first = self._first or (self._last, made)
-        if not self._bar:
-            if done < of and self._last - max(self._begin, self._reported, *self._ends[-1:]) > 60:
-                self._reported = self._last
-                self._log_step(epoch, done, of, made)
-            return
-        rate = (self._bar.tasks[0].speed or 0.0) * images
-        description, left = f"epoch {epoch}/{self._epochs}", self.left(made)
-        shown = "?" if left is None else format_duration(left)
-        self._bar.update(self._task, completed=made, rate=rate, description=description, left=shown)
-
-    def _log_step(self, epoch: int, done: int, of: int, made: int) -> None:
         left = self.left(made)
-        shown = "" if left is None else f" | left {format_duration(left)}"
-        log.info("epoch %*d/%d | step %d/%d%s", len(str(self._epochs)), epoch, self._epochs, done, of, shown)
+        if self._bar:
+            rate = (self._bar.tasks[0].speed or 0.0) * images
+            shown = "?" if left is None else format_duration(left)
+            self._bar.update(
+                self._task, completed=made, rate=rate, description=f"epoch {epoch}/{self._epochs}", left=shown
+            )
+        elif done < of and self._last - self._printed > 60:
+            self._printed = self._last
+            shown = "" if left is None else f" | left {format_duration(left)}"
+            log.info("epoch %*d/%d | step %d/%d%s", len(str(self._epochs)), epoch, self._epochs, done, of, shown)
 
     def left(self, made: int) -> float | None:
         """Return the estimated seconds left after so many steps of the run; None: not known yet."""
@@ -93,7 +87,8 @@ class ProgressBar:
         if "val/loss" in metrics:
             parts += [f"val loss {metrics['val/loss']:.4f}  accuracy {metrics['val/accuracy']:.4f}"]
         parts += [f"lr {metrics['train/learning_rate']:.2e}", f"{metrics['train/images_per_second']:,.0f} images/s"]
-        self._ends.append(time.perf_counter())
+        self._printed = time.perf_counter()
+        self._ends.append(self._printed)
         left = self.left(number * self._steps // self._epochs)
         parts += [f"left {format_duration(left)}"] if left is not None else []
         line = " | ".join(parts)

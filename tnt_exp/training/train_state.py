@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -11,40 +10,26 @@ from keras import ops
 
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.trainer import Monitor, Select
+from tnt_exp.model import Classifier
 from tnt_exp.training.checkpoint import Checkpoint, NonFiniteError, all_finite
 from tnt_exp.training.optimizer import FlatOptimizer
 from tnt_exp.training.train_step import SUMS
 
-if TYPE_CHECKING:
-    from tnt_exp.model.classifier import Classifier
-
 
 @dataclass
 class BestWeights:
-    """The weights that a run keeps: those of the best epoch on validation, or of the last.
-
-    Args:
-        select: Best or last.
-        patience: Stop after this many epochs without a better one; None: never.
-        monitor: The validation metric by which epochs are compared.
-
-    Attributes:
-        epoch: The epoch whose weights are kept, from 1.
-        metrics: Its metrics.
-        weights: The kept values of the classifier's variables.
-        waiting_since: The epoch from which patience counts: the best one on validation, or where the run continued.
-    """
+    """The weights that a run keeps: those of the best epoch on validation, or of the last."""
 
     select: Select
-    patience: int | None
-    monitor: Monitor = Monitor.accuracy
-    epoch: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    weights: list[np.ndarray] = field(default_factory=list)
-    waiting_since: int = 0
+    patience: int | None  # stop after this many epochs without a better one; None: never
+    monitor: Monitor = Monitor.accuracy  # the validation metric by which epochs are compared
+    epoch: int = 0  # the one whose weights are kept, from 1
+    metrics: dict[str, float] = field(default_factory=dict)  # of that epoch
+    weights: list[np.ndarray] = field(default_factory=list)  # the kept values of the classifier's variables
+    waiting_since: int = 0  # patience counts from this epoch: the best one, or where the run continued
     _best: tuple[float, float] = (-1.0, 0.0)
 
-    def update(self, epoch: int, metrics: dict[str, float], classifier: "Classifier") -> bool:
+    def update(self, epoch: int, metrics: dict[str, float], classifier: Classifier) -> bool:
         """Consider an epoch; return whether to stop early. Without validation the last epoch is kept."""
         # On a small validation set accuracies are often equal: then the lower loss is better; one that is not finite
         # never is, and its epoch is kept only as long as there is no other.
@@ -58,7 +43,7 @@ class BestWeights:
             self.weights = _values(classifier.variables)
         return self.patience is not None and epoch - self.waiting_since >= self.patience
 
-    def restore(self, classifier: "Classifier") -> None:
+    def restore(self, classifier: Classifier) -> None:
         """Assign the kept weights to the classifier."""
         _assign(classifier.variables, self.weights)
 
@@ -84,27 +69,16 @@ class Position:
 
 @dataclass
 class TrainState:
-    """The state of a run.
+    """The state of a run."""
 
-    Args:
-        classifier: Its variables are the weights and the state of random numbers.
-        optimizer: Its variables are moments, averages and the number of updates.
-        best: The best epoch so far.
-        position: The epoch and the step in it.
-        rows: Rows of `metrics.csv`.
-        stopped_early: `trainer.epochs` and `trainer.patience` with which the run stopped early, or None.
-        rollbacks: How often the run went back to a checkpoint because something was not finite.
-        rate_scale: Factor of the learning rate, lowered by each rollback.
-    """
-
-    classifier: "Classifier"
-    optimizer: FlatOptimizer
+    classifier: Classifier  # its variables are the weights and the state of random numbers
+    optimizer: FlatOptimizer  # its variables are moments, averages and the number of updates
     best: BestWeights
     position: Position = field(default_factory=Position)
-    rows: list[dict[str, float]] = field(default_factory=list)
-    stopped_early: list[int | None] | None = None
-    rollbacks: int = 0
-    rate_scale: float = 1.0
+    rows: list[dict[str, float]] = field(default_factory=list)  # of `metrics.csv`
+    stopped_early: list[int | None] | None = None  # `trainer.epochs` and `trainer.patience` with which it did, if so
+    rollbacks: int = 0  # how often the run went back to a checkpoint because something was not finite
+    rate_scale: float = 1.0  # factor of the learning rate, lowered by each rollback
 
     def check_finite(self, step: int) -> None:
         """Raise `NonFiniteError` if a weight is not finite after `step` steps."""
@@ -116,7 +90,11 @@ class TrainState:
         Raises:
             NonFiniteError: Something is infinite or not a number: no state to continue from.
         """
-        state = self._arrays()
+        state = {  # "choice" are the best weights
+            "classifier": _values(self.classifier.variables),
+            "optimizer": _values(self.optimizer.variables),
+            "choice": self.best.weights,
+        }
         for kind, values in state.items():
             _check_finite(f"{kind} state", values, step)
         arrays = {
@@ -158,14 +136,6 @@ class TrainState:
         self.rows[:] = own["rows"]
         self.stopped_early = own.get("stopped_early")  # missing in a checkpoint of an older version
         self.rollbacks, self.rate_scale = own["rollbacks"], own["rate_scale"]
-
-    def _arrays(self) -> dict[str, list[np.ndarray]]:
-        """Return what a checkpoint holds, by the names of the file: "choice" are the best weights."""
-        return {
-            "classifier": _values(self.classifier.variables),
-            "optimizer": _values(self.optimizer.variables),
-            "choice": self.best.weights,
-        }
 
 
 def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:

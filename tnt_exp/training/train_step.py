@@ -7,7 +7,7 @@ stay on the device, so that the host waits for the device only when it reads the
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,8 +25,11 @@ SUMS = ("loss", "correct", "top5_correct", "images", "finite")  # finite: images
 _MAX_BYTES = 2**31  # of images on the device; every GPU that trains has room for so much
 
 
-class TrainStep(Protocol):
-    """A compiled training step."""
+class TrainStep:
+    """A compiled training step; each backend has its own."""
+
+    def __init__(self, computation: "StepComputation") -> None:
+        self._computation = computation
 
     def __call__(self, images: Tensor, labels: Tensor, first: int, rates: Sequence[float], mixing: float) -> Tensor:
         """Make k updates.
@@ -41,15 +44,15 @@ class TrainStep(Protocol):
         Returns:
             float32 (5,): `SUMS` over the chunk, on the device.
         """
-        ...
+        raise NotImplementedError
 
     def sync_to_model(self) -> None:
         """Update the variables of network and optimizer, before anything reads them."""
-        ...
+        self._computation.optimizer.copy_to_variables()
 
     def sync_from_model(self) -> None:
         """Take over the values of variables that were assigned from outside."""
-        ...
+        self._computation.optimizer.copy_from_variables()
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,8 @@ class StepComputation:
     optimizer: FlatOptimizer  # built for the network's trainable variables
     class_weights: np.ndarray | None = None  # float32 (classes,): multiply the targets; None: all are 1
 
-    def forward(self, images: Tensor, labels: Tensor, step: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss (scalar) and `SUMS` (5,) of one batch of uint8 images."""
-        return self.loss(None, *self.augmentation(images, labels, step, mixing), labels)
-
     def loss(self, microbatch: Tensor, inputs: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss and `SUMS` of augmented images: a whole batch, or the microbatch with this number."""
+        """Return the mean loss and `SUMS` (5,) of augmented images: the batch, or the microbatch of this number."""
         logits = ops.cast(self.network(inputs, training=True, microbatch=microbatch), "float32")
         if self.class_weights is not None:
             targets = targets * ops.convert_to_tensor(self.class_weights)

@@ -12,16 +12,16 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median_high
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from keras import ops
 
-from tnt_exp import model
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.augmentation import Augmentation
 from tnt_exp.config import Config
 from tnt_exp.data import Batches, Dataset
 from tnt_exp.evaluation import evaluate
+from tnt_exp.model import Classifier, is_decayed, layer_depth
 from tnt_exp.run_folder import TIME_COLUMNS, RunFolder, read_metrics
 from tnt_exp.signals import Signals
 from tnt_exp.training.checkpoint import NonFiniteError
@@ -31,11 +31,8 @@ from tnt_exp.training.distributed import on_process_0, process_count, process_in
 from tnt_exp.training.optimizer import LearningRateSchedule, build_optimizer, ema_weights
 from tnt_exp.training.profiler import ProfiledStep
 from tnt_exp.training.progress import ProgressBar
-from tnt_exp.training.train_state import BestWeights, TrainState
+from tnt_exp.training.train_state import BestWeights, Position, TrainState
 from tnt_exp.training.train_step import SUMS, DeviceBatches, StepComputation, TrainStep, compile_train_step
-
-if TYPE_CHECKING:
-    from tnt_exp.model.classifier import Classifier
 
 log = logging.getLogger("tnt_exp")
 
@@ -58,19 +55,15 @@ class Trainer:
     """Trains a classifier; `fit` does it.
 
     Args:
-        config: The experiment.
         classifier: Built, with the weights to start from.
-        dataset: What to train and to validate on.
-        device: What to compute on.
         folder: Where checkpoints and `metrics.csv` go, and where a run is continued from.
-        signals: Requests to stop.
         result: What `result.json` will hold; speed and times are added to it.
     """
 
     def __init__(
         self,
         config: Config,
-        classifier: "Classifier",
+        classifier: Classifier,
         dataset: Dataset,
         device: Device,
         folder: RunFolder,
@@ -102,7 +95,7 @@ class Trainer:
         self.optimizer = build_optimizer(
             config.optimizer,
             classifier.trainable_variables,
-            model.is_decayed,
+            is_decayed,
             learning_rate_factors=self._learning_rate_factors(),
             scale_loss=device.precision == "mixed_float16",
         )
@@ -125,8 +118,7 @@ class Trainer:
     def fit(self) -> BestWeights:
         """Train to the last epoch, or until no epoch has been better for `trainer.patience` epochs.
 
-        Returns:
-            The chosen epoch; the classifier has its weights.
+        Returns the chosen epoch; the classifier has its weights.
 
         Raises:
             Stopped: A signal asked to; the state is on the disk.
@@ -256,17 +248,13 @@ class Trainer:
             },
             position.seconds,
         )
-        position.epoch, position.done = number + 1, 0
-        position.sums, position.seconds = [0.0] * len(SUMS), 0.0
+        self.state.position = Position(number + 1)
         return epoch
 
     def _collect(self, pending: list[tuple[int, Any]], keep: int = 0) -> None:
-        """Wait for the device and add its sums to the position's, in order: the order decides the last bit.
+        """Wait for the device and add its sums, except for the newest `keep`, to the position's.
 
-        The newest `keep` of them stay.
-
-        Raises:
-            NonFiniteError: A loss is not finite.
+        The order decides the last bit. Raises `NonFiniteError` if a loss is not finite.
         """
         position = self.state.position
         while len(pending) > keep:
@@ -285,9 +273,8 @@ class Trainer:
     def _validate(self, epoch: EpochResult) -> tuple[dict[str, float], bool]:
         """Measure the validation images and offer the weights as the best ones.
 
-        Returns:
-            The epoch's metrics with `val/...` (and `val/raw/...`, of the weights themselves, where the averages are
-            what is validated, chosen and kept), and whether to stop early.
+        Returns the epoch's metrics with `val/...` (and `val/raw/...`, of the weights themselves, where the averages are
+        what is validated, chosen and kept), and whether to stop early.
         """
         validation, trainer, metrics = self.dataset.validation, self.config.trainer, dict(epoch.metrics)
 
@@ -326,7 +313,7 @@ class Trainer:
         if decay == 1:
             return None
         variables = self.classifier.trainable_variables
-        return [decay ** (depth + 1 - model.layer_depth(variable.path, depth)) for variable in variables]
+        return [decay ** (depth + 1 - layer_depth(variable.path, depth)) for variable in variables]
 
 
 class InputTimer:

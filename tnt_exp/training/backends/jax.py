@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tnt_exp.augmentation.stateless_random import Tensor
-from tnt_exp.training.train_step import SUMS, StepComputation
+from tnt_exp.training.train_step import SUMS, StepComputation, TrainStep
 
 # Values of: trainable variables, other variables of the network, variables of the optimizer.
 JaxState = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -42,15 +42,14 @@ def microbatch_count(batch_size: int, tensor_size: int, cores: int) -> int:
 
 def compile_train_step(computation: StepComputation, *, xla: bool, devices: int) -> "JaxStep":
     """Return a step compiled once per shape of a chunk; JAX always uses XLA."""
-    del xla
     return JaxStep(computation, devices)
 
 
-class JaxStep:
-    """See `tnt_exp.training.train_step.TrainStep`."""
+class JaxStep(TrainStep):
+    """See `TrainStep`."""
 
     def __init__(self, computation: StepComputation, devices: int) -> None:
-        self._computation = computation
+        super().__init__(computation)
         self._variables = (
             computation.network.trainable_variables,
             computation.network.non_trainable_variables,

@@ -9,7 +9,7 @@ from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.model import microbatch
-from tnt_exp.training.train_step import SUMS, StepComputation
+from tnt_exp.training.train_step import SUMS, StepComputation, TrainStep
 
 
 def compile_train_step(computation: StepComputation, *, xla: bool, devices: int) -> "TensorFlowStep":
@@ -19,8 +19,8 @@ def compile_train_step(computation: StepComputation, *, xla: bool, devices: int)
     return MirroredStep(computation, xla=xla, devices=devices)
 
 
-class TensorFlowStep:
-    """See `tnt_exp.training.train_step.TrainStep`.
+class TensorFlowStep(TrainStep):
+    """See `TrainStep`.
 
     The graph of a step holds the few vectors of the optimizer in place of the network's variables, so that it is as
     small for a deep network as for a shallow one. `streams` microbatches are computed in parallel; 0: batches are not
@@ -28,7 +28,7 @@ class TensorFlowStep:
     """
 
     def __init__(self, computation: StepComputation, *, xla: bool, streams: int = 0) -> None:
-        self._computation = computation
+        super().__init__(computation)
         self._streams = streams
         # No autograph: nothing here needs it, and rewriting every called function costs seconds of tracing.
         self._chunk = tf.function(self._train_chunk, autograph=False, jit_compile=xla)
@@ -90,14 +90,6 @@ class TensorFlowStep:
         after = [scope.get_current_value(variable) for variable in network.non_trainable_variables]
         return tape.gradient(loss, vectors), sums, after
 
-    def sync_to_model(self) -> None:
-        """See `TrainStep`."""
-        self._computation.optimizer.copy_to_variables()
-
-    def sync_from_model(self) -> None:
-        """See `TrainStep`."""
-        self._computation.optimizer.copy_from_variables()
-
 
 class MirroredStep(TensorFlowStep):
     """The step over several devices: `tf.distribute.MirroredStrategy`.
@@ -115,12 +107,10 @@ class MirroredStep(TensorFlowStep):
         self._devices = devices
         # Traced once, called on each device.
         self._share = tf.function(self._mirrored, autograph=False, jit_compile=xla)
-        self._vectors = computation.optimizer.vectors
-        self._others = computation.network.non_trainable_variables
+        self._variables = [*computation.optimizer.vectors, *computation.network.non_trainable_variables]
+        self._count = len(computation.optimizer.vectors)
         with self._strategy.scope():
-            self._mirrors = [
-                tf.Variable(variable.value, trainable=False) for variable in [*self._vectors, *self._others]
-            ]
+            self._mirrors = [tf.Variable(variable.value, trainable=False) for variable in self._variables]
 
     def _train_step(self, images: Tensor, labels: Tensor, step: Tensor, rate: Tensor, mixing: Tensor) -> Tensor:
         scale = tf.cast(self._computation.optimizer.scale_loss(1.0), tf.float32)
@@ -135,20 +125,18 @@ class MirroredStep(TensorFlowStep):
         # From here on only the first device computes.
         self._computation.update([self._total(parts) / self._devices for parts in gradients], rate)
         for index, values in moved.items():
-            self._others[int(index)].assign(self._strategy.experimental_local_results(values)[0])
-        count = len(self._vectors)
-        self._send({*range(count), *(count + int(index) for index in moved)})
+            self._variables[int(index)].assign(self._strategy.experimental_local_results(values)[0])
+        self._send([*range(self._count), *map(int, moved)])
         return self._total(sums)
 
     def sync_from_model(self) -> None:
         """Send variables that were assigned from outside to all devices."""
         super().sync_from_model()
-        self._send(set(range(len(self._mirrors))))
+        self._send(range(len(self._mirrors)))
 
-    def _send(self, chosen: set[int]) -> None:
-        for index, variable in enumerate([*self._vectors, *self._others]):
-            if index in chosen:
-                self._mirrors[index].assign(variable.value)
+    def _send(self, indices: Sequence[int]) -> None:
+        for index in indices:
+            self._mirrors[index].assign(self._variables[index].value)
 
     def _total(self, parts: Tensor) -> Tensor:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
@@ -163,9 +151,8 @@ class MirroredStep(TensorFlowStep):
         mixing: Tensor,
         scale: Tensor,
     ) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
-        """Return gradients and sums of a device's part, and the changed values of other variables by index."""
-        count = len(self._vectors)
-        vectors, others = values[:count], values[count:]
+        """Return gradients and sums of a device's part, and the changed values of the other variables by index."""
+        vectors, others = values[: self._count], values[self._count :]
         size = images.shape[0] // self._devices
 
         def part(rows: Tensor) -> Tensor:
@@ -174,5 +161,6 @@ class MirroredStep(TensorFlowStep):
         inputs, targets = self._computation.augmentation(images, labels, step, mixing)
         batch = [part(rows) for rows in (inputs, targets, labels)]
         gradients, sums, after = self._gradients(number, (vectors, others, scale), *batch)
-        moved = {str(k): after[k] for k in range(len(after)) if after[k] is not others[k]}
+        changed = (k for k in range(len(after)) if after[k] is not others[k])
+        moved = {str(self._count + k): after[k] for k in changed}
         return gradients, sums, moved

@@ -6,20 +6,16 @@ import torch
 from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor
-from tnt_exp.training.train_step import StepComputation
+from tnt_exp.training.train_step import StepComputation, TrainStep
 
 
 def compile_train_step(computation: StepComputation, *, xla: bool, devices: int) -> "TorchStep":
     """Return an eager step; XLA does not apply, and `config.validation` allows one device."""
-    del xla, devices
     return TorchStep(computation)
 
 
-class TorchStep:
-    """See `tnt_exp.training.train_step.TrainStep`; the variables are always up to date."""
-
-    def __init__(self, computation: StepComputation) -> None:
-        self._computation = computation
+class TorchStep(TrainStep):
+    """See `TrainStep`."""
 
     def __call__(self, images: Tensor, labels: Tensor, first: int, rates: Sequence[float], mixing: float) -> Tensor:
         """See `TrainStep`."""
@@ -30,16 +26,10 @@ class TorchStep:
         variables, optimizer = self._computation.network.trainable_variables, self._computation.optimizer
         for variable in variables:
             variable.value.grad = None
-        loss, sums = self._computation.forward(images, labels, step, mixing)
+        inputs, targets = self._computation.augmentation(images, labels, step, mixing)
+        loss, sums = self._computation.loss(None, inputs, targets, labels)
         optimizer.scale_loss(loss).backward()
         with torch.no_grad():
             self._computation.update(optimizer.flatten([variable.value.grad for variable in variables]), rate)
-            optimizer.copy_to_variables()
+            self.sync_to_model()
         return sums.detach()
-
-    def sync_to_model(self) -> None:
-        """Do nothing."""
-
-    def sync_from_model(self) -> None:
-        """See `TrainStep`."""
-        self._computation.optimizer.copy_from_variables()
