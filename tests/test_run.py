@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from mlflow.entities import Run
 from tnt_exp.config.compose import compose
 from tnt_exp.errors import UserError
 from tnt_exp.run import _finished
-from tnt_exp.run_folder import RunFolder
+from tnt_exp.run_folder import RunFolder, first_difference
 
 SMALL = ["model=tiny", "trainer.epochs=2", "dataset.train_limit=400", "tracking.system_metrics=false"]
 
@@ -312,6 +313,30 @@ def test_other_backends_train_the_same_experiment(tmp_path: Path, backend: str) 
         json.loads(file.read_text())["metrics"]["train/loss"] for file in tmp_path.glob("multirun/runs/*/result.json")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_tensorflow_reads_what_a_former_run_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    arguments = [*SMALL, "model.depth=1", "tracking=off", "trainer.epochs=1"]
+
+    def compiled() -> dict[str, int]:
+        return {str(file): file.stat().st_mtime_ns for file in (tmp_path / "cache/tnt-exp").glob("tensorflow/*/*.pb")}
+
+    train(tmp_path, *arguments, "run.name=first")
+    kept = compiled()
+    assert kept
+    abandoned = tmp_path / "cache/tnt-exp/tensorflow/of-another-boot"
+    abandoned.mkdir()
+    os.utime(abandoned, (0, 0))
+    train(tmp_path, *arguments, "run.name=second")
+    assert compiled() == kept  # nothing was compiled again
+    assert not abandoned.exists()
+    (tmp_path / "no_folder").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no_folder"))
+    train(tmp_path, *arguments, "run.name=third")
+    runs = tmp_path / "multirun/runs"
+    assert first_difference(runs / "second", runs / "first") is None
+    assert first_difference(runs / "third", runs / "first") is None
 
 
 @pytest.mark.jax

@@ -3,12 +3,16 @@
 import contextlib
 import faulthandler
 import functools
+import hashlib
 import importlib.util
 import logging
 import os
 import platform
 import re
+import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +43,7 @@ _XLA_FLAGS = {
     "xla_cpu_experimental_ynn_fusion_type": "",
 }
 
+_KEPT_SECONDS = 30 * 24 * 3600  # unused folders of compiled kernels are removed then
 _AMPERE = (8, 0)  # compute capability of the first NVIDIA GPUs that multiply bfloat16 numbers
 # Flags in /proc/cpuinfo of processors that multiply bfloat16 numbers.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -231,6 +236,8 @@ def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
     flags = os.environ.get("XLA_FLAGS", "")
     chosen = [f"--{name}={value}" for name, value in _XLA_FLAGS.items() if name not in flags]  # else: the user's
     os.environ["XLA_FLAGS"] = " ".join([*chosen, flags])
+    with contextlib.suppress(OSError, RuntimeError):  # no home, or no space in it
+        _keep_compiled_kernels(tf.__version__, trainer.xla is Compile.always)
     if trainer.deterministic:
         tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
@@ -252,14 +259,41 @@ def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
     return names, len(tf.config.list_logical_devices("CPU")), has_bfloat16
 
 
+def _keep_compiled_kernels(version: str, parallel: bool) -> None:
+    """Let XLA keep what it compiles for the processor, with one thread or for all cores, for the next process.
+
+    TensorFlow ends a run whose file is damaged or cannot be written. So a folder is used until the next boot of this
+    machine, because only a power cut leaves a damaged file, and `OSError` is raised if there is no space in it.
+    """
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    kept = boot, processor_info("flags"), version, parallel and cpu_count(), os.environ["XLA_FLAGS"]
+    folder = _cache_folder() / "tensorflow" / hashlib.sha256(repr(kept).encode()).hexdigest()[:16]
+    if "tf_xla_persistent_cache_directory" in flags or re.search(r"\s", str(folder)):  # chosen by the user; no flag
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(2**20))
+    os.utime(folder)
+    for other in folder.parent.iterdir():
+        if time.time() - other.stat().st_mtime > _KEPT_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+    cache = f"--tf_xla_persistent_cache_directory={folder} --tf_xla_persistent_cache_device_types=CPU"
+    os.environ["TF_XLA_FLAGS"] = f"{cache} {flags}"
+
+
+def _cache_folder() -> Path:
+    """Return the folder of compiled programs, or raise `RuntimeError`: the user has no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tnt-exp"
+
+
 def _jax(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
     import jax
 
     logging.getLogger("jax").setLevel(logging.WARNING)  # it logs every kind of device that is missing
     # Compiled steps are cached for the next run and the next trial of a sweep.
     if jax.config.jax_compilation_cache_dir is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "tnt-exp" / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(_cache_folder() / "jax"))
     if trainer.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     is_split = _split_processor()
