@@ -105,7 +105,7 @@ class Experiment:
     def next_steps(self) -> str:
         """Return where the results are, and how to compare and use them, a line each."""
         lines = [f"run folder {self.folder.path}"]
-        if self.tracker:
+        if self.tracker and self.tracker.run_id:
             from tnt_exp.tracking.client import ui_command
 
             lines.append(f"compare    {ui_command(self.tracker.uri, self.tracker.experiment_id)}")

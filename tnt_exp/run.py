@@ -134,8 +134,8 @@ def _run(
     if code == 2 and not experiment.tracker:  # refused before anything was done: leave what was there
         if finished is None:
             run_folder.remove()
-        elif previous_result:
-            run_folder.write_result(previous_result)
+        elif previous_result or "sweep_id" in tags:  # the sweep reports why its trial was refused
+            run_folder.write_result(previous_result or result)
         return code
     with signals.deferred():
         result["total_seconds"] = round(earlier_seconds + time.monotonic() - begin, 3)

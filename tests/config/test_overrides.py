@@ -59,6 +59,14 @@ def test_null_and_quoted_values_keep_their_meaning() -> None:
 
 def test_commas_separate_the_values_of_a_sweep() -> None:
     assert literal_overrides(["run.name=1.10,2.0"], sweep=True) == ["run.name='1.10','2.0'"]
+    for typed, literal in {
+        '"a,b","c,d"': '"a,b","c,d"',
+        "'a,b', plain": "'a,b',' plain'",
+        "it's,b": r"'it\'s,b'",
+        'a,,"b"': "'a','',\"b\"",
+        '"open,b': "'\"open','b'",
+    }.items():
+        assert literal_overrides([f"run.name={typed}"], sweep=True) == [f"run.name={literal}"]
     assert literal_overrides(["dataset.path=glob(*)", "model.depth=1,2"], sweep=True) == [
         "dataset.path=glob(*)",
         "model.depth=1,2",

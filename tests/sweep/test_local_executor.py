@@ -8,8 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import preloaded
 import psutil
 import pytest
+
+from tnt_exp.config.compose import compose
+from tnt_exp.sweeps.study import SweepStudy
+from tnt_exp.sweeps.trial import TrialSpec
 
 GRID = ["model.embed_dim=32,48,64", "model.inner_dim=8,16"]
 
@@ -143,6 +148,33 @@ def test_the_same_command_begins_anew_after_the_end_and_more_values_add_points(f
     assert len(list(first.glob("*/result.json"))) == 2
     assert len(list(second.glob("*/result.json"))) == 3
     assert [len((second / str(job) / "begins").read_text().splitlines()) for job in range(3)] == [1, 1, 1]
+
+
+def test_what_was_typed_last_counts_also_where_the_project_was_moved(folder: Any) -> None:
+    folder.run("model.embed_dim=32,48,64")
+    assert "expected sweep.KEY" in folder.run("resume", str(folder.sweep), "tracking=default", verb="sweep", code=2)
+    folder.path = folder.path.rename(folder.path.with_name("moved"))
+    place = f"hydra.sweep.dir={folder.sweep}"
+    text = folder.run("model.embed_dim=32,48,64,80", place, "sweep.objective=begins", "sweep.direction=minimize")
+    assert "4 are tied as the best" in text
+    assert (folder.study()["objective"], folder.study()["direction"]) == ("begins", "minimize")
+    assert "4 finished" in folder.run("resume", str(folder.sweep), verb="sweep")
+    assert folder.begins() == {0: 1, 1: 1, 2: 1, 3: 1}
+
+
+def test_a_trial_that_is_refused_says_why(folder: Any) -> None:
+    study = SweepStudy.new(
+        folder.path / "sweep", command=["..."], config_dir=None, search=None, objective=None, direction="maximize"
+    )
+    overrides = ["model=tiny", "dataset=image_folder", f"dataset.path={folder.path}", "dataset.image_size=8"]
+    trial = study.add_trial(TrialSpec(overrides), compose(overrides))
+    study.save()
+    done = preloaded.run(["run", str(study.folder_of(trial))], folder.path)
+    assert done.returncode == 2
+    result = study.result(trial)
+    assert result
+    assert result["status"] == "FAILED"
+    assert f"tnt-exp: {result['error']}" in done.stderr
 
 
 def test_an_interrupted_sweep_takes_in_more_values_of_the_same_command(folder: Any) -> None:

@@ -190,6 +190,7 @@ def test_a_search_from_the_command_line_prunes_and_continues(folder: Any) -> Non
     folder.run(*arguments, "sweep.trials=6")
     text = folder.run(*arguments, "sweep.trials=9")
     assert len(folder.sweeps) == 1
+    assert "hydra.sweeper.trials=9" in folder.study()["command"]  # `sweep resume` continues as far
     (parent,), children = runs(folder.path)
     assert parent.data.tags["swept"] == "model.embed_dim optimizer.learning_rate"
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
@@ -199,3 +200,12 @@ def test_a_search_from_the_command_line_prunes_and_continues(folder: Any) -> Non
     assert len(states) == 9
     assert set(states) == {"finished", "pruned"}
     assert f"{states.count('pruned')} pruned" in text
+
+
+def test_a_search_without_a_trial_that_can_run_says_so(folder: Any) -> None:
+    text = folder.run("sweep=random", "sweep.trials=2", "model.embed_dim=21,23", code=1)
+    reasons = [line for line in text.splitlines() if line.startswith("left out ")]
+    assert len(reasons) == 2
+    assert "left out   model.embed_dim=2" in reasons[0]
+    assert "model.embed_dim: expected a multiple" in reasons[0]
+    assert "no trials" in text

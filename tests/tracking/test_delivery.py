@@ -71,8 +71,14 @@ def test_a_server_that_does_not_come_back_gets_the_rest_from_sync(
     folder = tmp_path / "multirun" / "left"
     folder.parent.mkdir()
     process = fake_run(folder, server.uri, 1, 60, 0.1)
+    sweep = FakeFolder(tmp_path / "multirun/sweep")
+    sweep.begin(server.uri)
     wait_for(lambda: rows(folder) > 10, process)
     server.kill()
+    trial = FakeFolder(sweep.path / "0")
+    trial.mirror = Mirror(trial.path)
+    trial.mirror.begin(server.uri, "fake", "trial", {"sweep_id": "sweep"})  # its sweep has been there
+    trial.record(1, 3)
     begin = time.monotonic()
     assert f"`tnt-exp sync {folder}` sends it" in ended(process)
     assert time.monotonic() - begin < 90
@@ -81,8 +87,12 @@ def test_a_server_that_does_not_come_back_gets_the_rest_from_sync(
     assert f"`tnt-exp sync {folder}` sends it" in ended(fake_run(folder, server.uri, 61, 70))
     with pytest.raises(UserError, match=r"tracking\.uri"):
         FakeFolder(tmp_path / "new").begin(server.uri)
+    trial.folder.write_result({"status": "FINISHED", "metrics": {}})
     server.start()
     assert "values sent" in sync(tmp_path / "multirun")
+    (late,) = [run for run in runs(server.uri) if run.info.run_name == "trial"]
+    assert points(server.uri, late, "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert json.loads((trial.path / "result.json").read_text())["mlflow_run_id"] == late.info.run_id
     (run,) = [run for run in runs(server.uri) if run.info.run_name == "left"]
     assert_complete(server.uri, run, 70)
     assert sync(folder) == "MLflow has everything\n"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.overrides import quote
+from tnt_exp.errors import UserError
 from tnt_exp.sweeps import summary
 from tnt_exp.sweeps.study import SweepStudy
 
@@ -37,9 +38,13 @@ def _resume(study: SweepStudy, overrides: Sequence[str]) -> int:
     from tnt_exp.sweeps.search_space import to_hydra_overrides
 
     config_dir = study.data["config_dir"]
-    os.chdir(study.data["cwd"])
+    os.chdir(study.cwd)
     place = f"hydra.sweep.dir={quote(str(study.folder))}"
-    arguments = [*study.data["command"], *to_hydra_overrides(overrides, config_dir), place]
+    changed = to_hydra_overrides(overrides, config_dir)
+    for text, translated in zip(overrides, changed, strict=True):
+        if not translated.lstrip("+~").startswith(("hydra.", "hydra/", "sweep@hydra.")):
+            raise UserError(f"{text}: expected sweep.KEY=VALUE or launcher.KEY=VALUE; the trials keep their settings.")
+    arguments = [*study.data["command"], *changed, place]
     if study.data["search"]:
         # The trials depend on it, while the number of slots may change.
         arguments.append(f"hydra.sweeper.parallel={study.data['search']['parallel']}")

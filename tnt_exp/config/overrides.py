@@ -20,6 +20,8 @@ from tnt_exp.errors import UserError
 
 _FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|str|int|float|bool|json_str)\(.*\)", re.S)
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.S)
+_VALUE = rf"\s*(?:{_QUOTED.pattern})\s*|[^,'\"]*"  # of a sweep: in quotes, or without any
+_VALUES = re.compile(rf"(?:(?:{_VALUE}),)+", re.S)
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
@@ -32,7 +34,12 @@ def _literal(text: str, *, sweep: bool) -> str:
     key, sign, value = text.partition("=")
     if not sign or not value or not _takes_text(key) or (sweep and _FUNCTION.fullmatch(value)):
         return text
-    values = value.split(",") if sweep and not _QUOTED.fullmatch(value) and "'" not in value else [value]
+    values = [value]
+    if sweep and _VALUES.fullmatch(f"{value},"):  # a comma in quotes belongs to a value
+        found = re.findall(rf"({_VALUE}),", f"{value},", re.S)
+        values = [each.strip() if _QUOTED.fullmatch(each.strip()) else each for each in found]
+    elif sweep and "'" not in value:
+        values = value.split(",")
     return f"{key}={','.join(map(quote, values))}"
 
 

@@ -115,8 +115,7 @@ class JobSupervisor:
             if trial is None:
                 break
             server = self._server(trial, slot)
-            cwd = Path(study.data["cwd"])
-            process = JobProcess(study.folder_of(trial), self._config, slot.environment, cwd, server)
+            process = JobProcess(study.folder_of(trial), self._config, slot.environment, study.cwd, server)
             self._running[number] = (trial, process)
 
     def _server(self, trial: Trial, slot: DeviceSlot) -> ForkServer | None:

@@ -43,7 +43,7 @@ class MlflowObserver(SweepCallback):
         from tnt_exp.tracking.tracker import SweepTracker
 
         # A relative tracking.uri counts from the folder in which the sweep was started first.
-        os.chdir(study.data["cwd"])
+        os.chdir(study.cwd)
         uri = resolve_tracking_uri(tracking.uri)
         tags = {
             "direction": str(study.data["direction"]),

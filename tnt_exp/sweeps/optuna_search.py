@@ -126,6 +126,10 @@ class OptunaSearch:
                 preflight(config)
             except UserError as error:
                 trial["invalid"] = str(error)
+                print(
+                    f"left out   {' '.join(f'{key}={value}' for key, value in (values | repeat).items())}: {error}",
+                    flush=True,
+                )
                 break
             known = hashes.get(config_hash(config))
             sweep_trial = known or self._sweep_study.add_trial(spec, config, number)

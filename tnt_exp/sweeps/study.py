@@ -100,6 +100,13 @@ class SweepStudy:
         """True if a larger objective is better."""
         return bool(self.data["direction"] == "maximize")
 
+    @property
+    def cwd(self) -> Path:
+        """The working folder of the trials: where the sweep began, or where its project was moved or copied to."""
+        began = Path(self.data["cwd"])
+        is_elsewhere = not self.folder.is_relative_to(began) and self.folder.parents[1].name == "multirun"
+        return self.folder.parents[2] if is_elsewhere else began
+
     def acquire_lock(self) -> None:
         """Make this the only process that runs the sweep, until it ends, and read what others have added.
 
@@ -200,7 +207,8 @@ def sweep_dir(config: DictConfig) -> Path:
 
 def sweep_overrides(config: DictConfig) -> list[str]:
     """Return the overrides of sweeper and launcher in the command, to be repeated when the sweep is resumed."""
-    return [text for text in config.hydra.overrides.hydra if not text.startswith(_PER_START_KEYS)]
+    kept = [text for text in config.hydra.overrides.hydra if not text.startswith(_PER_START_KEYS)]
+    return list({text.partition("=")[0]: text for text in kept}.values())  # of two for one key the last one counts
 
 
 def find_grid_to_resume(config: DictConfig, wanted: set[tuple[str, ...]], rerun: Rerun) -> SweepStudy | None:

@@ -79,6 +79,9 @@ class Sweeper(HydraSweeper):
         if settings.dry_run:
             return Summary(0, None)
         study = study or self._new_study(None)
+        # No trial depends on these: the command that was typed last counts.
+        study.data |= {"command": self._command, "objective": settings.objective}
+        study.data["direction"] = settings.direction.name
         with study.remove_on_error():
             for spec, config in planned.trials:
                 study.add_trial(spec, config)
@@ -111,6 +114,7 @@ class Sweeper(HydraSweeper):
         if settings.dry_run:
             return Summary(0, None)
         study = study or self._new_study(fingerprint)
+        study.data["command"] = self._command
         with study.remove_on_error():
             search = OptunaSearch(study, space, settings, self._compose, parallel)
             study.mark_complete(complete=False)
@@ -166,10 +170,11 @@ class Sweeper(HydraSweeper):
                 raise
         left = scheduler.count(TrialState.waiting)
         failed = scheduler.count(TrialState.failed)
-        observer.finish("FAILED" if failed or left else "FINISHED")
+        none = not study.trials
+        observer.finish("FAILED" if failed or left or none else "FINISHED")
         study.mark_complete(complete=not left)
         print("\n".join(filter(None, [summary.end_summary(study, scheduler), folds_summary(study)])))
-        return Summary(1 if failed or left else 0, study.folder)
+        return Summary(1 if failed or left or none else 0, study.folder)
 
 
 def _config_dir(config: DictConfig) -> str | None:

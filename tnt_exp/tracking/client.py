@@ -199,6 +199,7 @@ def make_client(uri: str) -> mlflow.MlflowClient:
     """Return a client of a store, with short time limits, or raise `StoreUnavailableError` if it cannot be opened."""
     for name, value in _CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it prints each attempt; the tracker prints a line
     if not store_exists(uri):
         raise StoreUnavailableError(f"{uri}: expected a tracking store, found none.")
     _require_openable(uri)

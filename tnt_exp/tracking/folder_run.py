@@ -41,7 +41,7 @@ class FolderRun:
     def begin(self, uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> None:
         """Resume the MLflow run of the folder, or create one.
 
-        An existing run continues even if its store does not answer.
+        An existing run, and the trial of a sweep that has its run, continue even if the store does not answer.
 
         Raises:
             UserError: The store of a new run cannot be reached, or the experiment was deleted.
@@ -62,6 +62,9 @@ class FolderRun:
                 if not self.reference.get("run_id"):
                     if is_disk_full(error):
                         raise OSError(errno.ENOSPC, first_line(error)) from error
+                    sweep = read_reference(self.folder.parent)
+                    if sweep.get("run_id") and sweep.get("uri") == uri:  # a trial: the store has answered before
+                        return
                     raise UserError(
                         f"tracking.uri: expected a tracking store, received {uri}: {first_line(error)} "
                         "(tracking=off trains without it)."

@@ -216,10 +216,10 @@ class Mirror(FolderRun):
         log.warning("MLflow refuses %s: %s", what, first_line(error))
 
     def _name_run_in_result(self) -> None:
-        """Write the run into `result.json`, if that names a run that was replaced."""
+        """Write the run into `result.json`, if that names none, or one that was replaced."""
         file, run_id = self.folder / "result.json", self.reference["run_id"]
         result = read_json(file) or {}
-        if result.get("mlflow_run_id", run_id) != run_id:
+        if result and result.get("mlflow_run_id") != run_id:
             atomic_write_json(file, {**result, "mlflow_run_id": run_id})
 
     def _changed(self, record: JsonObject) -> list[str]:

@@ -51,8 +51,8 @@ class BaseTracker:
 
     @property
     def run_id(self) -> str:
-        """MLflow's id of the run."""
-        return str(self._mirror.reference["run_id"])
+        """MLflow's id of the run; empty as long as the store of a trial does not answer."""
+        return str(self._mirror.reference.get("run_id") or "")
 
     @property
     def experiment_id(self) -> str:
@@ -107,7 +107,8 @@ class Tracker(BaseTracker):
             log.info("the project was moved: MLflow finds its artifacts beside %s again", uri)
         mirror = Mirror(folder)
         mirror.begin(uri, experiment, name, {**tags, "run_folder": str(folder)})
-        result["mlflow_run_id"] = mirror.reference["run_id"]
+        if run_id := mirror.reference["run_id"]:
+            result["mlflow_run_id"] = run_id
         return cls(mirror, result)
 
     def watch_system(self) -> None:
