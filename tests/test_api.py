@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from finished_runs.fake_runs import write_run
 
@@ -74,6 +75,27 @@ def test_a_configuration_becomes_the_overrides_that_make_it(tmp_path: Path) -> N
         config = api.compose_config(overrides)
         assert api.compose_config(api.to_overrides(config)) == config
     assert api.to_overrides(api.compose_config(["seed=3", "trainer.epochs=7"])) == ["trainer.epochs=7", "seed=3"]
+    config = api.compose_config(["trainer.class_weights={a:2,b:0.5}"])
+    assert api.compose_config(api.to_overrides(config)) == config
+    names = [
+        "Kätzchen",
+        "it's",
+        'a, "b"',
+        "007",
+        "yes",
+        "null",
+        "a: b",
+        "a:2",
+        "{a}",
+        "#",
+        "",
+        " a ",
+        "\\",
+        "a\nb",
+        "🙂",
+    ]
+    config.trainer.class_weights = {name: np.float64(number / 7) for number, name in enumerate([*names, "a" * 200])}
+    assert api.compose_config(api.to_overrides(config)) == config
 
 
 def test_train_starts_the_command_and_returns_the_run(

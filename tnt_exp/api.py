@@ -1,6 +1,7 @@
 """The Python interface to training: each run and each sweep in a child process, which has a device of its own."""
 
 import contextlib
+import math
 import operator
 import os
 import re
@@ -17,6 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
@@ -28,7 +30,7 @@ from tnt_exp.config.keys import config_keys
 from tnt_exp.config.overrides import literal_overrides, quote, require_run_overrides
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.collection import Run, RunCollection, runs
-from tnt_exp.formatting import format_duration
+from tnt_exp.formatting import as_number, format_duration
 from tnt_exp.preflight import preflight
 from tnt_exp.run_folder import read_metrics
 from tnt_exp.sweeps.results import log_tail, objective_name
@@ -170,7 +172,10 @@ def to_overrides(config: Config) -> list[str]:
 
 
 def _override_value(value: object) -> str:
-    """Return a value in Hydra's grammar."""
+    """Return a value in Hydra's grammar; a dictionary as text, since the grammar takes few characters in its keys."""
+    if isinstance(value, dict):
+        numbers = {str(name): as_number(str(number)) for name, number in value.items()}
+        return quote(yaml.safe_dump(numbers, default_flow_style=True, allow_unicode=True, width=math.inf).strip())
     if isinstance(value, list):
         return f"[{','.join(map(_override_value, value))}]"
     if value is None or isinstance(value, bool):

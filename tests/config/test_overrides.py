@@ -1,13 +1,14 @@
 """Values are taken as typed, and what Hydra's grammar refuses ends in one line."""
 
 import re
+import shlex
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tnt_exp.config.compose import compose
-from tnt_exp.config.overrides import literal_overrides, parse_override
+from tnt_exp.config.overrides import literal_overrides, parse_override, quote
 from tnt_exp.errors import UserError
 
 TYPED = st.text(
@@ -55,6 +56,23 @@ def test_null_and_quoted_values_keep_their_meaning() -> None:
     assert compose(["run.name=null"]).run.name is None
     assert compose(["run.name='null'"]).run.name == "null"
     assert compose(['tracking.run_name="a b"']).tracking.run_name == "a b"
+
+
+@pytest.mark.parametrize(
+    ("typed", "weights"),
+    [
+        ("{Kätzchen:2,it's:0.5}", {"Kätzchen": 2, "it's": 0.5}),
+        ('{"a,b":2, "c: d": 1e-3, 007:1, yes: 3}', {"a,b": 2, "c: d": 0.001, "007": 1, "yes": 3}),
+        ("{é!$`:2}", {"é!$`": 2}),
+    ],
+)
+def test_class_weights_may_be_text_as_the_message_shows_it(typed: str, weights: dict[str, float]) -> None:
+    with pytest.raises(UserError) as refused:
+        compose([f"trainer.class_weights={typed}"])
+    assert compose([f"trainer.class_weights={quote(typed)}"]).trainer.class_weights == weights
+    if "needs quotes: " in str(refused.value):
+        (shown,) = shlex.split(str(refused.value).partition("needs quotes: ")[2].removesuffix("."))
+        assert compose([shown]).trainer.class_weights == weights
 
 
 def test_commas_separate_the_values_of_a_sweep() -> None:

@@ -47,6 +47,8 @@ from tnt_exp.errors import UserError
         (["trainer.class_weights={a:-1}"], ["trainer.class_weights", "at least 0"]),
         (["trainer.class_weights={a:inf}"], ["trainer.class_weights", "at least 0"]),
         (["trainer.class_weights={a:much}"], ["trainer.class_weights", "numbers"]),
+        (["trainer.class_weights='{ä:much}'"], ["trainer.class_weights", "numbers", "received {'ä': 'much'}"]),
+        (["trainer.class_weights='{ä'"], ["trainer.class_weights", "numbers", "received {ä"]),
         (["trainer.class_weights={}"], ["trainer.class_weights", "received {}"]),
     ],
 )

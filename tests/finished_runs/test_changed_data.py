@@ -89,6 +89,22 @@ def test_another_folder_is_measured_whole_without_images_of_training(project: Pa
     assert report(project, "evaluation_fresh")["dataset_digest"] == found["dataset_digest"]
 
 
+def test_a_run_that_was_fetched_is_not_measured_on_images_of_training(project: Path) -> None:
+    run_id = json.loads((project / RUN / "result.json").read_text())["mlflow_run_id"]
+    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    client.set_tag(run_id, "run_folder", "/nowhere")
+    (project / "multirun").rename(project / "away")
+    fetched = project / "multirun/fetched" / run_id
+    for _ in range(2):
+        output = tnt(project, "evaluate", run_id, "dataset.path=./photos")
+        assert "32 of 40 images are left out: the run was trained on them" in output
+        assert f"and to MLflow run {run_id}" in output
+        (fetched / "dataset.json").unlink()  # as an older version left the folder
+    found = json.loads((fetched / "evaluation_photos/evaluation.json").read_text())
+    assert found["images"] == 8
+    assert client.get_run(run_id).data.metrics["eval/photos/loss"] == found["metrics"]["eval/photos/loss"]
+
+
 def test_only_images_of_training_are_refused(project: Path) -> None:
     for name, _, _ in RunFolder(project / RUN).read_dataset()["files"]["train"]:
         target = project / "known" / name

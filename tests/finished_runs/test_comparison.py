@@ -115,6 +115,18 @@ def test_runs_that_did_not_finish_are_left_out(tmp_path: Path) -> None:
     assert "1 runs that did not finish are left out" in str(found)
 
 
+def test_a_run_that_two_arguments_name_counts_once(tmp_path: Path) -> None:
+    folder = group(tmp_path / "a", 2, SHALLOW)
+    found = compare(folder / "2-0", folder)
+    assert [len(each) for each in found.groups] == [1, 4]
+    assert found.left_out == 0
+    assert found.metrics["test/accuracy"].values == [[SHALLOW[0]], list(SHALLOW[1:])]
+    with pytest.raises(UserError, match=r"^compare: expected other runs in argument 2, received none; leave it out\.$"):
+        compare(folder, folder / "2-0")
+    group(tmp_path / "b", 3, DEEP)
+    assert [len(each) for each in compare(tmp_path, folder / "2-0").groups] == [5, 5]
+
+
 def test_data_versions_and_machine_are_compared(tmp_path: Path) -> None:
     for name, digest in (("a", "d1"), ("b", "d2")):
         folder = write_run(tmp_path / name)

@@ -280,6 +280,14 @@ def test_the_example_beside_each_export_classifies_files(
     files = [str(tmp_path / f"{number}.png") for number in range(4)]
     for file, image in zip(files, images, strict=False):
         Image.fromarray(image[:, :, 0]).save(file)
+    picture, orientation = Image.fromarray(images[4, :, :, 0]), Image.Exif()
+    orientation[274] = 6  # turned
+    files += [str(tmp_path / name) for name in ("turned.png", "16bit.png", "16bit.tif", "large.jpg")]
+    picture.save(files[4], exif=orientation)
+    for file in files[5:7]:
+        Image.fromarray(images[5, :, :, 0].astype(np.uint16) * 257).save(file)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    Image.fromarray(noise).save(files[7], exif=orientation)
     assert main(["predict", str(run_folder), *files, "--json"]) == 0
     wanted = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for name in ("keras", "safetensors", "savedmodel", "litert"):

@@ -1,6 +1,7 @@
 """What a person may call a run by."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def test_a_name(working_folder: Path, run_folder: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"the name of a run"):
         find_run(run_folder.name)
+    for name, time in (("b", 1), ("a", 3), ("c", 2)):
+        model = tmp_path / "multirun/runs" / name / "model.keras"
+        model.parent.mkdir(parents=True)
+        model.touch()
+        os.utime(model, (time, time))
+    with pytest.raises(UserError, match=r"The newest run here: multirun/runs/a$"):
+        find_run("2026-01-01_00-00-00_000000")
 
 
 def test_what_mlflow_knows(
@@ -69,6 +77,8 @@ def test_a_run_of_another_machine_is_fetched(
     assert found.path == tmp_path / "multirun/fetched" / result["mlflow_run_id"]
     assert found.result == result
     assert found.class_names == tuple("0123456789")
+    for name in ("dataset.json", "provenance/starts.json"):  # which images it was trained on, and its precision
+        assert (found.path / name).read_bytes() == (run_folder / name).read_bytes()
 
 
 def test_the_best_of_a_sweep(run_folder: Path, tmp_path: Path) -> None:
@@ -141,8 +151,9 @@ def test_damaged_folders_are_named(run_folder: Path, tmp_path: Path, name: str) 
 
 def test_dataset_and_trainer_can_be_overridden(run_folder: Path) -> None:
     config = find_run(run_folder).config
-    other = apply_overrides(config, ["dataset.path=/photos", "dataset=image_folder", "trainer.batch_size=3"])
-    assert (other.dataset.name.value, other.dataset.path, other.trainer.batch_size) == ("image_folder", "/photos", 3)
+    path = "/photos, (2023)"  # as it is typed
+    other = apply_overrides(config, [f"dataset.path={path}", "dataset=image_folder", "trainer.batch_size=3"])
+    assert (other.dataset.name.value, other.dataset.path, other.trainer.batch_size) == ("image_folder", path, 3)
     assert other.trainer.epochs == config.trainer.epochs == 1
     assert config.dataset.name.value == "digits"
     for wrong in ("model.depth=3", "dataset.pth=x", "optimizer=sgd", "trainer.batch_size=0"):

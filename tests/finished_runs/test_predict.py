@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from tnt_exp import data
 from tnt_exp.cli import main
 from tnt_exp.errors import UserError
-from tnt_exp.finished_runs import find_run
+from tnt_exp.finished_runs import find_run, test_images
+from tnt_exp.finished_runs.collection import Run
 from tnt_exp.finished_runs.find import load_for_evaluation
 from tnt_exp.finished_runs.predict import decode_inputs, expand_inputs, predict_images
 
@@ -123,6 +125,17 @@ def test_bad_input_ends_before_anything_slow(run_folder: Path, tmp_path: Path, a
     assert (done.returncode, done.stdout) == (2, "[]\n")
     assert word in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_takes_paths_as_it_takes_text(
+    images: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(run_folder)
+    pd.testing.assert_frame_equal(run.predict(images / "001.png"), run.predict(str(images / "001.png")))
+    with pytest.raises(UserError, match=r"^top: expected 1 or more, received 0\.$"):
+        run.predict(images, top=0)
+    monkeypatch.setattr(test_images, "evaluate_on", lambda *given: given[-1])
+    assert run.evaluate(tmp_path) == str(tmp_path)
 
 
 def test_files_are_listed_no_further_than_they_are_decoded(images: Path) -> None:

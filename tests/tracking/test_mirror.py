@@ -487,13 +487,19 @@ def test_recall_of_each_class_is_a_metric_under_a_name_that_mlflow_takes(uri: st
     run.begin(uri)
     run.record(1, 2)
     recall = {"T-shirt/top": 0.5, "cat": 1.0, "never seen": None, "..": 0.25, "Größe": 0.75}
+    recall |= {"☃": 0.1, "☂": 0.2, "__2": 0.3, "T-shirt_top": 0.4, "_2": 0.6}
     run.finish(epoch=2, class_accuracy=recall)
     assert run.sync() is None
     assert run.mirror.refused == 0
     found = {key: value for key, value in the_run(uri, run).data.metrics.items() if "recall" in key}
     assert found == {
-        "test/recall/T-shirt_top": 0.5,
+        "test/recall/T-shirt_top_2": 0.5,
         "test/recall/cat": 1.0,
         "test/recall/_": 0.25,
         "test/recall/Größe": 0.75,
+        "test/recall/__3": 0.1,
+        "test/recall/__4": 0.2,
+        "test/recall/__2": 0.3,
+        "test/recall/T-shirt_top": 0.4,
+        "test/recall/_2": 0.6,
     }

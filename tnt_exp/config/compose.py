@@ -25,6 +25,7 @@ from tnt_exp.config.sweep import LauncherConfig, SweepConfig
 from tnt_exp.config.trainer import Resume
 from tnt_exp.credentials import without_password
 from tnt_exp.errors import UserError, first_line
+from tnt_exp.formatting import as_number
 
 CONFIG_NAME = "train"
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # that of libyaml takes a sixth of the time
@@ -113,11 +114,23 @@ def to_config(cfg: DictConfig) -> Config:
     if config.dataset.path is not None and len(config.dataset.path) > 1:
         config.dataset.path = config.dataset.path.rstrip("/")  # photos/ is photos
     weights = config.trainer.class_weights
+    if isinstance(weights, str) and weights.startswith("{"):  # as text, for names that Hydra's grammar does not take
+        weights = config.trainer.class_weights = _read_weights(weights)
     if isinstance(weights, dict):  # names such as 0 and 1 are read as numbers
         config.trainer.class_weights = {str(name): weight for name, weight in weights.items()}
     if config.tracking.uri is not None:
         config.tracking.uri = without_password(config.tracking.uri)
     return config
+
+
+def _read_weights(text: str) -> object:
+    """Return `{class: weight, ...}`, read as YAML in which `cat:2` is an item, too; a text that is damaged as it is."""
+    try:
+        pairs = yaml.load(text, Loader=yaml.BaseLoader).items()  # names stay as typed: 007, yes
+    except yaml.YAMLError:
+        return text  # the rules refuse it
+    items = [name.rpartition(":")[::2] if not weight and ":" in name else (name, weight) for name, weight in pairs]
+    return {name: weight if (found := as_number(str(weight))) is None else found for name, weight in items}
 
 
 # Keys that the first edition did not have: its runs did what the defaults say.

@@ -5,6 +5,7 @@ A value of a key that takes text is taken literally, whatever Hydra's grammar wo
 """
 
 import re
+import shlex
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -83,10 +84,12 @@ def _syntax_error(text: str, reason: str) -> str:
         return f"{shown} no key before the = sign."
     if (problem := _unbalanced(value)) is not None:
         return f"{shown} {problem}."
+    quoted = f"{key}={quote(value)}"
+    quoted = shlex.quote(quoted) if re.search(r'["$`\\!]', quoted) else f'"{quoted}"'
     if character := re.search(r"LexerNoViableAltException\('(.)'\)|token recognition error at: '(.)'", reason):
         found = character[1] or character[2]
-        return f'{shown} the character {found!r}, which needs quotes: "{key}={quote(value)}".'
-    return f'{shown} a value that cannot be read. Text with special characters needs quotes: "{key}={quote(value)}".'
+        return f"{shown} the character {found!r}, which needs quotes: {quoted}."
+    return f"{shown} a value that cannot be read. Text with special characters needs quotes: {quoted}."
 
 
 def _unbalanced(value: str) -> str | None:

@@ -60,11 +60,7 @@ def decode_pixels(encoded: bytes, file: Path, size: int, channels: int) -> np.nd
 
 
 def _to_mode(image: Image.Image, mode: str, file: Path) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow would clip levels of 12 and 16 bits at 255.
-        bits = _bits_per_sample(image)
-        levels = np.asarray(image, np.uint32) * 255 // (2**bits - 1)
-        image = Image.fromarray(np.minimum(levels, 255).astype(np.uint8))
+    image = to_8_bits(image)
     if image.mode in ("I", "F"):
         raise UserError(
             f"{printable_name(file)}: expected 8 or 16 bits per channel, received 32 bits, whose range of levels is "
@@ -75,11 +71,15 @@ def _to_mode(image: Image.Image, mode: str, file: Path) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _bits_per_sample(image: Image.Image) -> int:
-    """Return the bits of a level that the file states (TIFF), else 16."""
-    stated = image.getexif().get(258, 16)  # BitsPerSample
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """Return an image with levels of 12 or 16 bits, which Pillow would clip at 255, scaled to 8; others unchanged."""
+    if not image.mode.startswith("I;16"):
+        return image
+    stated = image.getexif().get(258, 16)  # BitsPerSample, which TIFF files state
     bits = stated[0] if isinstance(stated, tuple) else stated
-    return bits if isinstance(bits, int) and 8 < bits <= 16 else 16
+    bits = bits if isinstance(bits, int) and 8 < bits <= 16 else 16
+    levels = np.asarray(image, np.uint32) * 255 // (2**bits - 1)
+    return Image.fromarray(np.minimum(levels, 255).astype(np.uint8))
 
 
 Selection = slice | np.ndarray

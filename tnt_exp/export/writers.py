@@ -22,6 +22,7 @@ import numpy as np
 import tnt_exp
 from tnt_exp.atomic_files import JsonObject, atomic_write
 from tnt_exp.augmentation.stateless_random import Tensor
+from tnt_exp.data.image_files import to_8_bits
 from tnt_exp.errors import UserError
 from tnt_exp.export import runtime
 from tnt_exp.export.formats import GRAPHS
@@ -229,6 +230,7 @@ def example_program(format_: str) -> str:
     """Return a program that classifies image files with an export: the code that verifies it, and how to call it."""
     load = inspect.getsource(runtime.RUNTIMES[format_])
     load = load.replace("-> Model:", "-> Callable[[np.ndarray], np.ndarray]:")
+    load += f"\n\n{inspect.getsource(to_8_bits)}"
     return f"{_EXAMPLE_HEAD}\n\n{load}\n\n{_EXAMPLE_MAIN.format(name=load.partition('(')[0].removeprefix('def '))}"
 
 
@@ -253,7 +255,10 @@ if __name__ == "__main__":
     _, height, width, channels = metadata["input"]["shape"]
     model = {name}(folder)
     for file in sys.argv[1:]:
-        image = Image.open(file).convert("RGB" if channels == 3 else "L")
+        image = Image.open(file)
+        image.draft(None, (2 * height, 2 * height))
+        ImageOps.exif_transpose(image, in_place=True)
+        image = to_8_bits(image).convert("RGB" if channels == 3 else "L")
         pixels = np.asarray(ImageOps.fit(image, (width, height)), np.uint8).reshape(1, height, width, channels)
         logits = model(pixels)[0]
         probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()

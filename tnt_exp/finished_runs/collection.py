@@ -123,7 +123,9 @@ class Run:
     def _classifier(self) -> "Classifier":
         return load_model(self.path)
 
-    def predict(self, images: "np.ndarray | Sequence[str | os.PathLike[str]] | str", top: int = 1) -> "pd.DataFrame":
+    def predict(
+        self, images: "np.ndarray | Sequence[str | os.PathLike[str]] | str | os.PathLike[str]", top: int = 1
+    ) -> "pd.DataFrame":
         """Return a table of `image`, `rank`, `class`, `probability` and `error`, with the `top` classes of each image.
 
         The images are files, folders and globs, or an array (N, height, width, channels), uint8 or floats in 0..255.
@@ -133,7 +135,9 @@ class Run:
         size, _, channels = find_run(self.path).image_shape
         return predict_table(self.model, images, size, channels, top)
 
-    def evaluate(self, data: "Sequence[str] | tuple[np.ndarray, np.ndarray] | str | None" = None) -> dict[str, float]:
+    def evaluate(
+        self, data: "Sequence[str] | tuple[np.ndarray, np.ndarray] | str | os.PathLike[str] | None" = None
+    ) -> dict[str, float]:
         """Return `loss`, `accuracy` and the like of the model; nothing is written.
 
         On the run's own test images, those of a folder or of overrides (`["dataset=cifar10"]`), or on images
@@ -141,7 +145,7 @@ class Run:
         """
         from tnt_exp.finished_runs.test_images import evaluate_on
 
-        return evaluate_on(find_run(self.path), self.model, data)
+        return evaluate_on(find_run(self.path), self.model, os.fspath(data) if isinstance(data, os.PathLike) else data)
 
 
 # What a run can be filtered by besides its configuration and its metrics.

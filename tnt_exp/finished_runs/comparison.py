@@ -160,7 +160,7 @@ def compare(
         raise UserError(f"compare: expected two runs or more, received {len(every)}; name another run, or a sweep.")
     groups = every.groups(REPEATED)
     if len(groups) == 1:
-        groups = given if len(given) > 1 else [every[number : number + 1] for number in range(len(every))]
+        groups = _distinct(given) if len(given) > 1 else [every[number : number + 1] for number in range(len(every))]
     kept = [group.filter("state=FINISHED") for group in groups]
     if not all(kept):
         kept = groups
@@ -171,6 +171,17 @@ def compare(
     differences = _differences([[_facts(run) for run in group] for group in kept])
     names = [_label(group, differences, number) for number, group in enumerate(kept)]
     return Comparison(kept, names, differences, found, shown, len(every) - sum(map(len, kept)))
+
+
+def _distinct(given: Sequence[RunCollection]) -> list[RunCollection]:
+    """Return the runs of each argument that no argument before it has, or raise `UserError`: there are none."""
+    first = {run.path: number for number, each in reversed([*enumerate(given)]) for run in each}
+    groups = [RunCollection(run for run in each if first[run.path] == number) for number, each in enumerate(given)]
+    if not all(groups):
+        raise UserError(
+            f"compare: expected other runs in argument {[*map(len, groups)].index(0) + 1}, received none; leave it out."
+        )
+    return groups
 
 
 def _collection(reference: str | Run | RunCollection, uri: str | None) -> RunCollection:

@@ -15,7 +15,7 @@ from tnt_exp import data, provenance
 from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.config import Config, validation
 from tnt_exp.config.compose import compose, load_config
-from tnt_exp.config.overrides import parse_override
+from tnt_exp.config.overrides import literal_overrides, parse_override
 from tnt_exp.config.trainer import TrainerConfig
 from tnt_exp.errors import UserError, similar_path
 from tnt_exp.model import weights_file
@@ -209,8 +209,8 @@ def _suggestion(text: str) -> str:
     similar = (similar_path(Path(RUNS, kind, Path(text).name)) for kind in ("runs", "sweeps"))
     if suggestion := next(filter(None, similar), None):
         return suggestion
-    folders = sorted(file.parent for file in Path("multirun/runs").glob("*/model.keras"))
-    return f" The newest run here: {folders[-1]}" if folders else ""
+    newest = max(Path(RUNS, "runs").glob("*/model.keras"), key=lambda file: file.stat().st_mtime, default=None)
+    return f" The newest run here: {newest.parent}" if newest else ""
 
 
 def load_model(run: str | os.PathLike[str], uri: str | None = None) -> "Classifier":
@@ -259,7 +259,7 @@ def apply_overrides(config: Config, overrides: Sequence[str], changeable: Sequen
     """
     if not overrides:
         return config
-    keys = [parse_override(text).key_or_group for text in overrides]
+    keys = [parse_override(text).key_or_group for text in literal_overrides(overrides)]
     for text, key in zip(overrides, keys, strict=True):
         if not any(key == name or key.startswith(f"{name}.") for name in changeable):
             raise UserError(f"{text}: expected a key that may change ({', '.join(changeable)}), received another.")

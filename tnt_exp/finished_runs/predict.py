@@ -127,25 +127,27 @@ def predict_images(
 
 def predict_table(
     load: Callable[[], "Classifier"],
-    images: "np.ndarray | Sequence[str | os.PathLike[str]] | str",
+    images: "np.ndarray | Sequence[str | os.PathLike[str]] | str | os.PathLike[str]",
     size: int,
     channels: int,
     top: int,
 ) -> "pd.DataFrame":
     """Return the table of `Run.predict`; `image` is a file or the position in the array, `rank` begins with 1.
 
-    The model is loaded when the images have been checked: `UserError` is raised if an argument matches no file, or the
-    array has another shape.
+    The model is loaded when the images have been checked: `UserError` is raised if an argument matches no file, the
+    array has another shape, or `top` is less than 1.
     """
     import pandas as pd
 
+    if top < 1:
+        raise UserError(f"top: expected 1 or more, received {top}.")
     stream: Iterable[tuple[Path, np.ndarray | UserError]]
     if isinstance(images, np.ndarray):
         if images.ndim != 4 or images.shape[-1] != channels:
             raise UserError(f"images: expected an array (N, height, width, {channels}), received {images.shape}.")
         stream = ((Path(str(number)), image) for number, image in enumerate(images))
     else:
-        names = [images] if isinstance(images, str) else [os.fspath(image) for image in images]
+        names = [os.fspath(image) for image in ([images] if isinstance(images, str | os.PathLike) else images)]
         stream = decode_inputs(expand_inputs(names), size, channels)
     rows = [
         (str(found.file), rank, *pair, found.error)

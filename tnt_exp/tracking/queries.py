@@ -15,7 +15,6 @@ from mlflow.exceptions import MlflowException
 from tnt_exp.atomic_files import read_json
 from tnt_exp.errors import UserError, first_line
 from tnt_exp.tracking.client import (
-    SQLITE_PREFIX,
     make_client,
     quote_filter_value,
     relocated_uri,
@@ -101,14 +100,19 @@ def _run_id(client: mlflow.MlflowClient, reference: str) -> str:
 
 def _fetch(client: mlflow.MlflowClient, uri: str, run: Run, fetched: Path) -> Path:
     folder: Path = (fetched / run.info.run_id).resolve()
-    if (folder / "model.keras").is_file():
+    has_model = (folder / "model.keras").is_file()
+    if has_model and (folder / "dataset.json").is_file():
         return folder
     outputs = run.outputs.model_outputs if run.outputs else []
     if not outputs:
         raise MlflowException(f"run {run.info.run_id} logged no model")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.yaml", "result.json"):
+    logged = {file.path for file in client.list_artifacts(run.info.run_id)}
+    # The precision, and which images the run was trained on; older runs did not log them.
+    for name in ("config.yaml", "result.json", *(name for name in ("provenance", "dataset.json") if name in logged)):
         client.download_artifacts(run.info.run_id, name, str(folder))
+    if has_model:
+        return folder
     with tempfile.TemporaryDirectory(dir=folder) as beside:
         location = client.get_logged_model(outputs[0].model_id).artifact_location
         download_artifacts(artifact_uri=location, dst_path=beside, tracking_uri=uri)
@@ -120,8 +124,8 @@ def _fetch(client: mlflow.MlflowClient, uri: str, run: Run, fetched: Path) -> Pa
 
 
 def run_store(folder: Path) -> str | None:
-    """Return the store of the run in a folder, as `mlflow.json` names it; None if the store is gone."""
-    reference = read_json(folder / "mlflow.json", skip=True) or {"uri": f"{SQLITE_PREFIX}/nowhere"}
+    """Return the store that `mlflow.json` names, or, for a run that was fetched, the default; None if it is gone."""
+    reference = read_json(folder / "mlflow.json", skip=True) or {"uri": resolve_tracking_uri(None)}
     return relocated_uri(reference["uri"], folder)
 
 

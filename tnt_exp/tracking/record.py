@@ -1,5 +1,6 @@
 """What MLflow should hold of a run or of a sweep: derived from the files of its folder."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -131,6 +132,12 @@ def _class_recall(result: JsonObject) -> dict[str, float]:
     """Return `test/recall/CLASS` of the classes with test images, if they are few; MLflow allows few characters."""
     found = result.get("class_accuracy", {})
     names = {name: re.sub(r"^\.+|[^\w.\- ]", "_", name) for name in found if len(found) <= _MAX_CLASSES}
+    taken = {name for name, to in names.items() if name == to}
+    for name, to in names.items():
+        if name != to:
+            numbered = (f"{to}_{number}" for number in itertools.count(2))
+            names[name] = next(each for each in itertools.chain([to], numbered) if each not in taken)
+            taken.add(names[name])
     return {f"{RECALL}{to}": found[name] for name, to in names.items() if found[name] is not None}
 
 
