@@ -141,6 +141,7 @@ class RunFolder:
                 "shape": list(dataset.image_shape),
                 "class_names": list(dataset.class_names),
                 "images": {name: len(split) for name, split in dataset.splits.items()},
+                "listed": dataset.listed,
                 "files": {
                     name: [[*record, int(label)] for record, label in zip(split.files, split.labels, strict=True)]
                     for name, split in dataset.splits.items()

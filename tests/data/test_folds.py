@@ -8,7 +8,7 @@ import pytest
 
 from tnt_exp.cli import main
 from tnt_exp.config.dataset import DatasetConfig, Source
-from tnt_exp.data import dataset_info, load_dataset
+from tnt_exp.data import dataset_info, load_dataset, load_test_split
 from tnt_exp.errors import UserError
 
 
@@ -36,6 +36,18 @@ def arrays(folder: Path, **others: np.ndarray) -> DatasetConfig:
     images = np.arange(24, dtype=np.uint8).reshape(24, 1, 1, 1)
     np.savez(folder / "some.npz", x_train=images, y_train=np.arange(24) % 2, **others)
     return DatasetConfig(name=Source.npz, path=str(folder / "some.npz"), folds=4, validation_fraction=0)
+
+
+def test_images_of_training_are_in_no_other_split() -> None:
+    trained = DatasetConfig(folds=5, fold=0)
+    assert load_test_split(DatasetConfig(folds=5, fold=1), trained)[:2] == (None, 360)
+    whole, seen = load_dataset(DatasetConfig(split_seed=1)).test, load_dataset(trained)
+    split, left_out, class_names = load_test_split(DatasetConfig(split_seed=1), trained)
+    assert split is not None
+    assert (len(split) + left_out, len(class_names)) == (len(whole), 10)
+    own, found = ({image.tobytes() for image in part.images} for part in (seen.test, split))
+    assert 50 < len(found) < 100  # a fifth of a fifth of 1,797
+    assert found <= own
 
 
 def test_a_test_part_of_the_data_is_left_alone_and_that_is_reported(

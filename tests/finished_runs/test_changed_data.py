@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from tracking.servers import runs
 
+import tnt_exp
 from tnt_exp.run_folder import RunFolder
 
 RUN = "multirun/runs/mine"
@@ -60,18 +61,54 @@ def test_new_photos_are_not_test_images(project: Path) -> None:
     assert report(project)["metrics"]["eval/loss"] == pytest.approx(reported["test/loss"], abs=1e-5)
 
 
+def test_images_that_the_run_did_not_use_were_not_added(project: Path) -> None:
+    """Those beyond a limit, those of a test folder beside folds, and unreadable ones."""
+    for name, count in (("train", 20), ("test", 4)):
+        draw(project / "split" / name, 0, count)
+    (project / "split/train/dark/junk.png").write_bytes(b"junk")
+    settings = ["model=tiny", "dataset=image_folder", "dataset.path=split", "dataset.image_size=8", "run.name=part"]
+    settings += ["dataset.train_limit=16", "dataset.folds=4", "dataset.on_error=skip", "tracking=off"]
+    tnt(project, "train", *settings, "trainer.epochs=1", "trainer.batch_size=4")
+    assert tnt(project, "evaluate", "part").count("as training reported") == 5
+    draw(project / "split/train", 30, 33)
+    assert "6 images were added since training" in tnt(project, "evaluate", "part")
+    file = project / "multirun/runs/part/dataset.json"
+    recorded = json.loads(file.read_text())
+    assert recorded.pop("listed") == 49
+    file.write_text(json.dumps(recorded))  # as older versions wrote it
+    assert "added" not in tnt(project, "evaluate", "part")
+
+
 def test_test_images_that_are_gone_are_left_out(project: Path) -> None:
     recorded = RunFolder(project / RUN).read_dataset()["files"]["test"]
     (project / "photos" / recorded[0][0]).unlink()
-    output = tnt(project, "evaluate", RUN, "--uri", "sqlite:///mlflow.db")
-    assert "1 of the run's 8 test images have changed or are gone" in output
-    assert report(project)["images"] == 7
+    (project / "photos" / recorded[1][0]).write_bytes(b"unreadable")
+    memory = ["dataset.memory_limit=0", "dataset.on_error=skip"]  # how images are read, not which
+    for overrides in ([], memory, [f"dataset.path={project / 'photos'}"]):
+        output = tnt(project, "evaluate", RUN, *overrides, "--uri", "sqlite:///mlflow.db")
+        assert "2 of the run's 8 test images have changed or are gone" in output
+        assert report(project)["images"] == 6
+        shutil.rmtree(project / RUN / "evaluation")
+
+
+def test_export_compares_on_the_test_images_of_the_run(project: Path) -> None:
+    draw(project / "photos", 100, 106)
+    output = tnt(project, "export", RUN, "format=onnx", "quantize=int8")
+    assert "accuracy on 8 test images" in output
+    assert "note: the folder has changed: 12 images were added" in output
+    (project / "else").mkdir()
+    assert "model.keras" in tnt(project / "else", "export", f"../{RUN}", "format=keras")
 
 
 def test_another_folder_is_measured_whole_without_images_of_training(project: Path) -> None:
     draw(project / "more", 50, 60)
     tnt(project, "evaluate", RUN, "dataset.path=more", "--uri", "sqlite:///mlflow.db")
-    assert report(project, "evaluation_more")["images"] == 20
+    found = report(project, "evaluation_more")
+    assert found["images"] == 20
+    tnt(project, "evaluate", RUN, "dataset=image_folder", "dataset.path=more", "--uri", "sqlite:///mlflow.db")
+    assert report(project, "evaluation_more") == found
+    measured = tnt_exp.Run(project / RUN).evaluate(str(project / "more"))
+    assert measured["loss"] == pytest.approx(found["metrics"]["eval/more/loss"], rel=1e-5)
     shutil.copytree(project / "photos", project / "mixed")
     draw(project / "mixed", 50, 60)
     assert "Write dataset.path=mixed" in tnt(project, "evaluate", RUN, "mixed", code=2)

@@ -1,6 +1,7 @@
 """`tnt-exp evaluate` and `tnt_exp.load`."""
 
 import json
+import re
 from pathlib import Path
 
 import mlflow
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 from finished_runs.conftest import tnt_exp as tnt_exp_command
 from finished_runs.refused_command import with_slow_imports_printed
+from PIL import Image
 
 import tnt_exp
 from tnt_exp import data
 from tnt_exp.cli import main
 from tnt_exp.config.compose import compose
+from tnt_exp.errors import UserError
 from tnt_exp.evaluation import Evaluation
 from tnt_exp.finished_runs import find_run
 
@@ -86,6 +89,40 @@ def test_other_images_with_the_same_classes(run_folder: Path, tmp_path: Path) ->
         find_run(run_folder).result["metrics"]["test/accuracy"], abs=0.1
     )
     assert [row["class"] for row in report["classes"]] == list("0123456789")
+
+
+def test_a_folder_has_the_size_and_the_channels_of_the_run(run_folder: Path, tmp_path: Path) -> None:
+    run, test = tnt_exp.Run(run_folder), data.load_dataset(find_run(run_folder).config.dataset).test
+    for number, (image, label) in enumerate(zip(test.images[:40], test.labels, strict=False)):
+        file = tmp_path / "drawn, (2023)" / str(label) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[:, :, 0]).save(file)
+    with pytest.raises(UserError, match="expected images of 1 channels"):
+        run.evaluate(["dataset=image_folder", f"dataset.path='{tmp_path / 'drawn, (2023)'}'", "dataset.channels=3"])
+    measured = run.evaluate(str(tmp_path / "drawn, (2023)"))
+    assert measured == pytest.approx(run.evaluate((test.images[:40], test.labels[:40])), rel=1e-5)
+
+
+def test_another_split_of_the_same_images_has_none_of_training(run_folder: Path, result: dict) -> None:
+    assert main(["evaluate", str(run_folder), "dataset.test_fraction=0.9"]) == 0
+    report = evaluation(run_folder, "evaluation_digits")
+    assert report["notes"] == ["1258 of 1617 images are left out: the run was trained on them"]
+    assert report["metrics"]["eval/digits/loss"] == pytest.approx(result["metrics"]["test/loss"], rel=1e-6)
+
+
+def test_images_of_other_channels_are_refused(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "rgb.npz", x_train=images, y_train=labels)
+    expected = "expected images of 1 channels, as the model was trained on, received"
+    for command in ("evaluate", "export"):
+        settings = ["format=keras"] if command == "export" else []
+        assert main([command, str(run_folder), *settings, "dataset=npz", f"dataset.path={tmp_path / 'rgb.npz'}"]) == 2
+        assert capsys.readouterr().err == f"tnt-exp: dataset=npz: {expected} 3.\n"
+    for array, received in ((images, "3"), (images[..., 0], "an array of shape (20, 8, 8)")):
+        with pytest.raises(UserError, match=re.escape(f"data: {expected} {received}.")):
+            tnt_exp.Run(run_folder).evaluate((array, labels))
 
 
 @pytest.mark.parametrize(

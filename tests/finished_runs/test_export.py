@@ -250,6 +250,7 @@ def test_timm_reads_what_is_written_for_it(
         (["format=litert", "quantize=int8"], "format=onnx"),
         (["format=onnx", "quantize=int4"], "quantize=int8"),
         (["format=keras", "dataset=npz"], "dataset.path"),
+        (["format=keras", "dataset=cifar10"], "channels"),
     ],
 )
 def test_bad_input_ends_before_anything_slow(run_folder: Path, settings: list[str], word: str) -> None:

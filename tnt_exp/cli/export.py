@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tnt_exp import data
 from tnt_exp.atomic_files import atomic_path
 from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.trainer import Backend, Precision
 from tnt_exp.errors import UserError
 from tnt_exp.export.formats import FORMATS, INT8, Format, chosen, missing
-from tnt_exp.finished_runs.find import RUN_HELP, apply_overrides, find_run, load_for_evaluation
+from tnt_exp.finished_runs import test_images
+from tnt_exp.finished_runs.find import RUN_HELP, find_run, load_for_evaluation
 from tnt_exp.formatting import format_bytes, format_table
 
 if TYPE_CHECKING:
@@ -53,14 +53,13 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"format: expected format=all or format=NAME of {', '.join(FORMATS)}, received none.")
     formats = _available(settings["format"], settings.get("quantize"))
     finished = find_run(options.run, options.uri)
-    config = apply_overrides(finished.config, [text for text, key, _ in pairs if key not in _SETTINGS])
-    data.validate(config.dataset)
+    config, own = test_images.configure(finished, [text for text, key, _ in pairs if key not in _SETTINGS])
     output = Path(settings.get("output") or finished.output / "export").expanduser().resolve()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger().addFilter(lambda record: record.levelno > logging.WARNING)  # ONNX Runtime's advice for int8
-    dataset = data.load_dataset(config.dataset)
+    test = test_images.read_images(finished, config, own=own)
     count = _IMAGES_OF_INT8 if formats == [INT8] else _IMAGES
-    images, labels = dataset.test.images[:count], dataset.test.labels[:count]
+    images, labels = test.split.images[:count], test.split.labels[:count]
 
     # All runtimes are compared on the CPU, because GPUs round differently.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -93,8 +92,9 @@ def main(arguments: Sequence[str]) -> int:
                 part.mkdir()
                 metadata = dict(about)
                 if format_ == INT8:
-                    every = math.ceil(len(dataset.train.labels) / _CALIBRATION_IMAGES)
-                    writers.onnx_int8(classifier, metadata, part, dataset.train.images[::every])
+                    train = test_images.training_images(finished, config)
+                    every = math.ceil(len(train) / _CALIBRATION_IMAGES)
+                    writers.onnx_int8(classifier, metadata, part, train.images[::every])
                 else:
                     writers.WRITERS[format_.name](classifier, metadata, part)
                 (part / "example.py").write_text(writers.example_program(format_.name))
@@ -111,6 +111,8 @@ def main(arguments: Sequence[str]) -> int:
     if INT8.name in checks:
         found = metadata["quantization"]
         print(f"accuracy on {found['images']:,} test images: {found['int8']:.4f}, in float32 {found['float32']:.4f}")
+        for note in test.notes:
+            print(f"  note: {note}")
     return 0 if len(checks) == len(formats) else 1
 
 

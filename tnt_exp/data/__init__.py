@@ -2,7 +2,7 @@
 
 from tnt_exp.data.batches import Batches, epoch_order, padded_batches
 from tnt_exp.data.dataset import Dataset, Split, dataset_digest
-from tnt_exp.data.load import dataset_info, load_dataset, validate
+from tnt_exp.data.load import dataset_info, load_dataset, load_test_split, validate
 from tnt_exp.data.sources.source import DatasetInfo
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "dataset_info",
     "epoch_order",
     "load_dataset",
+    "load_test_split",
     "padded_batches",
     "validate",
 ]

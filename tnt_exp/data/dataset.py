@@ -89,6 +89,7 @@ class Dataset:
     class_names: tuple[str, ...]
     digest: str  # 16 hexadecimal digits over everything above but the name
     skipped: int  # unreadable images left out
+    listed: int = 0  # images that the source has, with those in no split
 
     @property
     def splits(self) -> dict[str, Split]:

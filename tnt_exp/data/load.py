@@ -5,7 +5,7 @@ import logging
 import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig
-from tnt_exp.data.dataset import Dataset, LazySplit, RawDataset, dataset_digest
+from tnt_exp.data.dataset import Dataset, LazySplit, RawDataset, Split, dataset_digest
 from tnt_exp.data.sources import get_source
 from tnt_exp.data.sources.source import DatasetInfo, required_path
 from tnt_exp.data.splits import RandomStream, fold_split, stratified_split, test_split_size, train_split_sizes
@@ -57,7 +57,20 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         class_names=parts.class_names,
         digest=dataset_digest([splits[0], kept_validation, splits[1]], parts.class_names),
         skipped=sum(len(positions) for _, positions in selections) - sum(len(split) for split in splits),
+        listed=sum(len(part.labels) for part in (parts.train, parts.validation, parts.test) if part is not None),
     )
+
+
+def load_test_split(config: DatasetConfig, trained: DatasetConfig) -> tuple[Split | None, int, tuple[str, ...]]:
+    """Return the test images (None: none is left), how many are left out, and the class names.
+
+    Those are left out by which `trained`, the same data split in another way, trains or validates.
+    """
+    parts = get_source(config.name).read(config)
+    part, test = _select(parts, config)[2]
+    seen = [positions for source, positions in filter(None, _select(parts, trained)[:2]) if source is part]
+    fresh = np.setdiff1d(test, np.concatenate([[], *seen]))
+    return part.take(fresh) if len(fresh) else None, len(test) - len(fresh), parts.class_names
 
 
 def _select(parts: RawDataset, config: DatasetConfig) -> tuple[_Selection, _Selection | None, _Selection]:

@@ -12,9 +12,12 @@ import numpy as np
 from tnt_exp import data, provenance
 from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.config import Config
-from tnt_exp.config.dataset import DatasetConfig, Source
+from tnt_exp.config.dataset import DatasetConfig, OnError, Source
+from tnt_exp.config.overrides import parse_override, quote
 from tnt_exp.data.dataset import Split, make_split
-from tnt_exp.errors import UserError
+from tnt_exp.data.sources.folder_layout import folder_layout, list_images
+from tnt_exp.data.sources.image_folder import ImageFolderSource, read_files
+from tnt_exp.errors import UserError, printable_name
 from tnt_exp.evaluation import evaluate
 from tnt_exp.finished_runs.find import FinishedRun, apply_overrides
 from tnt_exp.run_folder import RunFolder
@@ -38,16 +41,31 @@ class TestImages:
 
 def configure(finished: FinishedRun, overrides: Sequence[str]) -> tuple[Config, bool]:
     """Return the configuration of an evaluation, and whether it is of the own test images, or raise `UserError`."""
-    config = _locate_data(finished, apply_overrides(finished.config, overrides))
-    own = config.dataset == _locate_data(finished, finished.config).dataset
-    _check(finished, config, own=own)
+    config = apply_overrides(finished.config, overrides)
+    dataset = replace(config.dataset, path=_locate(finished, config.dataset.path, required=True))
+    if dataset.name is Source.image_folder:  # it is read as the run's images were, unless the overrides say otherwise
+        size, _, channels = finished.image_shape
+        if any(parse_override(text).key_or_group == "dataset.channels" for text in overrides):
+            channels = dataset.channels
+        dataset = replace(dataset, image_size=dataset.image_size or size, channels=channels)
+    config, own = replace(config, dataset=dataset), dataset == _as_trained(finished, dataset)
+    _check(finished, dataset, own=own)
     return config, own
 
 
 def read_images(finished: FinishedRun, config: Config, *, own: bool) -> TestImages:
     """Return the images, with the class numbers of the model, or raise `UserError`: none, or of other classes."""
     chosen = _own_test_images(finished, config) if own else _other_test_images(finished, config)
+    _require_channels(finished, f"dataset={chosen.name}", chosen.split.images.shape[3])
     return replace(chosen, split=_relabel(finished.class_names, chosen))
+
+
+def training_images(finished: FinishedRun, config: Config) -> Split:
+    """Return the images that the run was trained on; if the configuration has others, their training part."""
+    trained, recorded = _as_trained(finished, config.dataset), RunFolder(finished.path).read_dataset()
+    if trained and recorded.get("files"):
+        return _recorded_images(trained, recorded, "train")
+    return data.load_dataset(trained or config.dataset).train
 
 
 def evaluate_on(
@@ -57,34 +75,46 @@ def evaluate_on(
 ) -> dict[str, float]:
     """Return the metrics of `Run.evaluate`, or raise `UserError`; the model is loaded once the images are read."""
     config = finished.config
+    if isinstance(data, str):
+        data = ["dataset.name=image_folder", f"dataset.path={quote(data)}"]
     if isinstance(data, tuple):
-        split = make_split(data[0], np.asarray(data[1], np.int32), len(finished.class_names), "data")
+        images = np.asarray(data[0])
+        received = images.shape[3] if images.ndim == 4 else f"an array of shape {images.shape}"
+        _require_channels(finished, "data", received)
+        split = make_split(images, np.asarray(data[1], np.int32), len(finished.class_names), "data")
     else:
-        overrides = ["dataset=image_folder", f"dataset.path={data}"] if isinstance(data, str) else data or []
-        config, own = configure(finished, overrides)
+        config, own = configure(finished, data or [])
         split = read_images(finished, config, own=own).split
     found = evaluate(load(), split, config.trainer.batch_size, flip=config.flips_test_images)
     metrics = {name.removeprefix("test/"): value for name, value in found.metrics("test")}
     return {**metrics, "calibration_error": found.calibration_error()}
 
 
-def _locate_data(finished: FinishedRun, config: Config) -> Config:
-    """Return the configuration with `dataset.path` found again.
+def _locate(finished: FinishedRun, given: str | None, *, required: bool) -> str | None:
+    """Return a `dataset.path`, found again; if nothing is there, unchanged, or with `required` raise `UserError`.
 
     A relative path counts from the working folder; where it does not exist there, from the folder in which the run was
     started, or from the project folder above `multirun/`.
     """
-    given = config.dataset.path
     if not given or Path(given).expanduser().is_absolute() or Path(given).exists():
-        return config
+        return given
     starts = provenance.read(finished.path)
     folders = [Path(start["cwd"]) for start in starts[-1:]]
     folders += [parent.parent for parent in finished.path.parents if parent.name == "multirun"][:1]
-    found = next((folder / given for folder in folders if (folder / given).exists()), None)
-    if found is None:
+    found = next((str(folder / given) for folder in folders if (folder / given).exists()), None)
+    if found is None and required:
         tried = ", ".join(str(folder / given) for folder in dict.fromkeys([Path.cwd(), *folders]))
         raise UserError(f"dataset.path={given}: expected the images of the run, found none at {tried}; correct it.")
-    return replace(config, dataset=replace(config.dataset, path=str(found)))
+    return found or given
+
+
+def _as_trained(finished: FinishedRun, dataset: DatasetConfig) -> DatasetConfig | None:
+    """Return the section by which the run split the same images; None: these are other images."""
+    trained = finished.config.dataset
+    paths = (_locate(finished, trained.path, required=False), dataset.path)
+    if trained.name is not dataset.name or len({path and Path(path).expanduser().resolve() for path in paths}) > 1:
+        return None
+    return replace(trained, path=dataset.path, memory_limit=dataset.memory_limit, on_error=dataset.on_error)
 
 
 def _own_test_images(finished: FinishedRun, config: Config) -> TestImages:
@@ -106,31 +136,34 @@ def _own_test_images(finished: FinishedRun, config: Config) -> TestImages:
 
 
 def _other_test_images(finished: FinishedRun, config: Config) -> TestImages:
-    """Return the test part of another data set, or all its images; `UserError`: the run was trained on all of them."""
-    if config.dataset.name is not Source.image_folder:
+    """Return the test part of other images, or all of a folder, but none of training, or raise `UserError`: none."""
+    name, seen, notes = config.dataset.name, _trained_on(finished), list[str]()
+    trained = _as_trained(finished, config.dataset)
+    if trained is not None and not seen:  # its images are known by their places: are they those of training?
+        notes += _own_test_images(finished, replace(config, dataset=trained)).notes
+        split, left_out, class_names = data.load_test_split(config.dataset, trained)
+    elif name is not Source.image_folder:
         dataset = data.load_dataset(config.dataset)
         return TestImages(dataset.name, dataset.test, dataset.class_names, dataset.digest)
-    from tnt_exp.data.sources.image_folder import ImageFolderSource
-
-    raw = ImageFolderSource(classes=1).read(config.dataset)  # it may have a single class: it is not trained on
-    part = raw.test or raw.train
-    split = part.take(np.arange(len(part.labels)))
-    notes = []
-    seen = _trained_on(finished)
-    if split.files is not None and seen:
-        fresh = np.array([record.sha256 not in seen for record in split.files])
-        if not fresh.any():
-            raise UserError(
-                f"dataset.path={config.dataset.path}: expected images that the run was not trained on, found none."
-            )
-        if not fresh.all():
-            notes.append(f"{int((~fresh).sum())} of {len(fresh)} images are left out: the run was trained on them")
-            split = _keep(split, np.flatnonzero(fresh))
-    digest = data.dataset_digest([None, None, split], raw.class_names)
-    return TestImages(config.dataset.name.value, split, raw.class_names, digest, tuple(notes))
+    else:
+        raw = ImageFolderSource(classes=1).read(config.dataset)  # it may have a single class: it is not trained on
+        part, class_names = raw.test or raw.train, raw.class_names
+        split = part.take(np.arange(len(part.labels)))
+        fresh = np.array([record.sha256 not in seen for record in split.files or ()])
+        split, left_out = _keep(split, fresh), int((~fresh).sum())
+    if not split:
+        raise UserError(f"dataset={name.value}: expected images that the run was not trained on, found none.")
+    if left_out:
+        notes.append(f"{left_out} of {left_out + len(split)} images are left out: the run was trained on them")
+    digest = data.dataset_digest([None, None, split], class_names)
+    return TestImages(name.value, split, class_names, digest, tuple(notes))
 
 
-def _keep(split: Split, positions: np.ndarray) -> Split:
+def _keep(split: Split, chosen: np.ndarray) -> Split:
+    """Return the images whose files are chosen, bool (images,)."""
+    if chosen.all():
+        return split
+    positions = np.flatnonzero(chosen)
     files = tuple((split.files or ())[position] for position in positions)
     content = hashlib.sha256(b"".join(bytes.fromhex(file.sha256) for file in files)).digest()
     return Split(split.images[positions], split.labels[positions], content, files)
@@ -147,20 +180,24 @@ def evaluation_label(finished: FinishedRun, config: Config) -> str:
     return label
 
 
-def _check(finished: FinishedRun, config: Config, *, own: bool) -> None:
+def _check(finished: FinishedRun, dataset: DatasetConfig, *, own: bool) -> None:
     """Find errors before data are read."""
-    if own or config.dataset.name is not Source.image_folder:
-        data.validate(config.dataset)
-    elif not Path(str(config.dataset.path)).expanduser().is_dir():
-        raise UserError(f"dataset.path={config.dataset.path}: expected a folder of images, found none.")
-    info, channels, classes = data.dataset_info(config.dataset), finished.image_shape[2], len(finished.class_names)
-    if info.channels not in (None, channels):
-        raise UserError(
-            f"dataset={config.dataset.name.value}: expected images of {channels} channels, as the model was trained "
-            f"on, received {info.channels}."
-        )
+    if own or dataset.name is not Source.image_folder:
+        data.validate(dataset)
+    else:
+        ImageFolderSource(classes=1).validate(dataset)
+    info, classes = data.dataset_info(dataset), len(finished.class_names)
+    _require_channels(finished, f"dataset={dataset.name.value}", info.channels)
     if info.classes is not None and info.classes > classes:
-        raise UserError(f"dataset={config.dataset.name.value}: expected {classes} classes, received {info.classes}.")
+        raise UserError(f"dataset={dataset.name.value}: expected {classes} classes, received {info.classes}.")
+
+
+def _require_channels(finished: FinishedRun, source: str, received: int | str | None) -> None:
+    channels = finished.image_shape[2]
+    if received not in (None, channels):
+        raise UserError(
+            f"{source}: expected images of {channels} channels, as the model was trained on, received {received}."
+        )
 
 
 def _relabel(class_names: Sequence[str], chosen: TestImages) -> Split:
@@ -179,35 +216,39 @@ def _relabel(class_names: Sequence[str], chosen: TestImages) -> Split:
 
 def _recorded_test_images(finished: FinishedRun, config: DatasetConfig, recorded: JsonObject) -> TestImages:
     """Read the files that were the run's test images, as far as they are still there and unchanged."""
-    from tnt_exp.data.sources.image_folder import read_files
-
-    root = Path(str(config.path)).expanduser()
-    files = recorded["files"]["test"]
-    split = read_files(root, [name for name, _, _ in files], np.array([label for *_, label in files], np.int32), config)
-    hashes = {name: sha256 for name, sha256, _ in files}
-    same = np.array([record.sha256 == hashes[record.path] for record in split.files or ()], bool)
-    if not same.any():
-        raise UserError(f"dataset.path={config.path}: expected the run's test images, found none of its {len(files)}.")
+    split, total = _recorded_images(config, recorded, "test"), len(recorded["files"]["test"])
     notes = []
-    if same.sum() < len(files):
-        notes.append(f"{len(files) - int(same.sum())} of the run's {len(files)} test images have changed or are gone")
-        split = _keep(split, np.flatnonzero(same))
-    known = {name for part in recorded["files"].values() for name, _, _ in part}
-    added = _count_added(config, known)
-    if added:
+    if len(split) < total:
+        notes.append(f"{total - len(split)} of the run's {total} test images have changed or are gone")
+    if added := _count_added(finished, config, recorded):
         notes.append(f"the folder has changed: {added} images were added since training; the run's own are measured")
-    names = tuple(recorded["class_names"])
-    return TestImages(config.name.value, split, names, recorded["digest"], tuple(notes))
+    return TestImages(config.name.value, split, tuple(recorded["class_names"]), recorded["digest"], tuple(notes))
 
 
-def _count_added(config: DatasetConfig, known: set[str]) -> int:
-    from tnt_exp.data.sources.folder_layout import folder_layout, list_images
+def _recorded_images(config: DatasetConfig, recorded: JsonObject, part: str) -> Split:
+    """Read those files of a split of the run that are still there, readable and unchanged."""
+    root, files = Path(str(config.path)).expanduser(), recorded["files"][part]
+    labels = np.array([label for *_, label in files], np.int32)
+    split = read_files(root, [name for name, _, _ in files], labels, replace(config, on_error=OnError.skip))
+    hashes = {name: sha256 for name, sha256, _ in files}
+    same = np.array([record.sha256 == hashes[record.path] for record in split.files or ()])
+    if not same.any():
+        raise UserError(f"dataset.path={config.path}: expected the run's {part} images, found none of {len(files)}.")
+    return _keep(split, same)
 
-    root = Path(str(config.path)).expanduser()
+
+def _count_added(finished: FinishedRun, config: DatasetConfig, recorded: JsonObject) -> int:
+    """Return how many images the folder has gained; 0 for a run of an older version that perhaps left some out."""
+    root, trained = Path(str(config.path)).expanduser(), finished.config.dataset
     layout = folder_layout(root, classes=1)
+    selective = trained.train_limit or (trained.folds and layout.test) or trained.on_error is OnError.skip
+    if selective and "listed" not in recorded:
+        return 0
+    known = {name for part in recorded["files"].values() for name, _, _ in part}
     folders = [folder for part in (layout.train, layout.validation, layout.test) for _, folder in part or ()]
-    files = [str(file.relative_to(root)) for folder in folders for file in list_images(folder).files]
-    return sum(name not in known for name in files)
+    files = [printable_name(file.relative_to(root)) for folder in folders for file in list_images(folder).files]
+    unused = int(recorded.get("listed", len(known))) - len(known)
+    return max(0, sum(name not in known for name in files) - unused)
 
 
 def _trained_on(finished: FinishedRun) -> set[str]:
