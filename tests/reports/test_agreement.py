@@ -144,7 +144,7 @@ def test_folder_and_mlflow_agree_on_keys_that_another_start_fixed_and_on_trials_
     here, scheduler = results.load_results(study), Scheduler(study, GridSource([], 5))
     assert here.objective == "test/accuracy"
     assert [row.objective for row in here.rows[:3]] == pytest.approx([340 / 360, 342 / 360, 350 / 360])
-    assert scheduler.best is study.trials[2]
+    assert (scheduler.objective, scheduler.best) == ("test/accuracy", study.trials[2])
     assert scheduler.best_value == pytest.approx(350 / 360)
 
 

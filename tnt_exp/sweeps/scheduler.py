@@ -86,6 +86,11 @@ class Scheduler:
         self._compare()
 
     @property
+    def objective(self) -> str:
+        """The metric, or the number of a result, by which all trials are compared."""
+        return str(self.study.data["objective"] or default_objective(self._results.values()))
+
+    @property
     def stopped(self) -> bool:
         """True if a failure stops the sweep."""
         return self.fail_fast and bool(self.failures)
@@ -133,7 +138,7 @@ class Scheduler:
         return result
 
     def _compare(self) -> None:
-        name = self.study.data["objective"] or default_objective(self._results.values())
+        name = self.objective
         values = {job: objective_value(result, name) for job, result in sorted(self._results.items())}
         found = {job: value for job, value in values.items() if value is not None and value == value}
         if found:  # among equal values the first trial is the best, as in the leaderboard

@@ -108,7 +108,7 @@ class LiveTable(SweepCallback):
         state = scheduler.states[trial.job]
         parts = [f"job {trial.job}", state.value, trial.label]
         result = scheduler.study.result(trial) or {}
-        value = objective_value(result, scheduler.study.data["objective"])
+        value = objective_value(result, scheduler.objective)
         if value is not None and state is not TrialState.failed:
             parts.append(f"{value:.4f}")
         parts.append(format_duration(scheduler.last_seconds))
