@@ -66,7 +66,7 @@ def _row(study: SweepStudy, trial: Trial, keys: Sequence[str], objective: str) -
     failed = state is TrialState.failed
     known = result or {}
     why = read_outcome(result) if failed else None
-    value, values = objective_value(known, objective), _values(trial.overrides)
+    value, values = objective_value(known, objective), {**trial.params, **_values(trial.overrides)}
     if state is TrialState.pruned:
         value = run_folder.read_metrics(folder).value(objective)
     return TrialRow(
