@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlflow
@@ -27,6 +27,8 @@ class FakeTrial:
     params: dict[str, str]
     right: Sequence[int]
     tested: int
+    fixed: dict[str, str] = field(default_factory=dict)  # by the command that added the trial
+    cause: str | None = None  # why it did not finish
 
     @property
     def kept(self) -> int:
@@ -38,7 +40,7 @@ def write_sweep(folder: Path, uri: str, trials: Sequence[FakeTrial], *, model: b
     """Write the folder of a sweep as it ends, and log it; with `model`, an empty one with each trial."""
     study = SweepStudy.new(folder, command=["..."], config_dir=None, search=None, objective=None, direction="maximize")
     for trial in trials:
-        overrides = [f"{key}={value}" for key, value in trial.params.items()]
+        overrides = [f"{key}={value}" for key, value in {**trial.fixed, **trial.params}.items()]
         tracking = [f"tracking.uri={uri}", "tracking.system_metrics=false", f"tracking.log_model={str(model).lower()}"]
         epochs = f"trainer.epochs={len(trial.right)}"
         config = compose([*overrides, epochs, "schedule.warmup_epochs=0", *tracking])
@@ -71,6 +73,8 @@ def _write_run(study: SweepStudy, job: int, fake: FakeTrial, model: bool) -> Non
     metrics = {"train/accuracy": accuracy, "val/accuracy": accuracy, "test/accuracy": fake.tested / IMAGES["test"]}
     times = {"train_seconds": 12.0 + job, "total_seconds": 20.0 + job, "images_per_second": 900.0}
     result |= {"status": "FINISHED", "epoch": fake.kept, "metrics": metrics, **times}
+    if fake.cause:
+        result |= {"status": "KILLED", "cause": fake.cause, "error": "killed", "metrics": {}}
     folder.write_result(result)
     if model:
         (path / "model.keras").touch()

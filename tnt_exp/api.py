@@ -136,12 +136,12 @@ def sweep(overrides: Overrides, config_dir: ConfigDir = None) -> RunCollection:
         if study is None:
             return Progress(0, 1, "starting")
         states = [study.state(trial) for trial in study.trials]
-        name = study.data["objective"]
+        name = objective_name(study)
         found = [value for each in study.trials if (value := objective_value(study.result(each), name)) is not None]
         ended = len(states) - states.count(TrialState.waiting)
         texts = [f"{ended} of {len(states)} trials"]
         texts += [f"{failed} failed"] if (failed := states.count(TrialState.failed)) else []
-        texts += [f"best {objective_name(study)} {(max if study.maximize else min)(found):.4f}"] if found else []
+        texts += [f"best {name} {(max if study.maximize else min)(found):.4f}"] if found else []
         return Progress(ended, len(states), ", ".join(texts))
 
     child = _Child(["train", "-m", *_flags(config_dir), *overrides], progress)

@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -95,6 +96,71 @@ def test_terminal_page_and_mlflow_agree_on_a_sweep_with_ties(
     assert find_run(f"best:{folder}").path == folder / "1"
     assert main(["sweep", "status", str(folder)]) == 0
     assert "\n".join(VERDICT) in capsys.readouterr().out
+
+
+def test_folder_and_mlflow_agree_on_keys_that_another_start_fixed_and_on_trials_that_did_not_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    init_sqlite_store(uri)
+    monkeypatch.chdir(tmp_path)
+    lion, deep = {"model.depth": "2", "optimizer": "lion"}, {"optimizer": "lion", "augmentation": "[crop_flip,mixing]"}
+    study = write_sweep(
+        tmp_path / "sweep",
+        uri,
+        [
+            FakeTrial({"seed": "0"}, [130, 135], 340, lion),
+            FakeTrial({"seed": "1"}, [130, 137], 342, lion),
+            FakeTrial({"optimizer": "adamw", "seed": "0"}, [100, 120], 350, {"model.depth": "2"}),
+            FakeTrial({"model.depth": "3", "seed": "0"}, [72, 36], 300, deep, "pruned"),
+            FakeTrial({"model.depth": "3", "seed": "1"}, [72, 36], 300, deep, "stopped"),
+        ],
+    )
+    here, there = results.load_results(study), results.load_results_from_mlflow(uri, study.id)
+    for found in (here, there):
+        assert [(point.label, len(point.rows), point.mean) for point in found.ranking] == [
+            ("optimizer=lion model.depth=2", 2, pytest.approx(136 / 144)),
+            ("optimizer=adamw model.depth=2", 1, pytest.approx(120 / 144)),
+            ("optimizer=lion model.depth=3 augmentation=[crop_flip,mixing]", 2, None),
+        ]
+        assert [row.state for row in found.rows] == ["finished"] * 3 + ["pruned", "waiting"]
+        assert [row.objective for row in found.rows[3:]] == [0.25, None]
+        assert list(found.curves) == list(here.curves) != []
+    assert trials_summary(study).split()[:5] == ["job", "seed", "optimizer", "model.depth", "augmentation"]
+
+    # ---- A metric of the result has no curve
+    client = mlflow.MlflowClient(uri)
+    (parent,) = client.search_runs([client.get_experiment_by_name("tnt").experiment_id], "tags.sweep = 'parent'")
+    assert parent.data.tags["swept"] == "seed optimizer model.depth augmentation"
+    client.set_tag(parent.info.run_id, "objective", "train_seconds")
+    there = results.load_results_from_mlflow(uri, study.id)
+    assert ([row.objective for row in there.rows], there.curves) == ([12.0, 13.0, 14.0, None, None], {})
+
+    # ---- All are compared by one metric, which each has
+    file = study.folder / "0/result.json"
+    result = json.loads(file.read_text())
+    del result["metrics"]["val/accuracy"]
+    file.write_text(json.dumps(result))
+    here, scheduler = results.load_results(study), Scheduler(study, GridSource([], 5))
+    assert here.objective == "test/accuracy"
+    assert [row.objective for row in here.rows[:3]] == pytest.approx([340 / 360, 342 / 360, 350 / 360])
+    assert (scheduler.objective, scheduler.best) == ("test/accuracy", study.trials[2])
+    assert scheduler.best_value == pytest.approx(350 / 360)
+
+
+def test_means_are_of_the_runs_that_finished() -> None:
+    rows = [row(0, 2.0, depth=1, seed=0), row(1, 4.0, depth=1, seed=1), row(2, None, depth=1, seed=2)]
+    rows = [
+        replace(each, facts={"train_seconds": seconds}) for each, seconds in zip(rows, (2.0, 4.0, 9.0), strict=True)
+    ]
+    ranking = rank_points([*rows, row(3, 5.0, depth=2)], maximize=False)
+    assert (ranking[1].params, ranking[1].rank) == ({"depth": "1"}, 2)
+    assert verdict([replace(ranking[1], rank=1)], "train_seconds", None) == [
+        "Best: depth=1: train_seconds 3.0000 (mean of 2 runs)."
+    ]
+    table = leaderboard_columns(ranking, "val/accuracy")
+    assert (table["runs"], table["train_seconds"]) == ([1, 2], [None, 3.0])
+    assert leaderboard_columns(ranking, "train_seconds")["train_seconds"] == [5.0, 3.0]
 
 
 def row(job: int, objective: float | None, **params: object) -> TrialRow:

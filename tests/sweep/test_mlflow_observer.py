@@ -176,3 +176,6 @@ def test_a_search_that_is_stopped_before_its_first_trial_has_a_parent(tmp_path: 
     MlflowObserver.of(study, tracking, ["model.depth"]).finish("KILLED")
     (parent,), children = runs(tmp_path)
     assert (parent.info.status, parent.data.tags["swept"], children) == ("KILLED", "model.depth", [])
+    mlflow.MlflowClient(tracking.uri).delete_tag(parent.info.run_id, "objective")  # older versions set none
+    found = results.load_results_from_mlflow(str(tracking.uri), study.id)
+    assert (found.objective, found.verdict) == ("val/accuracy", ["No trial has finished with val/accuracy."])

@@ -444,3 +444,6 @@ def test_a_sweep_over_folds_ends_with_mean_deviation_and_one_confusion_matrix(tm
         assert found is not None
         np.testing.assert_array_equal(found[1], best[0] + best[2])
     assert folds_summary(SweepStudy(tmp_path, {**study.data, "points": []})) == ""
+    for trial in study.trials:
+        RunFolder(study.folder_of(trial)).write_result({"status": "FAILED", "cause": "error", "error": "disk full"})
+    assert folds_summary(study) == ""

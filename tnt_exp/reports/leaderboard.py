@@ -60,6 +60,16 @@ class RankedPoint:
         return " ".join(f"{key}={value}" for key, value in self.params.items()) or f"job {self.rows[0].job}"
 
     @property
+    def finished(self) -> list[TrialRow]:
+        """The runs that finished."""
+        return [row for row in self.rows if row.state == "finished"]
+
+    @property
+    def count(self) -> int:
+        """The number of runs whose objective the mean is of."""
+        return len(_finite(row.objective for row in self.finished))
+
+    @property
     def is_complete(self) -> bool:
         """True if all its runs have an objective."""
         return all(row.state == "finished" and row.objective is not None for row in self.rows)
@@ -67,15 +77,15 @@ class RankedPoint:
     @property
     def best(self) -> TrialRow:
         """The run that represents the point: the first one that finished."""
-        return next((row for row in self.rows if row.state == "finished"), self.rows[0])
+        return next(iter(self.finished), self.rows[0])
 
     def mean_of(self, metric: str) -> float | None:
         """Return the mean of a metric over the runs that finished, or None."""
-        return _mean(_finite(row.metrics.get(metric) for row in self.rows if row.state == "finished"))
+        return _mean(_finite(row.metrics.get(metric) for row in self.finished))
 
     def std_of(self, metric: str) -> float | None:
         """Return the sample standard deviation of a metric over the runs that finished; None for fewer than two."""
-        return _std(_finite(row.metrics.get(metric) for row in self.rows if row.state == "finished"))
+        return _std(_finite(row.metrics.get(metric) for row in self.finished))
 
 
 def _finite(values: Iterable[float | None]) -> list[float]:
@@ -134,7 +144,7 @@ def verdict(ranking: Sequence[RankedPoint], objective: str, images: int | None) 
     if not best:
         return [f"No trial has finished with {objective}."]
     mean, tests = best[0].mean or 0.0, [point.mean_of(TEST) for point in best[:_NAMED]]
-    count = max(len(point.rows) for point in best)
+    count = max(point.count for point in best)
     remarks = [f"mean of {count} runs"] if count > 1 else []
     remarks += [format_wrong(mean, images)] if images else []
     remark = f" ({', '.join(remarks)})" if remarks else ""
@@ -158,7 +168,7 @@ def _lead(best: RankedPoint, others: Sequence[RankedPoint], images: int | None, 
     if errors[0] is None:
         return f"{begin} Whether that is more than chance is known with several seeds (seed=0,1,2)."
     seeds = best.std is not None and others[0].std is not None
-    of = f"over {len(best.rows)} runs" if seeds else f"on {images:,} images"
+    of = f"over {best.count} runs" if seeds else f"on {images:,} images"
     if lead > 2 * errors[0]:
         return f"{begin} That is more than two standard errors {of} ({2 * errors[0]:.4f}): unlikely to be chance."
     within = sum(
@@ -175,7 +185,7 @@ def _lead(best: RankedPoint, others: Sequence[RankedPoint], images: int | None, 
 def _standard_error(point: RankedPoint, other: RankedPoint, images: int | None) -> float | None:
     """Return the standard error of the difference of two means: between seeds, or of an accuracy on so many images."""
     if point.std is not None and other.std is not None:
-        return math.sqrt(point.std**2 / len(point.rows) + other.std**2 / len(other.rows))
+        return math.sqrt(point.std**2 / point.count + other.std**2 / other.count)
     means = [found.mean for found in (point, other) if found.mean is not None]
     return math.sqrt(sum(abs(mean * (1 - mean)) / images for mean in means)) if images else None
 
@@ -188,13 +198,13 @@ def leaderboard_columns(ranking: Sequence[RankedPoint], objective: str) -> dict[
     table[kept_name(objective)] = [point.mean for point in ranking]
     if any(len(point.rows) > 1 for point in ranking):
         table["std"] = [point.std for point in ranking]
-        table["runs"] = [sum(row.state == "finished" for row in point.rows) for point in ranking]
+        table["runs"] = [len(point.finished) for point in ranking]
     for name in TEST_METRICS:
         if name != objective and any(name in row.metrics for point in ranking for row in point.rows):
             table[name] = [point.mean_of(name) for point in ranking]
-    for name in ("parameters", "macs"):
-        table[name] = [point.best.facts.get(name) for point in ranking]
-    table["train_seconds"] = [_mean(_finite(row.facts.get("train_seconds") for row in point.rows)) for point in ranking]
+    facts = {name: [point.best.facts.get(name) for point in ranking] for name in ("parameters", "macs")}
+    seconds = (_finite(row.facts.get("train_seconds") for row in point.finished) for point in ranking)
+    table |= {**facts, "train_seconds": [*map(_mean, seconds)]} | table  # an objective keeps its own column
     table["state"] = [point.best.state for point in ranking]
     table["jobs"] = [" ".join(str(row.job) for row in point.rows) for point in ranking]
     return table

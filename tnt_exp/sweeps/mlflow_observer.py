@@ -47,7 +47,8 @@ class MlflowObserver(SweepCallback):
         uri = resolve_tracking_uri(tracking.uri)
         tags = {
             "direction": str(study.data["direction"]),
-            "swept": " ".join(dict.fromkeys([*(key for trial in study.trials for key in trial.params), *swept])),
+            "swept": " ".join(results.varying_keys(study, swept)),
+            "objective": study.data["objective"] or "",  # the default is known when a trial has finished
             "command": " ".join(["tnt-exp train -m", *study.data["command"]]),
         }
         tracker = SweepTracker.open(study.folder, uri, tracking.experiment, study.id, tags)

@@ -25,11 +25,10 @@ from tnt_exp.errors import UserError
 from tnt_exp.preflight import preflight
 from tnt_exp.reports.leaderboard import REPEATED
 from tnt_exp.sweeps.plan import TrialComposer
-from tnt_exp.sweeps.results import objective_name
 from tnt_exp.sweeps.scheduler import SweepCallback
 from tnt_exp.sweeps.search_space import SearchSpace, make_distribution
 from tnt_exp.sweeps.study import SweepStudy
-from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, TrialState, config_hash, objective_value
+from tnt_exp.sweeps.trial import VALIDATION, FailureReason, Outcome, Trial, TrialState, config_hash, objective_value
 from tnt_exp.sweeps.worker import JobProcess
 
 OPTUNA_STUDY = "optuna.log"
@@ -171,7 +170,7 @@ class OptunaSearch:
 
     def _curve(self, sweep_trial: Trial) -> dict[int, float]:
         """Return the objective after each epoch."""
-        name = objective_name(self._sweep_study)
+        name = self._settings.objective or VALIDATION  # a curve has no test accuracy
         rows = run_folder.read_metrics(self._sweep_study.folder_of(sweep_trial)).rows
         found = ((int(float(row["epoch"])), run_folder.parse_number(row.get(name))) for row in rows)
         return {epoch: value for epoch, value in found if value is not None and math.isfinite(value)}

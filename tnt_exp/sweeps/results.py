@@ -1,7 +1,7 @@
 """The results of a sweep as the reports need them, read from its folder or from MLflow."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from tnt_exp.errors import printable_name
 from tnt_exp.reports.leaderboard import FOLD, TEST_METRICS, RankedPoint, TrialRow, rank_points
 from tnt_exp.reports.sweep_page import SweepResults
 from tnt_exp.sweeps.study import SweepStudy
-from tnt_exp.sweeps.trial import Trial, TrialState, objective_value, read_outcome, trial_state
+from tnt_exp.sweeps.trial import Trial, TrialState, default_objective, objective_value, read_outcome, trial_state
 from tnt_exp.sweeps.worker import LOG
 from tnt_exp.tracking.record import FACTS, RECALL
 
@@ -32,31 +32,46 @@ def rerun_command(trial: Trial) -> str:
 
 def objective_name(study: SweepStudy) -> str:
     """Return the name of the objective, for display."""
-    name = study.data["objective"]
-    if name:
-        return str(name)
-    metrics = next((result.get("metrics") for each in study.trials if (result := study.result(each))), None)
-    return "test/accuracy" if metrics and "val/accuracy" not in metrics else "val/accuracy"
+    return str(study.data["objective"] or default_objective(map(study.result, study.trials)))
+
+
+def varying_keys(study: SweepStudy, planned: Iterable[str] = ()) -> list[str]:
+    """Return the keys that any command of the sweep has swept, or that differ between its trials."""
+    swept = [*(key for trial in study.trials for key in trial.params), *planned]
+    return _differing(swept, [_values(trial.overrides) for trial in study.trials])
+
+
+def _values(overrides: Iterable[str]) -> dict[str, str]:
+    """Return the values of overrides by their keys."""
+    return {key: value for key, sign, value in (text.partition("=") for text in overrides) if sign}
+
+
+def _differing(swept: Iterable[str], trials: Sequence[dict[str, str]]) -> list[str]:
+    """Return the swept keys, and those whose values differ between trials, in which a command fixed them."""
+    keys = dict.fromkeys(key for values in trials for key in values)
+    differing = (key for key in keys if len({values.get(key) for values in trials}) > 1)
+    return list(dict.fromkeys([*swept, *differing]))
 
 
 def rows(study: SweepStudy) -> list[TrialRow]:
     """Return one row per trial."""
-    return [_row(study, trial) for trial in study.trials]
+    keys, objective = varying_keys(study), objective_name(study)
+    return [_row(study, trial, keys, objective) for trial in study.trials]
 
 
-def _row(study: SweepStudy, trial: Trial) -> TrialRow:
+def _row(study: SweepStudy, trial: Trial, keys: Sequence[str], objective: str) -> TrialRow:
     result = study.result(trial)
     state = trial_state(result)
     folder = study.folder_of(trial)
     failed = state is TrialState.failed
     known = result or {}
     why = read_outcome(result) if failed else None
-    value = objective_value(known, study.data["objective"])
+    value, values = objective_value(known, objective), {**trial.params, **_values(trial.overrides)}
     if state is TrialState.pruned:
-        value = run_folder.read_metrics(folder).value(objective_name(study))
+        value = run_folder.read_metrics(folder).value(objective)
     return TrialRow(
         job=trial.job,
-        params=trial.params,
+        params={key: values[key] for key in keys if key in values},
         state=state.value,
         objective=None if failed or state is TrialState.waiting else value,
         metrics=known.get("metrics", {}),
@@ -126,14 +141,22 @@ def load_results_from_mlflow(uri: str, sweep_id: str) -> SweepResults:
 
     parent, children, history = read_sweep_runs(uri, sweep_id)
     tags = parent.data.tags
-    objective, maximize, images = tags["objective"], tags["direction"] == "maximize", tags.get("objective_images")
-    found = [_mlflow_row(child, tags["swept"].split(), objective, history) for child in children]
-    ranking = rank_points(found, maximize=maximize)
+    maximize, images = tags["direction"] == "maximize", tags.get("objective_images")
+    ended = ({"status": child.info.status, "metrics": child.data.metrics} for child in children)
+    objective = tags.get("objective") or default_objective(ended)
+    commands = [_values(shlex.split(child.data.tags.get("command", ""))) for child in children]
+    keys = _differing(tags["swept"].split(), [values for values in commands if values])
+    found = [
+        _mlflow_row(child, {key: values[key] for key in keys if key in values}, objective, history)
+        for child, command in zip(children, commands, strict=True)
+        for values in [command or child.data.params]
+    ]
+    ranking = rank_points(found, maximize=maximize) if objective.startswith(("train/", "val/")) else []
     curves = _best_curves(ranking, lambda row: history(row.run_id or "", objective))
     return SweepResults(sweep_id, found, objective, maximize, curves, uri, int(images) if images else None)
 
 
-def _mlflow_row(run: "MlflowRun", keys: Sequence[str], objective: str, history: "History") -> TrialRow:
+def _mlflow_row(run: "MlflowRun", params: dict[str, str], objective: str, history: "History") -> TrialRow:
     """Return the row of a trial as far as MLflow has it: the metrics are those of the kept epoch.
 
     Older versions logged `parameters`, and no names of their own for the kept epoch.
@@ -145,12 +168,15 @@ def _mlflow_row(run: "MlflowRun", keys: Sequence[str], objective: str, history: 
     if objective.startswith("train/") and (epoch := tags.get("best_epoch")):
         kept[objective] = dict(history(run.info.run_id, objective))[float(epoch)]
     facts = {key: logged[each] for key, name in FACTS.items() for each in (key, name) if each in logged}
-    states = {"FINISHED": "finished", "RUNNING": "waiting", "SCHEDULED": "waiting"}
+    state = TrialState.waiting if status in ("RUNNING", "SCHEDULED") else trial_state({**tags, "status": status})
+    value = objective_value({**facts, "metrics": kept}, objective) if state is TrialState.finished else None
+    if state is TrialState.pruned and objective.startswith(("train/", "val/")):
+        value = logged.get(objective)  # after the last epoch
     return TrialRow(
         job=int(tags["sweep_job"]),
-        params={key: run.data.params[key] for key in keys if key in run.data.params},
-        state=states.get(status, "pruned" if tags.get("cause") == "pruned" else "failed"),
-        objective=objective_value({**facts, "metrics": kept}, objective) if status == "FINISHED" else None,
+        params=params,
+        state=state.value,
+        objective=value,
         metrics=kept,
         facts=facts,
         error=tags.get("error"),
@@ -174,7 +200,9 @@ def folds_summary(study: SweepStudy) -> str:
         for name, (mean, std) in found.items()
         if mean is not None
     )
-    lines = [f"folds      {sum(row.state == 'finished' for row in point.rows)} of {len(point.rows)} runs: {shown}"]
+    if not shown:
+        return ""
+    lines = [f"folds      {len(point.finished)} of {len(point.rows)} runs: {shown}"]
     lines += [f"           confusion matrix over all: {file}" for file in write_folds_matrix(study, study.folder)]
     return "\n".join(lines)
 
@@ -182,7 +210,7 @@ def folds_summary(study: SweepStudy) -> str:
 def write_folds_matrix(study: SweepStudy, folder: Path) -> list[Path]:
     """Write the sum of the confusion matrices of the best point's runs, as a table and a figure; return the files."""
     point = _best_point(study)
-    finished = [row for row in point.rows if row.state == "finished"] if point else []
+    finished = point.finished if point else []
     matrices = [matrix for row in finished if (matrix := run_folder.read_confusion_matrix(Path(row.place))) is not None]
     if not matrices or any(names != matrices[0][0] for names, _ in matrices):
         return []

@@ -9,7 +9,7 @@ from typing import Protocol
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.errors import UserError
 from tnt_exp.sweeps.study import SweepStudy
-from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, TrialState, objective_value
+from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, TrialState, default_objective, objective_value
 from tnt_exp.sweeps.worker import JobProcess
 
 _PERMANENT = (None, FailureReason.pruned, FailureReason.stopped)  # outcomes that a retry cannot improve
@@ -78,12 +78,17 @@ class Scheduler:
     last_seconds: float = 0.0  # duration of the trial that ended last
     _again: deque[Trial] = field(default_factory=deque)
     _tries: dict[int, int] = field(default_factory=dict)
+    _results: dict[int, JsonObject] = field(default_factory=dict)  # of the trials that finished, by job
 
     def __post_init__(self) -> None:
         for trial in self.study.trials:
-            result = self.study.result(trial)
-            self.states[trial.job] = self.study.state(trial)
-            self._compare(trial, result)
+            self._read(trial)
+        self._compare()
+
+    @property
+    def objective(self) -> str:
+        """The metric, or the number of a result, by which all trials are compared."""
+        return str(self.study.data["objective"] or default_objective(self._results.values()))
 
     @property
     def stopped(self) -> bool:
@@ -109,11 +114,10 @@ class Scheduler:
                 callback.on_retry(trial, outcome)
             self._again.append(trial)
             return
-        result = self.study.result(trial)
-        self.states[trial.job] = self.study.state(trial)
+        result = self._read(trial)
         if outcome.cause is None:
             self.seconds.append(seconds)
-            self._compare(trial, result)
+            self._compare()
             self._check_objective(trial, result)
         elif self.states[trial.job] is TrialState.failed:
             self.failures.append((trial, outcome))
@@ -126,14 +130,20 @@ class Scheduler:
         """Return the number of trials in this state."""
         return sum(1 for found in self.states.values() if found is state)
 
-    def _compare(self, trial: Trial, result: JsonObject | None) -> None:
-        value = objective_value(result, self.study.data["objective"])
-        if value is None or self.states[trial.job] is not TrialState.finished or value != value:
-            return
-        sign = 1 if self.study.maximize else -1
-        # Among equal values the first trial is the best, as in the leaderboard.
-        if self.best is None or (sign * value, -trial.job) > (sign * self.best_value, -self.best.job):
-            self.best, self.best_value = trial, value
+    def _read(self, trial: Trial) -> JsonObject | None:
+        result = self.study.result(trial)
+        self.states[trial.job] = self.study.state(trial)
+        if result is not None and self.states[trial.job] is TrialState.finished:
+            self._results[trial.job] = result
+        return result
+
+    def _compare(self) -> None:
+        name = self.objective
+        values = {job: objective_value(result, name) for job, result in sorted(self._results.items())}
+        found = {job: value for job, value in values.items() if value is not None and value == value}
+        if found:  # among equal values the first trial is the best, as in the leaderboard
+            job = (max if self.study.maximize else min)(found, key=lambda job: found[job])
+            self.best, self.best_value = self.study.trials[job], found[job]
 
     def _check_objective(self, trial: Trial, result: JsonObject | None) -> None:
         name = self.study.data["objective"]

@@ -108,7 +108,7 @@ class LiveTable(SweepCallback):
         state = scheduler.states[trial.job]
         parts = [f"job {trial.job}", state.value, trial.label]
         result = scheduler.study.result(trial) or {}
-        value = objective_value(result, scheduler.study.data["objective"])
+        value = objective_value(result, scheduler.objective)
         if value is not None and state is not TrialState.failed:
             parts.append(f"{value:.4f}")
         parts.append(format_duration(scheduler.last_seconds))
@@ -182,8 +182,8 @@ def state_counts(study: SweepStudy) -> str:
 
 def trials_summary(study: SweepStudy) -> str:
     """Return a table of all trials: swept values, state, objective, time, and why a trial failed."""
-    keys = list(dict.fromkeys(key for trial in study.trials for key in trial.params))
     found, rows = load_results(study), []
+    keys = list(dict.fromkeys(key for row in found.rows for key in row.params))
     for row in found.rows:
         shown = "" if row.objective is None else f"{row.objective:.4f}"
         seconds = format_duration(row.facts["total_seconds"]) if "total_seconds" in row.facts else ""

@@ -20,11 +20,11 @@ from tnt_exp.sweeps import summary
 from tnt_exp.sweeps.executors import LocalLauncher, run_with_launcher
 from tnt_exp.sweeps.mlflow_observer import MlflowObserver
 from tnt_exp.sweeps.plan import TrialComposer, plan_trials
-from tnt_exp.sweeps.results import folds_summary, objective_name
+from tnt_exp.sweeps.results import folds_summary
 from tnt_exp.sweeps.scheduler import GridSource, Scheduler, SweepCallback, TrialSource
 from tnt_exp.sweeps.search_space import SearchSpace, read_points
 from tnt_exp.sweeps.study import SweepStudy, find_grid_to_resume, find_search_to_resume, sweep_dir, sweep_overrides
-from tnt_exp.sweeps.trial import TrialSpec, TrialState
+from tnt_exp.sweeps.trial import VALIDATION, TrialSpec, TrialState
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Sweeper(HydraSweeper):
             study.mark_complete(complete=False)
         if settings.pruning and not local:
             print("sweep.pruning works with the local launcher only: every trial runs to its end")
-        pruning = [PruningMonitor(search, objective_name(study))] if settings.pruning else []
+        pruning = [PruningMonitor(search, settings.objective or VALIDATION)] if settings.pruning else []
         return self._run(study, search, space, *pruning)
 
     def _launcher(self) -> Launcher:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -11,6 +12,8 @@ from tnt_exp.atomic_files import JsonObject, atomic_write_json, read_json
 from tnt_exp.config import Config
 from tnt_exp.errors import is_out_of_memory
 from tnt_exp.run_folder import plain
+
+VALIDATION, TEST = "val/accuracy", "test/accuracy"  # the objective, and the one without validation images
 
 
 class TrialState(Enum):
@@ -85,10 +88,16 @@ def objective_value(result: JsonObject | None, name: str | None) -> float | None
     if result is None:
         return None
     values = {**result, **result.get("metrics", {})}
-    for key in [name] if name else ["val/accuracy", "test/accuracy"]:
+    for key in [name] if name else [VALIDATION, TEST]:
         if isinstance(values.get(key), int | float):
             return float(values[key])
     return None
+
+
+def default_objective(results: Iterable[JsonObject | None]) -> str:
+    """Return what trials are compared by if nothing is named: validation accuracy if all that finished have it."""
+    found = [each.get("metrics") for each in results if each and trial_state(each) is TrialState.finished]
+    return TEST if any(metrics and VALIDATION not in metrics for metrics in found) else VALIDATION
 
 
 class FailureReason(Enum):
