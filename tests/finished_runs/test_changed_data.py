@@ -132,14 +132,18 @@ def test_a_run_that_was_fetched_is_not_measured_on_images_of_training(project: P
     client.set_tag(run_id, "run_folder", "/nowhere")
     (project / "multirun").rename(project / "away")
     fetched = project / "multirun/fetched" / run_id
+    output = tnt(project, "evaluate", run_id, "dataset.path=./photos")  # the run's own folder
+    assert "8 test images" in output
+    assert "as training reported" in output
+    shutil.copytree(project / "photos", project / "copies")
     for _ in range(2):
-        output = tnt(project, "evaluate", run_id, "dataset.path=./photos")
+        output = tnt(project, "evaluate", run_id, "dataset.path=copies")
         assert "32 of 40 images are left out: the run was trained on them" in output
         assert f"and to MLflow run {run_id}" in output
         (fetched / "dataset.json").unlink()  # as an older version left the folder
-    found = json.loads((fetched / "evaluation_photos/evaluation.json").read_text())
+    found = json.loads((fetched / "evaluation_copies/evaluation.json").read_text())
     assert found["images"] == 8
-    assert client.get_run(run_id).data.metrics["eval/photos/loss"] == found["metrics"]["eval/photos/loss"]
+    assert client.get_run(run_id).data.metrics["eval/copies/loss"] == found["metrics"]["eval/copies/loss"]
 
 
 def test_only_images_of_training_are_refused(project: Path) -> None:
