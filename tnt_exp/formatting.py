@@ -1,7 +1,7 @@
 """Tables, durations and sizes as text, for the terminal and for files."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -58,3 +58,8 @@ def canonical_text(value: object) -> str:
     if number is None:
         return str(value)
     return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+
+
+def format_params(params: Mapping[str, str]) -> str:
+    """Return keys and values as they are typed: `model.embed_dim=48 model.depth=4`."""
+    return " ".join(f"{key}={value}" for key, value in params.items())

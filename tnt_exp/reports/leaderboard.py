@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tnt_exp.atomic_files import atomic_write
-from tnt_exp.formatting import as_number, format_wrong
+from tnt_exp.formatting import as_number, format_params, format_wrong
 
 FOLD = "dataset.fold"
 REPEATED = ("seed", FOLD)  # runs that differ in nothing else are repetitions of one point
@@ -41,7 +41,7 @@ class TrialRow:
     @property
     def label(self) -> str:
         """The swept values, `model.embed_dim=48 model.depth=4`."""
-        return " ".join(f"{key}={value}" for key, value in self.params.items())
+        return format_params(self.params)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class RankedPoint:
     @property
     def label(self) -> str:
         """The swept values, or the number of the only run."""
-        return " ".join(f"{key}={value}" for key, value in self.params.items()) or f"job {self.rows[0].job}"
+        return format_params(self.params) or f"job {self.rows[0].job}"
 
     @property
     def finished(self) -> list[TrialRow]:

@@ -22,6 +22,7 @@ from tnt_exp import run_folder
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.sweep import Method, Rerun, SweepConfig
 from tnt_exp.errors import UserError
+from tnt_exp.formatting import format_params
 from tnt_exp.preflight import preflight
 from tnt_exp.reports.leaderboard import REPEATED
 from tnt_exp.sweeps.plan import TrialComposer
@@ -125,10 +126,7 @@ class OptunaSearch:
                 preflight(config)
             except UserError as error:
                 trial["invalid"] = str(error)
-                print(
-                    f"left out   {' '.join(f'{key}={value}' for key, value in (values | repeat).items())}: {error}",
-                    flush=True,
-                )
+                print(f"left out   {format_params(spec.params)}: {error}", flush=True)
                 break
             known = hashes.get(config_hash(config))
             sweep_trial = known or self._sweep_study.add_trial(spec, config, number)

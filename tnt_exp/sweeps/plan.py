@@ -13,6 +13,7 @@ from tnt_exp.config.compose import check_override_key, compose_cfg, to_config, t
 from tnt_exp.config.overrides import parse_override
 from tnt_exp.config.trainer import Distributed
 from tnt_exp.errors import UserError
+from tnt_exp.formatting import format_params
 from tnt_exp.preflight import preflight
 from tnt_exp.sweeps.trial import TrialSpec, config_hash
 
@@ -65,7 +66,7 @@ class Plan:
         """Return one line for each fault of each trial that cannot run."""
         lines: dict[str, None] = {}
         for spec, reason in self.invalid:
-            label = " ".join(f"{key}={value}" for key, value in spec.params.items())
+            label = format_params(spec.params)
             for line in reason.splitlines():
                 lines[f"{line} (trial {label})" if label else line] = None
         return "\n".join(lines)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tnt_exp.atomic_files import JsonObject, atomic_write_json, read_json
 from tnt_exp.config import Config
 from tnt_exp.errors import is_out_of_memory
+from tnt_exp.formatting import format_params
 from tnt_exp.run_folder import plain
 
 VALIDATION, TEST = "val/accuracy", "test/accuracy"  # the objective, and the one without validation images
@@ -39,7 +40,7 @@ class Trial:
     @property
     def label(self) -> str:
         """The swept values, `model.embed_dim=48 model.depth=4`."""
-        return " ".join(f"{key}={value}" for key, value in self.params.items()) or "the only trial"
+        return format_params(self.params) or "the only trial"
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ stay on the device, so that the host waits for the device only when it reads the
 """
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,13 @@ SUMS = ("loss", "correct", "top5_correct", "images", "finite")  # finite: images
 _MAX_BYTES = 2**31  # of images on the device; every GPU that trains has room for so much
 
 
-class TrainStep:
+class TrainStep(ABC):
     """A compiled training step; each backend has its own."""
 
     def __init__(self, computation: "StepComputation") -> None:
         self._computation = computation
 
+    @abstractmethod
     def __call__(self, images: Tensor, labels: Tensor, first: int, rates: Sequence[float], mixing: float) -> Tensor:
         """Make k updates.
 
@@ -44,7 +46,6 @@ class TrainStep:
         Returns:
             float32 (5,): `SUMS` over the chunk, on the device.
         """
-        raise NotImplementedError
 
     def sync_to_model(self) -> None:
         """Update the variables of network and optimizer, before anything reads them."""
