@@ -89,6 +89,8 @@ def _pytest(backend: str, arguments: list[str]) -> int:
         "--dist",
         "loadfile",
         "--no-loadscope-reorder",
+        # A process that crashed is a failure at once: given to another, the last test of a file would wait forever.
+        "--max-worker-restart=0",
         "--durations=25",
         *arguments,
     ]

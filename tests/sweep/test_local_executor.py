@@ -151,7 +151,8 @@ def test_the_same_command_begins_anew_after_the_end_and_more_values_add_points(f
 
 
 def test_what_was_typed_last_counts_also_where_the_project_was_moved(folder: Any) -> None:
-    folder.run("model.embed_dim=32,48,64")
+    folder.run("model.embed_dim=32,48,64", "sweep.objective=best/val/accuracy")  # the name that MLflow shows
+    assert folder.study()["objective"] == "val/accuracy"
     assert "expected sweep.KEY" in folder.run("resume", str(folder.sweep), "tracking=default", verb="sweep", code=2)
     folder.path = folder.path.rename(folder.path.with_name("moved"))
     place = f"hydra.sweep.dir={folder.sweep}"

@@ -109,7 +109,7 @@ def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: 
         axes.plot([], [], color=color, label=label)
     figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
     for column, (name, scale) in enumerate(zip([*keys, objective], scales, strict=True)):
-        axes.axvline(column, color="#888888", linewidth=1)
+        axes.vlines(column, -0.03, 1.03, color="#888888", linewidth=1)
         axes.text(column, 1.06 if column % 2 == 0 else 1.13, name, ha="center", weight="bold", fontsize=9)
         for place, label in scale.ticks:
             halo = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}

@@ -43,6 +43,8 @@ class Sweeper(HydraSweeper):
 
     def __init__(self, **settings: Any) -> None:
         self._settings = SweepConfig(**settings)
+        if self._settings.objective:  # MLflow shows a metric of the kept epoch with a prefix
+            self._settings.objective = self._settings.objective.removeprefix("best/")
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `sweep`."""
