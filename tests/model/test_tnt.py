@@ -286,5 +286,5 @@ def test_attention_weights_are_those_that_act(small, images, block_outputs):
     mixed = (weights @ values).transpose(0, 2, 1, 3).reshape(3, 10, 24)
     expected = mixed @ _numpy(attention.projection_kernel) + _numpy(attention.projection_bias)
     norm = block.outer.attention_norm
-    acted = _numpy(attention(norm.standardize(fused), norm=norm)).reshape(3, 10, 24)
+    acted = _numpy(ops.add(*attention(norm.standardize(fused), norm=norm))).reshape(3, 10, 24)
     np.testing.assert_allclose(acted, expected, rtol=1e-4, atol=1e-4)

@@ -33,8 +33,10 @@ class Attention(TNTLayer):
         num_heads: H, number of heads.
 
     Call arguments:
-        y: (B, T, dim), standardised; the output is (B T, dim).
+        y: (B, T, dim), standardised.
         norm: The layer normalisation whose scale and offset are still to be applied.
+
+    Returns the last product (B T, dim), and its bias (dim,), still to be added.
     """
 
     own_arguments = ("dim", "num_heads")
@@ -58,14 +60,14 @@ class Attention(TNTLayer):
         self.projection_kernel = self.add_kernel("projection_kernel", (width, dim), fans=(width, heads * dim))
         self.projection_bias = self.add_bias("projection_bias", dim)
 
-    def call(self, y: Tokens, norm: Norm, seed: Seed | None = None) -> Tensor:
-        """Return the output of the attention."""
+    def call(self, y: Tokens, norm: Norm, seed: Seed | None = None) -> tuple[Tensor, Tensor]:
+        """Return the output of the attention, and what is to be added."""
         if self.is_folded:
             return self._folded(y, norm, seed)
         mixed = dot_product_attention(*self._query_key_value(y, norm), self.config.attention_dropout, seed)
         mixed = ops.transpose(mixed, (0, 2, 1, 3))
         mixed = ops.reshape(mixed, (-1, self.num_heads * self.head_dim))
-        return ops.add(ops.matmul(mixed, self.projection_kernel), self.projection_bias)
+        return ops.matmul(mixed, self.projection_kernel), ops.convert_to_tensor(self.projection_bias)
 
     def attention_weights(self, y: Tokens, norm: Norm) -> Tensor:
         """Return the attention weights of tokens `y`: (B, H, T queries, T keys), each row sums to 1."""
@@ -85,7 +87,7 @@ class Attention(TNTLayer):
         q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)
         return q * self.head_dim**-0.5, k, v
 
-    def _folded(self, y: Tokens, norm: Norm, seed: Seed | None) -> Tensor:
+    def _folded(self, y: Tokens, norm: Norm, seed: Seed | None) -> tuple[Tensor, Tensor]:
         heads, dim = self.num_heads, self.dim
         scores = self._folded_scores(y, norm)
         weights, sums = softmax_dropout(self.config.attention_dropout)(scores, seed)
@@ -95,8 +97,9 @@ class Attention(TNTLayer):
         # The norm's offset and the value's bias are added with the attention weights, so times their sum: 1, or any
         # other number after dropout.
         if seed is None or self.config.attention_dropout == 0:
-            return ops.add(out, ops.sum(offset, axis=0) + self.projection_bias)
-        return ops.add(out + ops.matmul(ops.reshape(sums, (-1, heads)), offset), self.projection_bias)
+            return out, ops.sum(offset, axis=0) + self.projection_bias
+        out = out + ops.matmul(ops.reshape(sums, (-1, heads)), offset)
+        return out, ops.convert_to_tensor(self.projection_bias)
 
     def _folded_scores(self, y: Tokens, norm: Norm) -> Tensor:
         """Return the scores (B, T H, T)."""

@@ -24,8 +24,10 @@ class MLP(TNTLayer):
     The input is standardised; scale and offset of the layer norm before are folded into the first product.
 
     Call arguments:
-        y: (sequences, tokens, dim), standardised; the output is (sequences tokens, dim).
+        y: (sequences, tokens, dim), standardised.
         norm: The layer normalisation whose scale and offset are still to be applied.
+
+    Returns the last product (sequences tokens, dim), and its bias (dim,), still to be added.
     """
 
     own_arguments = ("dim",)
@@ -42,12 +44,12 @@ class MLP(TNTLayer):
         self.reduce_kernel = self.add_kernel("reduce_kernel", (self.hidden_dim, self.dim))
         self.reduce_bias = self.add_bias("reduce_bias", self.dim)
 
-    def call(self, y: Tokens, norm: Norm, seed: Seed | None = None) -> Tensor:
-        """Return the MLP of each token."""
+    def call(self, y: Tokens, norm: Norm, seed: Seed | None = None) -> tuple[Tensor, Tensor]:
+        """Return the MLP of each token, and what is to be added."""
         kernel, bias = norm.fold_into(self.expand_kernel, self.expand_bias)
-        hidden = ops.add(ops.matmul(ops.reshape(y, (-1, self.dim)), kernel), bias)
-        hidden = gelu_dropout(self.config.mlp_dropout)(hidden, seed)
-        return ops.add(ops.matmul(hidden, self.reduce_kernel), self.reduce_bias)
+        hidden = ops.matmul(ops.reshape(y, (-1, self.dim)), kernel)
+        hidden = gelu_dropout(self.config.mlp_dropout)(hidden, bias, seed)
+        return ops.matmul(hidden, self.reduce_kernel), ops.convert_to_tensor(self.reduce_bias)
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
@@ -83,8 +85,8 @@ class Transformer(TNTLayer):
             (self.mlp_norm, self.mlp, self.config.mlp_dropout),
         ):
             name = f"{self.name}/{branch.name}"
-            y = branch(norm.standardize(x, seed), norm=norm, seed=layer_seed(seed, name))
-            x = dropout_add(dropout)(x, y, *rates, layer_seed(seed, f"{name}/drop"))
+            y, bias = branch(norm.standardize(x, seed), norm=norm, seed=layer_seed(seed, name))
+            x = dropout_add(dropout)(x, y, *rates, bias, layer_seed(seed, f"{name}/drop"))
         return x
 
     def attention_weights(self, x: Tokens) -> Tensor:

@@ -28,21 +28,47 @@ Backward = Callable[[Tensors, Tensors], Tensors]  # (saved, gradients of the out
 Fused = Callable[..., Tensor]  # (tensors..., seed) -> a tensor, or a tuple of several
 
 
-def fused(function: Fused) -> Fused:
-    """Return `function` as one kernel in training, on backends that have such kernels; float32 numbers are the same.
+def fused(function: Fused, product: int) -> Fused:
+    """Return `function` of (tensors..., seed) as one kernel in training, on backends that have such kernels.
 
-    Its gradient computes the chain again from its inputs instead of reading stored values.
+    The result takes (tensors..., bias, seed), and adds the bias (n,) to tensor number `product`, (rows, n), first.
+    Numbers in float32 are those of the plain function. The gradient computes the chain again from its inputs instead of
+    reading stored values.
     """
+
+    def add(*inputs: Tensor) -> Tensors:
+        *values, bias, seed = inputs
+        values[product] = ops.add(values[product], bias)
+        return (*values, seed)
+
     backend = keras.config.backend()
     if backend == "torch":
-        return function
+        return lambda *inputs: function(*add(*inputs))
     wide = _in_float32(function)
-    if backend == "tensorflow":
-        return _tensorflow(lambda *inputs: (wide(*inputs),), lambda inputs, _: inputs, _differentiated(wide), 1)
-    import jax
+    if backend == "jax":
+        import jax
 
-    checkpointed: Fused = jax.checkpoint(wide)
-    return checkpointed
+        checkpointed = jax.checkpoint(wide)
+        return lambda *inputs: checkpointed(*add(*inputs))
+    import tensorflow as tf
+
+    def share(x: Tensor, bias: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensors]]:
+        del bias
+        return tf.identity(x), lambda gradient: (gradient, ops.sum(gradient, axis=0))
+
+    share_gradient = tf.custom_gradient(share)
+    summed = _recomputed(wide, constants=1)
+    biased = _recomputed(_in_float32(lambda *inputs: function(*add(*inputs))), constants=2)
+
+    def call(*inputs: Tensor) -> Tensor:
+        *values, bias, seed = inputs
+        if seed is None or tf.executing_eagerly() or values[product].dtype.size >= 4:
+            return summed(*add(*inputs))
+        # The product in bfloat16 is a slower one where a bias is added at once, so the kernel adds it.
+        values[product] = share_gradient(values[product], bias)
+        return biased(*values, bias, seed)
+
+    return call
 
 
 def fused_with_gradient(
@@ -81,22 +107,27 @@ def _one_or_all(outputs: Tensors) -> Tensor | tuple[Tensor, ...]:
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
-def _differentiated(function: Fused) -> Backward:
-    """Return TensorFlow's gradient of a function of (tensors..., seed)."""
+def _recomputed(function: Fused, constants: int) -> Fused:
+    """Return a function as one kernel of TensorFlow, whose gradient computes it again from its inputs.
+
+    There is no gradient to the last inputs, the `constants`.
+    """
     import tensorflow as tf
 
     def differentiate(inputs: Tensors, output_gradients: Tensors) -> Tensors:
-        *values, seed = inputs
+        values = inputs[:-constants]
         with tf.GradientTape() as tape:
             tape.watch(values)
-            output = function(*values, seed)
+            output = function(*inputs)
         gradients: Tensors = tape.gradient(output, values, output_gradients[0])
         return gradients
 
-    return differentiate
+    return _tensorflow(lambda *inputs: (function(*inputs),), lambda inputs, _: inputs, differentiate, 1, constants)
 
 
-def _tensorflow(forward: Forward, save_for_backward: SaveForBackward, backward: Backward, num_outputs: int) -> Fused:
+def _tensorflow(
+    forward: Forward, save_for_backward: SaveForBackward, backward: Backward, num_outputs: int, constants: int = 1
+) -> Fused:
     import tensorflow as tf
 
     compiled_forward = tf.function(forward, autograph=False, jit_compile=True)
@@ -105,7 +136,10 @@ def _tensorflow(forward: Forward, save_for_backward: SaveForBackward, backward: 
     def kernel(*inputs: Tensor) -> tuple[Tensor, Callable[..., Tensors]]:
         outputs = compiled_forward(*inputs)
         saved = save_for_backward(inputs, outputs)
-        return _one_or_all(outputs[:num_outputs]), lambda *gradients: (*compiled_backward(saved, gradients), None)
+        return _one_or_all(outputs[:num_outputs]), lambda *gradients: (
+            *compiled_backward(saved, gradients),
+            *[None] * constants,
+        )
 
     differentiable = tf.custom_gradient(kernel)
 
@@ -166,14 +200,14 @@ def standardize() -> Fused:
 
 @functools.cache
 def gelu_dropout(rate: float) -> Fused:
-    """Return (x, seed) -> dropout(GELU(x))."""
+    """Return (x, bias, seed) -> dropout(GELU(x + bias))."""
     # `approximate=False`: the error function itself; Keras' default is a tanh in its place.
-    return fused(lambda x, seed: dropout(ops.gelu(x, approximate=False), rate, seed))
+    return fused(lambda x, seed: dropout(ops.gelu(x, approximate=False), rate, seed), product=0)
 
 
 @functools.cache
 def dropout_add(rate: float) -> Fused:
-    """Return (x, branch, seed) or (x, branch, drop_path, seed) -> x + dropout(branch).
+    """Return (x, branch, bias, seed) or (x, branch, drop_path, bias, seed) -> x + dropout(branch + bias).
 
     With `drop_path`, the branch is also dropped for whole samples at that rate.
     """
@@ -183,7 +217,7 @@ def dropout_add(rate: float) -> Fused:
         branch = dropout(ops.reshape(branch, ops.shape(x)), rate, seed)
         return x + (dropout(branch, drop_path[0], seed, salt=1, whole_samples=True) if drop_path else branch)
 
-    return fused(function)
+    return fused(function, product=1)
 
 
 @functools.cache
