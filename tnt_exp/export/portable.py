@@ -19,7 +19,7 @@ from tnt_exp.model import Classifier, load
 def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path) -> None:
     """Create a folder with a SavedModel and `metadata.json` (labels, input); `image_shape` is (H, W, C).
 
-    If Keras does not run on TensorFlow, a fresh process converts the model.
+    If Keras does not run on TensorFlow, a fresh process converts the model, of the trials of a sweep only the first.
 
     Raises:
         RuntimeError: The fresh process failed.
@@ -27,6 +27,9 @@ def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path)
     metadata = {"labels": list(classifier.class_names), "input": {"dtype": "uint8", "shape": [None, *image_shape]}}
     if keras.backend.backend() == "tensorflow":
         _write(classifier, metadata, folder)
+        return
+    if writers.shared_savedmodel(classifier, folder):
+        _write_metadata(metadata, folder)
         return
     with tempfile.TemporaryDirectory() as temporary:
         source, metadata_file = Path(temporary) / "source.keras", Path(temporary) / "metadata.json"
@@ -42,6 +45,10 @@ def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path)
 def _write(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     folder.mkdir(parents=True)
     writers.savedmodel(as_float32(classifier), metadata, folder)
+    _write_metadata(metadata, folder)
+
+
+def _write_metadata(metadata: JsonObject, folder: Path) -> None:
     (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
 
 

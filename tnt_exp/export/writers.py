@@ -96,20 +96,14 @@ def safetensors(classifier: Classifier, metadata: JsonObject, folder: Path) -> N
 def savedmodel(classifier: Classifier, metadata: JsonObject, folder: Path) -> None:
     """Write a TensorFlow SavedModel; its signature takes images of any size and returns logits and probabilities.
 
-    The trials of a sweep trace and write the graph of a network once: another one differs in its variables only.
+    The trials of a sweep trace and write the graph of a network once.
     """
     import tensorflow as tf
 
-    module = tf.Module()
-    module.weights = [variable.value for variable in classifier.variables]
-    graph, file = _shared_graph(classifier), folder / "saved_model.pb"
-    if graph and graph.exists():
-        from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
-
-        tf.train.Checkpoint(module).write(folder / "variables" / "variables")
-        shutil.copyfile(graph, file)
-        write_fingerprint(str(folder))
+    if shared_savedmodel(classifier, folder):
         return
+    module = tf.Module()
+    module.weights = [variable.value for variable in classifier.weights]
     images = tf.TensorSpec((None, None, None, metadata["input"]["shape"][-1]), tf.uint8, name="images")
 
     def serve(images: Tensor) -> dict[str, Tensor]:
@@ -118,8 +112,28 @@ def savedmodel(classifier: Classifier, metadata: JsonObject, folder: Path) -> No
 
     module.serve = tf.function(serve, input_signature=[images], autograph=False)
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
-    if graph:
-        atomic_write(graph, file.read_bytes())
+    if graph := _shared_graph(classifier):
+        atomic_write(graph, (folder / "saved_model.pb").read_bytes())
+
+
+def shared_savedmodel(classifier: Classifier, folder: Path) -> bool:
+    """Write a SavedModel with the graph that another trial of a sweep has left, on any backend; False: there is none.
+
+    The models differ in their variables only.
+    """
+    graph = _shared_graph(classifier)
+    if graph is None or not graph.exists():
+        return False
+    import tensorflow as tf
+    from keras import ops
+    from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
+
+    module = tf.Module()
+    module.weights = [tf.Variable(ops.convert_to_numpy(variable)) for variable in classifier.weights]
+    tf.train.Checkpoint(module).write(folder / "variables" / "variables")
+    shutil.copyfile(graph, folder / "saved_model.pb")
+    write_fingerprint(str(folder))
+    return True
 
 
 def _shared_graph(classifier: Classifier) -> Path | None:

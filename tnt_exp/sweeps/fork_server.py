@@ -128,12 +128,13 @@ class ForkedProcess:
 def preload(backend: str) -> None:
     """Import what a trial needs, without a device or a thread; a package that is not installed is left to the trial."""
     from tnt_exp import provenance
-    from tnt_exp.training.device import load_backend
+    from tnt_exp.training.device import load_backend, load_tensorflow
 
     os.environ["MPLBACKEND"] = "agg"
     with contextlib.suppress(ImportError):
         load_backend(backend)
         importlib.import_module(f"tnt_exp.training.backends.{backend}")
+        load_tensorflow()  # for the files of the model, on each backend
     for module in _MODULES:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
