@@ -1,4 +1,4 @@
-"""A SavedModel of a model on any backend: `python -m tnt_exp.export.portable SOURCE.keras METADATA.json FOLDER`."""
+"""A SavedModel of a model on any backend."""
 
 import json
 import os
@@ -14,6 +14,15 @@ from tnt_exp.atomic_files import JsonObject
 from tnt_exp.export import writers
 from tnt_exp.export.writers import as_float32, last_line
 from tnt_exp.model import Classifier, load
+
+_CONVERTER = """
+import sys
+import tnt_exp.cli  # as in a command, Keras then imports no packages that are not used
+from tnt_exp.training.device import load_backend
+load_backend("tensorflow")
+from tnt_exp.export.portable import convert
+convert(*sys.argv[1:])
+"""
 
 
 def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path) -> None:
@@ -35,7 +44,7 @@ def savedmodel(classifier: Classifier, image_shape: Sequence[int], folder: Path)
         source, metadata_file = Path(temporary) / "source.keras", Path(temporary) / "metadata.json"
         classifier.save(source)
         metadata_file.write_text(json.dumps(metadata))
-        command = [sys.executable, "-P", "-m", "tnt_exp.export.portable", str(source), str(metadata_file), str(folder)]
+        command = [sys.executable, "-P", "-c", _CONVERTER, str(source), str(metadata_file), str(folder)]
         environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -52,5 +61,6 @@ def _write_metadata(metadata: JsonObject, folder: Path) -> None:
     (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
 
 
-if __name__ == "__main__":
-    _write(load(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3]))
+def convert(source: str, metadata_file: str, folder: str) -> None:
+    """Convert a `.keras` file, on TensorFlow."""
+    _write(load(source), json.loads(Path(metadata_file).read_text()), Path(folder))
