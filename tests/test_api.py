@@ -1,5 +1,6 @@
 """The Python interface: the same checks as the command line, and processes of their own."""
 
+import functools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +100,44 @@ def test_a_configuration_becomes_the_overrides_that_make_it(tmp_path: Path) -> N
     assert api.compose_config(api.to_overrides(config)) == config
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "trainer.epoch",
+            2,
+            "trainer.epoch: expected a key of the configuration, received an unknown one. Did you mean",
+        ),
+        (
+            "trainer.backend",
+            "jax",
+            "trainer.backend: expected <Backend.jax: 'jax'>, as its override is read, received 'j",
+        ),
+        ("augmentation.crop_scale", (0.5, 1), "augmentation.crop_scale: expected [0.5, 1.0], as its override is read"),
+        (
+            "augmentation.crop_scale",
+            np.array([0.5, 1]),
+            "augmentation.crop_scale[0]: expected a list such as [a, b], e",
+        ),
+        ("trainer", None, "trainer: expected a key of the configuration, received an unknown one."),
+    ],
+)
+def test_a_value_that_would_not_be_trained_is_refused(key: str, value: object, message: str) -> None:
+    config = api.compose_config()
+    *above, last = key.split(".")
+    setattr(functools.reduce(getattr, above, config), last, value)
+    with pytest.raises(tnt_exp.UserError) as error:
+        tnt_exp.train(config)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("overrides", [None, 5, Path("x"), ["model.depth", 2], [["seed=0"]]])
+def test_overrides_are_texts(overrides: Any) -> None:
+    for function in (tnt_exp.compose, tnt_exp.train, tnt_exp.sweep):
+        with pytest.raises(tnt_exp.UserError, match=r"^overrides: expected texts such as 'model\.depth=8', received "):
+            function(overrides)
+
+
 def test_train_starts_the_command_and_returns_the_run(
     fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +153,9 @@ def test_train_starts_the_command_and_returns_the_run(
         "model.depth=7",
         "run.name='other'",
     ]
+    assert "model.depth=2" in json.loads(
+        (tnt_exp.train(x for x in ["model.depth=2"]).path / "arguments.json").read_text()
+    )
     first, second = tnt_exp.train(), tnt_exp.train()
     assert first.path != second.path
     whole = tnt_exp.Run(write_run(tmp_path / "whole"))

@@ -12,7 +12,8 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import is_dataclass
 from enum import Enum
 from html import escape
 from pathlib import Path
@@ -22,17 +23,17 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from tnt_exp.atomic_files import lock_owner
+from tnt_exp.atomic_files import JsonObject, lock_owner
 from tnt_exp.config import Config
 from tnt_exp.config.compose import CONFIG_NAME, main_hydra, register
 from tnt_exp.config.compose import compose as compose_config
 from tnt_exp.config.keys import config_keys
 from tnt_exp.config.overrides import literal_overrides, quote, require_run_overrides
 from tnt_exp.errors import UserError
-from tnt_exp.finished_runs.collection import Run, RunCollection, runs
+from tnt_exp.finished_runs.collection import Run, RunCollection, require_known, runs
 from tnt_exp.formatting import as_number, format_duration
 from tnt_exp.preflight import preflight
-from tnt_exp.run_folder import read_metrics
+from tnt_exp.run_folder import flatten, read_metrics
 from tnt_exp.sweeps.results import log_tail, objective_name
 from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy, list_studies
 from tnt_exp.sweeps.trial import TrialState, objective_value, trial_state
@@ -68,7 +69,7 @@ def compose(overrides: Overrides = (), config_dir: ConfigDir = None) -> Config:
     The overrides are as on the command line, `config_dir` is the folder of your own config groups. Raises `UserError`
     if a key or a value is wrong, the data are not there, or the configuration cannot run.
     """
-    listed = literal_overrides([overrides] if isinstance(overrides, str) else overrides)
+    listed = literal_overrides(_listed(overrides))
     require_run_overrides(listed)
     config = compose_config(listed, os.fspath(config_dir) if config_dir else None)
     preflight(config)
@@ -92,11 +93,12 @@ def train(config: Config | Run | Overrides = (), config_dir: ConfigDir = None) -
     if isinstance(config, Run):
         folder, epochs, arguments = config.path, config.config.trainer.epochs, ["resume", str(config.path)]
     else:
-        overrides = to_overrides(config) if isinstance(config, Config) else config
+        overrides = to_overrides(config) if isinstance(config, Config) else _listed(config)
         composed = compose(overrides, config_dir)
-        if isinstance(config, Config) and composed != config:
-            raise UserError("config: expected values that overrides can have; use tnt_exp.compose and change values.")
-        overrides = [overrides] if isinstance(overrides, str) else list(overrides)
+        for key in (field.key for field in config_keys() if isinstance(config, Config)):
+            given, read = (operator.attrgetter(key)(each) for each in (config, composed))
+            if given != read:
+                raise UserError(f"{key}: expected {read!r}, as its override is read, received {given!r}; write it so.")
         folder, epochs = _new_folder(RunMode.RUN, overrides, config_dir), composed.trainer.epochs
         arguments = ["train", *_flags(config_dir), *overrides, f"hydra.run.dir={quote(str(folder))}"]
     begin = time.monotonic()
@@ -128,7 +130,7 @@ def sweep(overrides: Overrides, config_dir: ConfigDir = None) -> RunCollection:
     config groups. The same call continues a sweep that was interrupted. Trials that failed are reported by a warning.
     Raises `UserError` if the input cannot be used, and `RunFailedError` if no trial finished.
     """
-    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
+    overrides = _listed(overrides)
     place = _new_folder(RunMode.MULTIRUN, [text for text in overrides if text.startswith("hydra.sweep.")], config_dir)
 
     def progress(pid: int) -> Progress:
@@ -161,13 +163,29 @@ def sweep(overrides: Overrides, config_dir: ConfigDir = None) -> RunCollection:
     return trials
 
 
+def _listed(overrides: Iterable[str]) -> list[str]:
+    """Return overrides as a list, or raise `UserError`: they are not texts."""
+    listed = list(overrides) if isinstance(overrides, Iterable) and not isinstance(overrides, str) else [overrides]
+    for each in listed:
+        if not isinstance(each, str):
+            raise UserError(f"overrides: expected texts such as 'model.depth=8', received {each!r}; write it so.")
+    return listed
+
+
 def to_overrides(config: Config) -> list[str]:
-    """Return the overrides that make a configuration from the default one."""
+    """Return the overrides that make a configuration from the default one; raise `UserError` for an unknown key."""
+
+    def attributes(part: object) -> JsonObject:
+        return {name: attributes(value) if is_dataclass(value) else value for name, value in vars(part).items()}
+
+    fields = [*config_keys()]
+    for key in flatten(attributes(config)):
+        require_known(key, {field.key for field in fields}, "a key of the configuration")
     default, found = compose_config(), []
-    for field in config_keys():
-        value = operator.attrgetter(field.key)(config)
-        if value != operator.attrgetter(field.key)(default):
-            found.append(f"{field.key}={_override_value(value)}")
+    for field in fields:
+        value, usual = (_override_value(operator.attrgetter(field.key)(each)) for each in (config, default))
+        if value != usual:
+            found.append(f"{field.key}={value}")
     return found
 
 
@@ -176,11 +194,13 @@ def _override_value(value: object) -> str:
     if isinstance(value, dict):
         numbers = {str(name): as_number(str(number)) for name, number in value.items()}
         return quote(yaml.safe_dump(numbers, default_flow_style=True, allow_unicode=True, width=math.inf).strip())
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{','.join(map(_override_value, value))}]"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    return quote(value) if isinstance(value, str) else value.name if isinstance(value, Enum) else str(value)
+    if isinstance(value, str | os.PathLike):
+        return quote(os.fspath(value))
+    return value.name if isinstance(value, Enum) else str(value)
 
 
 def _flags(config_dir: ConfigDir) -> list[str]:
