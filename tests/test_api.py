@@ -191,6 +191,26 @@ def test_a_failed_run_is_an_error_with_its_last_lines(fake: None, monkeypatch: p
     assert [run.state for run in error.value.runs] == ["FAILED"]
 
 
+def test_an_interrupt_while_the_command_is_imported_says_the_same_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before, program = signal.signal(signal.SIGINT, signal.default_int_handler), api._CHILD
+    imports = "    from tnt_exp.cli"
+    assert imports in program
+    monkeypatch.setattr(
+        api,
+        "_CHILD",
+        program.replace(imports, f"    import os, time; os.kill(os.getppid(), 2); time.sleep(60)\n{imports}"),
+    )
+    try:
+        with pytest.raises(KeyboardInterrupt, match="^stopped; to continue: the same call$"):
+            tnt_exp.train("run.name=mine")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capfd.readouterr().err == ""
+
+
 def test_an_interrupt_reaches_the_run_once(fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     behave(
         monkeypatch,

@@ -45,11 +45,13 @@ _REFRESH = 0.5  # seconds
 _NATIVE = re.compile(r"[IWE]0000 |WARNING: All log messages")  # lines of TensorFlow's libraries in train.log
 _CHILD = """
 import sys
-from tnt_exp.sweeps.worker import exit_with_parent
-exit_with_parent()
-from tnt_exp.cli import main
-sys.argv[0] = "tnt-exp"
-sys.exit(main())
+from tnt_exp.signals import exiting
+with exiting():
+    from tnt_exp.sweeps.worker import exit_with_parent
+    exit_with_parent()
+    from tnt_exp.cli import main
+    sys.argv[0] = "tnt-exp"
+    sys.exit(main())
 """
 
 
@@ -117,7 +119,8 @@ def train(config: Config | Run | Overrides = (), config_dir: ConfigDir = None) -
         lines = [line for line in log_tail(folder / "train.log").splitlines() if not _NATIVE.match(line)]
         reasons = [run.result.get("error", reason) for run in left] or [reason]
         raise RunFailedError("\n".join([*reasons, *(lines or [child.output])]), left)
-    child.raise_if_unusable(f"tnt_exp.train(tnt_exp.Run({str(folder)!r}))")
+    is_there = (folder / "config.yaml").is_file()
+    child.raise_if_unusable(f"tnt_exp.train(tnt_exp.Run({str(folder)!r}))" if is_there else "the same call")
     return Run(folder)
 
 
