@@ -204,7 +204,7 @@ def test_an_interrupt_while_the_command_is_imported_says_the_same_call(
         program.replace(imports, f"    import os, time; os.kill(os.getppid(), 2); time.sleep(60)\n{imports}"),
     )
     try:
-        with pytest.raises(KeyboardInterrupt, match="^stopped; to continue: the same call$"):
+        with pytest.raises(KeyboardInterrupt, match=r"^stopped; to continue: the same call$"):
             tnt_exp.train("run.name=mine")
     finally:
         signal.signal(signal.SIGINT, before)

@@ -201,9 +201,7 @@ def _override_value(value: object) -> str:
         return f"[{','.join(map(_override_value, value))}]"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    if isinstance(value, str | os.PathLike):
-        return quote(os.fspath(value))
-    return value.name if isinstance(value, Enum) else str(value)
+    return quote(value) if isinstance(value, str) else value.name if isinstance(value, Enum) else str(value)
 
 
 def _flags(config_dir: ConfigDir) -> list[str]:

@@ -1,6 +1,7 @@
 """From a command to points: spelling, expansion, composition, checks, endings."""
 
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -228,6 +229,7 @@ def test_a_point_without_a_result_waits_and_has_no_objective() -> None:
     assert objective_value(None, None) is None
     assert objective_value({"metrics": {"test/accuracy": 0.5}}, None) == 0.5
     assert objective_value({"metrics": {"test/accuracy": 0.5}, "train_seconds": 3}, "train_seconds") == 3
+    assert objective_value({"metrics": {"val/loss": math.nan}}, "val/loss") is None  # a ranking has no place for it
 
 
 @pytest.mark.parametrize("search", [[], ["sweep=random", "sweep.trials=2"]])

@@ -157,7 +157,6 @@ class OptunaSearch:
             for sweep_trial, state in zip(sweep_trials, states, strict=True)
             if state is TrialState.finished
             and (value := objective_value(self._sweep_study.result(sweep_trial), self._settings.objective)) is not None
-            and math.isfinite(value)
         ]
         if len(values) == len(sweep_trials):  # a mean over some of the seeds cannot be compared
             return OptunaState.COMPLETE, sum(values) / len(values)
@@ -253,8 +252,7 @@ class PruningMonitor(SweepCallback):
             epoch = int(float(row["epoch"]))
             trial.report(value, epoch)
             if trial.should_prune():
-                process.stop(
-                    Outcome(FailureReason.pruned, f"{self._metric} {value:.4f} after epoch {epoch}: below the median")
-                )
+                why = f"{self._metric} {value:.4f} after epoch {epoch}: worse than the median"
+                process.stop(Outcome(FailureReason.pruned, why))
                 break
         self._reported[sweep_trial.job] = done
