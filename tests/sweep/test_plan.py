@@ -154,9 +154,19 @@ def test_a_dry_run_shows_the_points_and_writes_nothing(
         ("sweep.trials=-1", "sweep.trials: expected >= 1, received -1."),
         ("launcher.slots=0", "launcher.slots: expected >= 1, received 0."),
         ("launcher.memory=0", "launcher.memory: expected > 0, received 0.0."),
+        (
+            "sweep.on_invalid=x",
+            "sweep.on_invalid: expected one of stop, skip (what a trial that cannot run does to the sweep), "
+            "received 'x'.",
+        ),
+        (
+            "launcher.timeout=5m",
+            "launcher.timeout: expected a number, or null (largest duration of a trial, seconds; null: no limit), "
+            "received '5m'.",
+        ),
     ],
 )
-def test_settings_out_of_bounds_are_one_line(
+def test_settings_that_cannot_be_used_are_one_line(
     setting: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -54,7 +54,9 @@ class OptunaSearch:
         self._repeats = [dict(zip(repeated, chosen, strict=True)) for chosen in product(*map(space.values, repeated))]
         self._distributions = {key: make_distribution(key, space.swept[key]) for key in self._keys}
         if not self._keys:
-            raise UserError(f"sweep={settings.method.name}: expected a key with several values, received none.")
+            raise UserError(
+                f"sweep={settings.method.name}: expected several values of a key, not of seed or fold; received none."
+            )
         self._trials: list[JsonObject] = sweep_study.data.setdefault("trials", [])
         self._ready = deque(sweep_study.pending_trials(settings.rerun))
         self._asked: set[int] = set()
