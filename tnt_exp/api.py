@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from html import escape
@@ -27,13 +27,12 @@ from tnt_exp.atomic_files import JsonObject, lock_owner
 from tnt_exp.config import Config
 from tnt_exp.config.compose import CONFIG_NAME, main_hydra, register
 from tnt_exp.config.compose import compose as compose_config
-from tnt_exp.config.keys import config_keys
-from tnt_exp.config.overrides import literal_overrides, quote, require_run_overrides
+from tnt_exp.config.overrides import listed, literal_overrides, quote, require_run_overrides
 from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.collection import Run, RunCollection, require_known, runs
 from tnt_exp.formatting import as_number, format_duration
 from tnt_exp.preflight import preflight
-from tnt_exp.run_folder import flatten, read_metrics
+from tnt_exp.run_folder import read_metrics
 from tnt_exp.sweeps.results import log_tail, objective_name
 from tnt_exp.sweeps.study import STUDY_FILE, SweepStudy, list_studies
 from tnt_exp.sweeps.trial import TrialState, objective_value, trial_state
@@ -71,7 +70,7 @@ def compose(overrides: Overrides = (), config_dir: ConfigDir = None) -> Config:
     The overrides are as on the command line, `config_dir` is the folder of your own config groups. Raises `UserError`
     if a key or a value is wrong, the data are not there, or the configuration cannot run.
     """
-    listed = literal_overrides(_listed(overrides))
+    listed = literal_overrides(overrides)
     require_run_overrides(listed)
     config = compose_config(listed, os.fspath(config_dir) if config_dir else None)
     preflight(config)
@@ -95,11 +94,10 @@ def train(config: Config | Run | Overrides = (), config_dir: ConfigDir = None) -
     if isinstance(config, Run):
         folder, epochs, arguments = config.path, config.config.trainer.epochs, ["resume", str(config.path)]
     else:
-        overrides = to_overrides(config) if isinstance(config, Config) else _listed(config)
+        overrides = to_overrides(config) if isinstance(config, Config) else listed(config)
         composed = compose(overrides, config_dir)
-        for key in (field.key for field in config_keys() if isinstance(config, Config)):
-            given, read = (operator.attrgetter(key)(each) for each in (config, composed))
-            if given != read:
+        for key, given in _values(config).items() if isinstance(config, Config) else ():
+            if given != (read := operator.attrgetter(key)(composed)):
                 raise UserError(f"{key}: expected {read!r}, as its override is read, received {given!r}; write it so.")
         folder, epochs = _new_folder(RunMode.RUN, overrides, config_dir), composed.trainer.epochs
         arguments = ["train", *_flags(config_dir), *overrides, f"hydra.run.dir={quote(str(folder))}"]
@@ -113,14 +111,13 @@ def train(config: Config | Run | Overrides = (), config_dir: ConfigDir = None) -
         return Progress(there.epoch, epochs, ", ".join([f"epoch {there.epoch} of {epochs}", *values[:1], left]))
 
     child = _Child(arguments, progress)
+    left = RunCollection([Run(folder)] if (folder / "config.yaml").is_file() else [])
     if child.code not in (0, 2) and not child.interrupted:
-        left = RunCollection([Run(folder)] if (folder / "config.yaml").exists() else [])
         reason = f"the process ended with exit code {child.code}"
         lines = [line for line in log_tail(folder / "train.log").splitlines() if not _NATIVE.match(line)]
         reasons = [run.result.get("error", reason) for run in left] or [reason]
         raise RunFailedError("\n".join([*reasons, *(lines or [child.output])]), left)
-    is_there = (folder / "config.yaml").is_file()
-    child.raise_if_unusable(f"tnt_exp.train(tnt_exp.Run({str(folder)!r}))" if is_there else "the same call")
+    child.raise_if_unusable(f"tnt_exp.train(tnt_exp.Run({str(folder)!r}))" if left else "the same call")
     return Run(folder)
 
 
@@ -133,7 +130,7 @@ def sweep(overrides: Overrides, config_dir: ConfigDir = None) -> RunCollection:
     config groups. The same call continues a sweep that was interrupted. Trials that failed are reported by a warning.
     Raises `UserError` if the input cannot be used, and `RunFailedError` if no trial finished.
     """
-    overrides = _listed(overrides)
+    overrides = listed(overrides)
     place = _new_folder(RunMode.MULTIRUN, [text for text in overrides if text.startswith("hydra.sweep.")], config_dir)
 
     def progress(pid: int) -> Progress:
@@ -153,12 +150,9 @@ def sweep(overrides: Overrides, config_dir: ConfigDir = None) -> RunCollection:
     child.raise_if_unusable("the same call")
     study = _study_of(child.pid, place)
     trials = RunCollection(sorted(runs(study.folder), key=lambda run: run.job or 0) if study else [])
-    states = [trial_state(run.result or None) for run in trials]
-    failed = [
-        f"{run.name}: {run.result.get('error', run.state)}"
-        for run, state in zip(trials, states, strict=True)
-        if state not in (TrialState.finished, TrialState.pruned)
-    ]
+    ended = (TrialState.finished, TrialState.pruned)
+    others = [run for run in trials if trial_state(run.result or None) not in ended]
+    failed = [f"{run.name}: {run.result.get('error', run.state)}" for run in others]
     if child.code and len(failed) == len(trials):
         raise RunFailedError("\n".join(["no trial finished", *(failed or [child.output])]), trials)
     if child.code:
@@ -166,29 +160,20 @@ def sweep(overrides: Overrides, config_dir: ConfigDir = None) -> RunCollection:
     return trials
 
 
-def _listed(overrides: Iterable[str]) -> list[str]:
-    """Return overrides as a list, or raise `UserError`: they are not texts."""
-    listed = list(overrides) if isinstance(overrides, Iterable) and not isinstance(overrides, str) else [overrides]
-    for each in listed:
-        if not isinstance(each, str):
-            raise UserError(f"overrides: expected texts such as 'model.depth=8', received {each!r}; write it so.")
-    return listed
-
-
 def to_overrides(config: Config) -> list[str]:
     """Return the overrides that make a configuration from the default one; raise `UserError` for an unknown key."""
+    given, usual = _values(config), _values(compose_config())
+    for key in given:
+        require_known(key, usual, "a key of the configuration")
+    texts = {key: (_override_value(value), _override_value(usual[key])) for key, value in given.items()}
+    return [f"{key}={text}" for key, (text, default) in texts.items() if text != default]
 
-    def attributes(part: object) -> JsonObject:
-        return {name: attributes(value) if is_dataclass(value) else value for name, value in vars(part).items()}
 
-    fields = [*config_keys()]
-    for key in flatten(attributes(config)):
-        require_known(key, {field.key for field in fields}, "a key of the configuration")
-    default, found = compose_config(), []
-    for field in fields:
-        value, usual = (_override_value(operator.attrgetter(field.key)(each)) for each in (config, default))
-        if value != usual:
-            found.append(f"{field.key}={value}")
+def _values(section: object, prefix: str = "") -> JsonObject:
+    """Return the values of a configuration by their keys, with those that were set by mistake."""
+    found: JsonObject = {}
+    for name, value in vars(section).items():
+        found |= _values(value, f"{prefix}{name}.") if is_dataclass(value) else {prefix + name: value}
     return found
 
 

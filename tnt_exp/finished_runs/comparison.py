@@ -165,6 +165,7 @@ def compare(
     if not all(kept):
         kept = groups
     found = {name: _compare_metric(kept, name) for name in dict.fromkeys(n for run in every for n in run.metrics)}
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     for name in metrics or []:
         require_known(name, found, "a metric of these runs")
     shown = list(metrics or [name for name in _METRICS if name in found] or found)[: len(metrics or _METRICS)]

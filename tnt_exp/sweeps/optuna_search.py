@@ -55,7 +55,7 @@ class OptunaSearch:
         self._distributions = {key: make_distribution(key, space.swept[key]) for key in self._keys}
         if not self._keys:
             raise UserError(
-                f"sweep={settings.method.name}: expected several values of a key, not of seed or fold; received none."
+                f"sweep={settings.method.name}: expected several values (not of seed, fold), received none."
             )
         self._trials: list[JsonObject] = sweep_study.data.setdefault("trials", [])
         self._ready = deque(sweep_study.pending_trials(settings.rerun))
@@ -154,12 +154,9 @@ class OptunaSearch:
         to_come = rerun and TrialState.failed in states and not self._asked.issuperset(trial["jobs"])
         if TrialState.waiting in states or to_come:
             return None
-        values = [
-            value
-            for sweep_trial, state in zip(sweep_trials, states, strict=True)
-            if state is TrialState.finished
-            and (value := objective_value(self._sweep_study.result(sweep_trial), self._settings.objective)) is not None
-        ]
+        ended = [trial for trial, state in zip(sweep_trials, states, strict=True) if state is TrialState.finished]
+        found = [objective_value(self._sweep_study.result(trial), self._settings.objective) for trial in ended]
+        values = [value for value in found if value is not None]
         if len(values) == len(sweep_trials):  # a mean over some of the seeds cannot be compared
             return OptunaState.COMPLETE, sum(values) / len(values)
         if TrialState.pruned in states:
