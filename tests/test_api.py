@@ -184,7 +184,7 @@ def test_a_process_that_was_killed_at_once_is_a_failed_run(fake: None, monkeypat
 def test_a_failed_run_is_an_error_with_its_last_lines(fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
     result = {"status": "FAILED", "error": "ArithmeticError: no"}
     behave(monkeypatch, f"(folder / 'result.json').write_text({json.dumps(result)!r})")
-    behave(monkeypatch, "(folder / 'train.log').write_text('I0000 native\\nthe last line\\n'); sys.exit(1)")
+    behave(monkeypatch, "(folder / 'train.log').write_text('I0000 native' * 400 + '\\nthe last line\\n'); sys.exit(1)")
     with pytest.raises(tnt_exp.RunFailedError) as error:
         tnt_exp.train()
     assert str(error.value) == "ArithmeticError: no\nthe last line"

@@ -148,6 +148,31 @@ def test_a_dry_run_shows_the_points_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (
+            "defaults: [random, _self_]",
+            "model.depht: expected a key of the configuration, received an unknown one. Did y",
+        ),
+        (
+            "trials: 2",
+            "sweep: expected defaults: [random, _self_] (or grid, bayes) in its file, received none of them.",
+        ),
+    ],
+)
+def test_a_search_of_ones_own_that_cannot_run_is_refused_at_once(
+    file: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own/sweep").mkdir(parents=True)
+    (tmp_path / "own/sweep/mine.yaml").write_text(f"{file}\nspace:\n  model.depht: 1,2\n")
+    for flags in ([], ["--dry-run"]):
+        assert main(["train", "-m", "--config-dir=own", "sweep=mine", *flags]) == 2
+        assert capsys.readouterr().err.startswith(f"tnt-exp: {message}")
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("sweep.subset=0", "sweep.subset: expected >= 1, received 0."),

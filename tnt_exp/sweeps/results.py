@@ -88,11 +88,11 @@ def log_tail(file: Path) -> str:
     """Return the last lines of a log; empty if there is none."""
     try:
         with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - _TAIL))
-            text = stream.read().decode(errors="replace")
+            start = stream.seek(max(0, file.stat().st_size - _TAIL))
+            lines = stream.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
-    return "\n".join(text.splitlines()[-12:])
+    return "\n".join((lines[start > 0 :] or lines)[-12:])  # the first one was cut
 
 
 def ranked(found: list[TrialRow], study: SweepStudy) -> list[RankedPoint]:
