@@ -156,7 +156,7 @@ def test_a_dry_run_shows_the_points_and_writes_nothing(
         ),
         (
             "trials: 2",
-            "sweep: expected defaults: [random, _self_] (or grid, bayes) in its file, received none of them.",
+            "sweep: expected a file with defaults: [random, _self_] (or grid, bayes), received none.",
         ),
     ],
 )

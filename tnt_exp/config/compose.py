@@ -224,9 +224,7 @@ def to_user_error(error: Exception) -> UserError:
             f"[{ambiguous[2]}] for a list."
         )
     if "`_target_`" in first or "'dry_run' is not in struct" in first:
-        return UserError(
-            "sweep: expected defaults: [random, _self_] (or grid, bayes) in its file, received none of them."
-        )
+        return UserError("sweep: expected a file with defaults: [random, _self_] (or grid, bayes), received none.")
     full_key = re.search(r"full_key: (\S+)", text)
     key = full_key[1] if full_key else (getattr(cause, "full_key", None) or "")
     key = key.replace("hydra.sweeper.", "sweep.").replace("hydra.launcher.", "launcher.")

@@ -86,13 +86,9 @@ def objective_value(result: JsonObject | None, name: str | None) -> float | None
     The name is that of a metric, or of a number of the result such as `train_seconds`; None: validation accuracy, or
     test accuracy if there is no validation.
     """
-    if result is None:
-        return None
-    values = {**result, **result.get("metrics", {})}
-    for key in [name] if name else [VALIDATION, TEST]:
-        if isinstance(values.get(key), int | float):
-            return as_number(values[key])
-    return None
+    values = {**(result or {}), **(result or {}).get("metrics", {})}
+    found = map(values.get, [name] if name else [VALIDATION, TEST])
+    return next((as_number(value) for value in found if isinstance(value, int | float)), None)
 
 
 def default_objective(results: Iterable[JsonObject | None]) -> str:
