@@ -242,6 +242,29 @@ sys.exit(130)""",
     assert (tmp_path / "multirun/runs/mine/interrupts").read_text() == "1"
 
 
+def test_an_exception_of_a_signal_handler_ends_the_run(
+    fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behave(monkeypatch, "(folder / 'ready').touch(); time.sleep(60)")
+
+    def expire(number: int, frame: object) -> None:
+        raise TimeoutError("mine")
+
+    def send() -> None:
+        while not (tmp_path / "multirun/runs/mine/ready").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before, begin = signal.signal(signal.SIGUSR1, expire), time.monotonic()
+    threading.Thread(target=send).start()
+    try:
+        with pytest.raises(TimeoutError, match="mine"):
+            tnt_exp.train("run.name=mine")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert time.monotonic() - begin < 30
+
+
 def test_a_sweep_returns_its_trials_and_reports_those_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

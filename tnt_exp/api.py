@@ -253,6 +253,10 @@ class _Child:
                 except KeyboardInterrupt:
                     self.interrupted = True
                     process.send_signal(signal.SIGINT)
+                except BaseException:  # raised by a signal handler of the script: the run must not outlive the call
+                    process.terminate()
+                    process.wait()
+                    raise
             reader.join()
         self.code, self.output = process.returncode, "\n".join(lines)
 

@@ -169,7 +169,7 @@ def test_runs_of_an_older_layout(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert found.differences["state"] == ["FINISHED", "KILLED"]
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_runs_of_one_name_are_numbered(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / place / "mine", f"model.depth={place}") for place in ("2", "3")]
     found = compare(*folders, metrics="test/loss")
     assert (found.names, found.shown) == (["mine (1)", "mine (2)"], ["test/loss"])
