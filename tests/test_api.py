@@ -1,5 +1,6 @@
 """The Python interface: the same checks as the command line, and processes of their own."""
 
+import functools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +100,44 @@ def test_a_configuration_becomes_the_overrides_that_make_it(tmp_path: Path) -> N
     assert api.compose_config(api.to_overrides(config)) == config
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "trainer.epoch",
+            2,
+            "trainer.epoch: expected a key of the configuration, received an unknown one. Did you mean",
+        ),
+        (
+            "trainer.backend",
+            "jax",
+            "trainer.backend: expected <Backend.jax: 'jax'>, as its override is read, received 'j",
+        ),
+        ("augmentation.crop_scale", (0.5, 1), "augmentation.crop_scale: expected [0.5, 1.0], as its override is read"),
+        (
+            "augmentation.crop_scale",
+            np.array([0.5, 1]),
+            "augmentation.crop_scale[0]: expected a list such as [a, b], e",
+        ),
+        ("trainer", None, "trainer: expected a key of the configuration, received an unknown one."),
+    ],
+)
+def test_a_value_that_would_not_be_trained_is_refused(key: str, value: object, message: str) -> None:
+    config = api.compose_config()
+    *above, last = key.split(".")
+    setattr(functools.reduce(getattr, above, config), last, value)
+    with pytest.raises(tnt_exp.UserError) as error:
+        tnt_exp.train(config)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("overrides", [None, 5, Path("x"), ["model.depth", 2], [["seed=0"]]])
+def test_overrides_are_texts(overrides: Any) -> None:
+    for function in (tnt_exp.compose, tnt_exp.train, tnt_exp.sweep):
+        with pytest.raises(tnt_exp.UserError, match=r"^overrides: expected texts such as 'model\.depth=8', received "):
+            function(overrides)
+
+
 def test_train_starts_the_command_and_returns_the_run(
     fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +153,9 @@ def test_train_starts_the_command_and_returns_the_run(
         "model.depth=7",
         "run.name='other'",
     ]
+    assert "model.depth=2" in json.loads(
+        (tnt_exp.train(x for x in ["model.depth=2"]).path / "arguments.json").read_text()
+    )
     first, second = tnt_exp.train(), tnt_exp.train()
     assert first.path != second.path
     whole = tnt_exp.Run(write_run(tmp_path / "whole"))
@@ -141,11 +184,31 @@ def test_a_process_that_was_killed_at_once_is_a_failed_run(fake: None, monkeypat
 def test_a_failed_run_is_an_error_with_its_last_lines(fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
     result = {"status": "FAILED", "error": "ArithmeticError: no"}
     behave(monkeypatch, f"(folder / 'result.json').write_text({json.dumps(result)!r})")
-    behave(monkeypatch, "(folder / 'train.log').write_text('I0000 native\\nthe last line\\n'); sys.exit(1)")
+    behave(monkeypatch, "(folder / 'train.log').write_text('I0000 native' * 400 + '\\nthe last line\\n'); sys.exit(1)")
     with pytest.raises(tnt_exp.RunFailedError) as error:
         tnt_exp.train()
     assert str(error.value) == "ArithmeticError: no\nthe last line"
     assert [run.state for run in error.value.runs] == ["FAILED"]
+
+
+def test_an_interrupt_while_the_command_is_imported_says_the_same_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before, program = signal.signal(signal.SIGINT, signal.default_int_handler), api._CHILD
+    imports = "    from tnt_exp.cli"
+    assert imports in program
+    monkeypatch.setattr(
+        api,
+        "_CHILD",
+        program.replace(imports, f"    import os, time; os.kill(os.getppid(), 2); time.sleep(60)\n{imports}"),
+    )
+    try:
+        with pytest.raises(KeyboardInterrupt, match=r"^stopped; to continue: the same call$"):
+            tnt_exp.train("run.name=mine")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capfd.readouterr().err == ""
 
 
 def test_an_interrupt_reaches_the_run_once(fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +240,29 @@ sys.exit(130)""",
     finally:
         signal.signal(signal.SIGINT, before)
     assert (tmp_path / "multirun/runs/mine/interrupts").read_text() == "1"
+
+
+def test_an_exception_of_a_signal_handler_ends_the_run(
+    fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behave(monkeypatch, "(folder / 'ready').touch(); time.sleep(60)")
+
+    def expire(number: int, frame: object) -> None:
+        raise TimeoutError("mine")
+
+    def send() -> None:
+        while not (tmp_path / "multirun/runs/mine/ready").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before, begin = signal.signal(signal.SIGUSR1, expire), time.monotonic()
+    threading.Thread(target=send).start()
+    try:
+        with pytest.raises(TimeoutError, match="mine"):
+            tnt_exp.train("run.name=mine")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert time.monotonic() - begin < 30
 
 
 def test_a_sweep_returns_its_trials_and_reports_those_that_failed(

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from enum import Enum
 from html import escape
 from pathlib import Path
@@ -22,14 +23,13 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from tnt_exp.atomic_files import lock_owner
+from tnt_exp.atomic_files import JsonObject, lock_owner
 from tnt_exp.config import Config
 from tnt_exp.config.compose import CONFIG_NAME, main_hydra, register
 from tnt_exp.config.compose import compose as compose_config
-from tnt_exp.config.keys import config_keys
-from tnt_exp.config.overrides import literal_overrides, quote, require_run_overrides
+from tnt_exp.config.overrides import listed, literal_overrides, quote, require_run_overrides
 from tnt_exp.errors import UserError
-from tnt_exp.finished_runs.collection import Run, RunCollection, runs
+from tnt_exp.finished_runs.collection import Run, RunCollection, require_known, runs
 from tnt_exp.formatting import as_number, format_duration
 from tnt_exp.preflight import preflight
 from tnt_exp.run_folder import read_metrics
@@ -44,11 +44,13 @@ _REFRESH = 0.5  # seconds
 _NATIVE = re.compile(r"[IWE]0000 |WARNING: All log messages")  # lines of TensorFlow's libraries in train.log
 _CHILD = """
 import sys
-from tnt_exp.sweeps.worker import exit_with_parent
-exit_with_parent()
-from tnt_exp.cli import main
-sys.argv[0] = "tnt-exp"
-sys.exit(main())
+from tnt_exp.signals import exiting
+with exiting():
+    from tnt_exp.sweeps.worker import exit_with_parent
+    exit_with_parent()
+    from tnt_exp.cli import main
+    sys.argv[0] = "tnt-exp"
+    sys.exit(main())
 """
 
 
@@ -68,7 +70,7 @@ def compose(overrides: Overrides = (), config_dir: ConfigDir = None) -> Config:
     The overrides are as on the command line, `config_dir` is the folder of your own config groups. Raises `UserError`
     if a key or a value is wrong, the data are not there, or the configuration cannot run.
     """
-    listed = literal_overrides([overrides] if isinstance(overrides, str) else overrides)
+    listed = literal_overrides(overrides)
     require_run_overrides(listed)
     config = compose_config(listed, os.fspath(config_dir) if config_dir else None)
     preflight(config)
@@ -92,11 +94,11 @@ def train(config: Config | Run | Overrides = (), config_dir: ConfigDir = None) -
     if isinstance(config, Run):
         folder, epochs, arguments = config.path, config.config.trainer.epochs, ["resume", str(config.path)]
     else:
-        overrides = to_overrides(config) if isinstance(config, Config) else config
+        overrides = to_overrides(config) if isinstance(config, Config) else listed(config)
         composed = compose(overrides, config_dir)
-        if isinstance(config, Config) and composed != config:
-            raise UserError("config: expected values that overrides can have; use tnt_exp.compose and change values.")
-        overrides = [overrides] if isinstance(overrides, str) else list(overrides)
+        for key, given in _values(config).items() if isinstance(config, Config) else ():
+            if given != (read := operator.attrgetter(key)(composed)):
+                raise UserError(f"{key}: expected {read!r}, as its override is read, received {given!r}; write it so.")
         folder, epochs = _new_folder(RunMode.RUN, overrides, config_dir), composed.trainer.epochs
         arguments = ["train", *_flags(config_dir), *overrides, f"hydra.run.dir={quote(str(folder))}"]
     begin = time.monotonic()
@@ -109,13 +111,13 @@ def train(config: Config | Run | Overrides = (), config_dir: ConfigDir = None) -
         return Progress(there.epoch, epochs, ", ".join([f"epoch {there.epoch} of {epochs}", *values[:1], left]))
 
     child = _Child(arguments, progress)
+    left = RunCollection([Run(folder)] if (folder / "config.yaml").is_file() else [])
     if child.code not in (0, 2) and not child.interrupted:
-        left = RunCollection([Run(folder)] if (folder / "config.yaml").exists() else [])
         reason = f"the process ended with exit code {child.code}"
         lines = [line for line in log_tail(folder / "train.log").splitlines() if not _NATIVE.match(line)]
         reasons = [run.result.get("error", reason) for run in left] or [reason]
         raise RunFailedError("\n".join([*reasons, *(lines or [child.output])]), left)
-    child.raise_if_unusable(f"tnt_exp.train(tnt_exp.Run({str(folder)!r}))")
+    child.raise_if_unusable(f"tnt_exp.train(tnt_exp.Run({str(folder)!r}))" if left else "the same call")
     return Run(folder)
 
 
@@ -128,7 +130,7 @@ def sweep(overrides: Overrides, config_dir: ConfigDir = None) -> RunCollection:
     config groups. The same call continues a sweep that was interrupted. Trials that failed are reported by a warning.
     Raises `UserError` if the input cannot be used, and `RunFailedError` if no trial finished.
     """
-    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
+    overrides = listed(overrides)
     place = _new_folder(RunMode.MULTIRUN, [text for text in overrides if text.startswith("hydra.sweep.")], config_dir)
 
     def progress(pid: int) -> Progress:
@@ -148,12 +150,9 @@ def sweep(overrides: Overrides, config_dir: ConfigDir = None) -> RunCollection:
     child.raise_if_unusable("the same call")
     study = _study_of(child.pid, place)
     trials = RunCollection(sorted(runs(study.folder), key=lambda run: run.job or 0) if study else [])
-    states = [trial_state(run.result or None) for run in trials]
-    failed = [
-        f"{run.name}: {run.result.get('error', run.state)}"
-        for run, state in zip(trials, states, strict=True)
-        if state not in (TrialState.finished, TrialState.pruned)
-    ]
+    ended = (TrialState.finished, TrialState.pruned)
+    others = [run for run in trials if trial_state(run.result or None) not in ended]
+    failed = [f"{run.name}: {run.result.get('error', run.state)}" for run in others]
     if child.code and len(failed) == len(trials):
         raise RunFailedError("\n".join(["no trial finished", *(failed or [child.output])]), trials)
     if child.code:
@@ -162,12 +161,19 @@ def sweep(overrides: Overrides, config_dir: ConfigDir = None) -> RunCollection:
 
 
 def to_overrides(config: Config) -> list[str]:
-    """Return the overrides that make a configuration from the default one."""
-    default, found = compose_config(), []
-    for field in config_keys():
-        value = operator.attrgetter(field.key)(config)
-        if value != operator.attrgetter(field.key)(default):
-            found.append(f"{field.key}={_override_value(value)}")
+    """Return the overrides that make a configuration from the default one; raise `UserError` for an unknown key."""
+    given, usual = _values(config), _values(compose_config())
+    for key in given:
+        require_known(key, usual, "a key of the configuration")
+    texts = {key: (_override_value(value), _override_value(usual[key])) for key, value in given.items()}
+    return [f"{key}={text}" for key, (text, default) in texts.items() if text != default]
+
+
+def _values(section: object, prefix: str = "") -> JsonObject:
+    """Return the values of a configuration by their keys, with those that were set by mistake."""
+    found: JsonObject = {}
+    for name, value in vars(section).items():
+        found |= _values(value, f"{prefix}{name}.") if is_dataclass(value) else {prefix + name: value}
     return found
 
 
@@ -176,7 +182,7 @@ def _override_value(value: object) -> str:
     if isinstance(value, dict):
         numbers = {str(name): as_number(str(number)) for name, number in value.items()}
         return quote(yaml.safe_dump(numbers, default_flow_style=True, allow_unicode=True, width=math.inf).strip())
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{','.join(map(_override_value, value))}]"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
@@ -247,6 +253,10 @@ class _Child:
                 except KeyboardInterrupt:
                     self.interrupted = True
                     process.send_signal(signal.SIGINT)
+                except BaseException:  # raised by a signal handler of the script: the run must not outlive the call
+                    process.terminate()
+                    process.wait()
+                    raise
             reader.join()
         self.code, self.output = process.returncode, "\n".join(lines)
 

@@ -127,8 +127,8 @@ class Experiment:
             changes += [f"{now} training images instead of {then}"] if then != now else []
             raise UserError(
                 f"{self.folder.path}: expected the images with which this run began, received others "
-                f"({'; '.join(changes) or 'other contents'}). Restore them, choose another run.name, or add "
-                "trainer.resume=never."
+                f"({'; '.join(changes) or 'other contents'}). Restore them, choose another run.name (of a sweep: "
+                "hydra.sweep.dir), or add trainer.resume=never."
             )
         if "shape" not in before:  # new, or written by an older version
             self.folder.write_dataset(dataset, self.config.dataset.path or dataset.name)

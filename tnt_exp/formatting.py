@@ -56,7 +56,7 @@ def canonical_text(value: object) -> str:
         return f"[{','.join(map(canonical_text, value))}]"
     number = as_number(value) if isinstance(value, int | float | str) else None
     if number is None:
-        return str(value)
+        return str(value).lower() if str(value) in ("True", "False") else str(value)
     return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
 
 

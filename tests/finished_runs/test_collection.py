@@ -92,6 +92,7 @@ def test_curves_are_one_long_table(folder: Path) -> None:
     found = runs(folder / "multirun/runs").filter("model.depth=2,3", "state=FINISHED").curves(["val/accuracy"])
     assert list(found.columns) == ["name", "model.depth", "seed", "epoch", "metric", "value"]
     assert len(found) == 6 * 3
+    assert {*runs(folder / "multirun/runs/d2s0").curves("val/loss")["metric"]} == {"val/loss"}
     curve = found[found["name"] == "d2s0"].sort_values("epoch")
     np.testing.assert_allclose(curve["value"], [0.4 * (epoch / 3) for epoch in (1, 2, 3)], rtol=1e-15)
     assert {*runs(folder / "multirun/runs/d2s0").curves()["metric"]} >= {"train/loss", "val/accuracy"}
@@ -119,6 +120,8 @@ def test_best_is_the_best_of_the_finished_runs(folder: Path) -> None:
         (["test/accuracy > 0.605", "state=FINISHED"], {}, ["d3s2", "d3s1"]),
         (["test/accuracy<=0.1"], {}, ["s/10", "s/2"]),
         (["state!=FINISHED"], {}, ["s/11", "dead", "failed"]),
+        (["state == FAILED"], {}, ["failed"]),
+        (["model.qkv_bias=False", "name=d2s0"], {"model__qkv_bias": np.False_}, ["d2s0"]),
         (["optimizer.learning_rate=0.0001"], {}, ["s/10", "s/2"]),
         (["model.mean=[0.5]", "name=d2s0"], {}, ["d2s0"]),
         (["dataset.path=null", "name=d2s0"], {}, ["d2s0"]),

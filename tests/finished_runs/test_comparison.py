@@ -169,6 +169,13 @@ def test_runs_of_an_older_layout(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert found.differences["state"] == ["FINISHED", "KILLED"]
 
 
+def test_runs_of_one_name_are_numbered(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / place / "mine", f"model.depth={place}") for place in ("2", "3")]
+    found = compare(*folders, metrics="test/loss")
+    assert (found.names, found.shown) == (["mine (1)", "mine (2)"], ["test/loss"])
+    assert [*found._curves()["val/loss"]] == found.names
+
+
 def test_page_and_picture_show_the_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     group(tmp_path, 2, SHALLOW)
     group(tmp_path, 3, DEEP)

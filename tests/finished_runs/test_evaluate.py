@@ -123,6 +123,14 @@ def test_images_of_other_channels_are_refused(
     for array, received in ((images, "3"), (images[..., 0], "an array of shape (20, 8, 8)")):
         with pytest.raises(UserError, match=re.escape(f"data: {expected} {received}.")):
             tnt_exp.Run(run_folder).evaluate((array, labels))
+    grey = images[..., :1]
+    for wrong in (np.eye(10)[labels], labels / 3, labels.astype(str)):  # one-hot, or what int() would cut
+        with pytest.raises(UserError, match=r"^data: labels: expected whole numbers \(images,\), received "):
+            tnt_exp.Run(run_folder).evaluate((grey, wrong))
+    run = tnt_exp.Run(run_folder)
+    assert run.evaluate((grey, labels[:, None])) == run.evaluate((grey, labels))  # Keras' data sets have such labels
+    with pytest.raises(UserError, match=r"^overrides: expected texts"):
+        run.evaluate([grey, labels])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import mlflow
 import pytest
 from finished_sweeps import FakeTrial, write_sweep
 
+from tnt_exp.atomic_files import acquire_lock, release_lock
 from tnt_exp.cli import main
 from tnt_exp.reports.leaderboard import TrialRow, leaderboard_columns, rank_points, verdict
 from tnt_exp.reports.sweep_page import render_page
@@ -127,6 +128,11 @@ def test_folder_and_mlflow_agree_on_keys_that_another_start_fixed_and_on_trials_
         assert [row.objective for row in found.rows[3:]] == [0.25, None]
         assert list(found.curves) == list(here.curves) != []
     assert trials_summary(study).split()[:5] == ["job", "seed", "optimizer", "model.depth", "augmentation"]
+    held = acquire_lock(study.folder / "4/.lock")
+    assert held is not None
+    assert trials_summary(study).splitlines()[5].split()[-2] == "running"
+    release_lock(held)
+    assert trials_summary(study).splitlines()[5].split()[-2] == "waiting"
 
     # ---- A metric of the result has no curve
     client = mlflow.MlflowClient(uri)
@@ -146,6 +152,15 @@ def test_folder_and_mlflow_agree_on_keys_that_another_start_fixed_and_on_trials_
     assert [row.objective for row in here.rows[:3]] == pytest.approx([340 / 360, 342 / 360, 350 / 360])
     assert (scheduler.objective, scheduler.best) == ("test/accuracy", study.trials[2])
     assert scheduler.best_value == pytest.approx(350 / 360)
+
+    # ---- sweep.fail_fast leaves failed trials and others that did not begin
+    file = study.folder / "3/result.json"
+    file.write_text(file.read_text().replace("pruned", "error"))
+    lines = end_summary(study, Scheduler(study, GridSource([], 5))).splitlines()[-2:]
+    assert lines == [
+        f"{word:11}tnt-exp sweep resume {study.folder}{changed}"
+        for word, changed in (("again", " sweep.rerun=failed"), ("resume", ""))
+    ]
 
 
 def test_means_are_of_the_runs_that_finished() -> None:

@@ -13,6 +13,7 @@ from finished_sweeps import FakeTrial, write_sweep
 from reports.test_agreement import TIES, VERDICT
 
 from tnt_exp.cli import main, ui
+from tnt_exp.reports.sweep_page import render_html
 from tnt_exp.tracking.client import init_sqlite_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(420)]
@@ -153,6 +154,14 @@ def test_the_report_page(
     driver.find_element("css selector", "#leaderboard th").click()
     driver.find_element("css selector", "#leaderboard th").click()
     assert driver.find_elements("css selector", "#leaderboard tbody tr")[0].text.split()[0] == "4"
+    values = ["10", "null", "9", "", "inf", "1e-3"]  # in an order in which each is beside one of another kind
+    cells = "".join(f"<tr><td>{value}</td></tr>" for value in values)
+    page = render_html("sort", f"<table><thead><tr><th>ema</th></tr></thead><tbody>{cells}</tbody></table>")
+    (folder / "sort.html").write_text(page)
+    driver.get((folder / "sort.html").as_uri())
+    for expected in (["1e-3", "9", "10", "inf", "null", ""], ["10", "9", "1e-3", "null", "inf", ""]):
+        driver.find_element("css selector", "th").click()
+        assert [cell.text for cell in driver.find_elements("css selector", "td")] == expected
     driver.get((folder / "multirun/sweeps/2026-11-28_13-00-00_d4e5f6/report.html").as_uri())
     shots.shown(driver, "Effect of each value")
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []

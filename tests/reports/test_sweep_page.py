@@ -240,3 +240,22 @@ def test_the_best_lines_are_red_and_ties_are_of_one_colour() -> None:
         assert len(lines) == 4
         assert sum("#c1121f" in line for line in lines) == best
         assert all(word in svg for word in (">best<", ">next<", ">last<"))
+    rows.append(row(4, 0.9, "pruned", depth=4))  # it did not end so
+    svg = sweep_figures.parallel_coordinates(rows, "val/accuracy", maximize=True)
+    assert sum("#c1121f" in line for line in re.findall(r'<path[^>]*class="run"[^>]*>', svg)) == 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_long_names_leave_room_for_the_pictures() -> None:
+    """Matplotlib warns where the text around a plot leaves nothing for the plot."""
+    word = "a_long_name_of_a_folder_" * 6
+    rows = [row(job, 0.5 + job / 10, dataset__path=f"/data/{word}{job}", width=job % 2) for job in range(5)]
+    text = render_page(
+        SweepResults("id", rows, "val/accuracy", True, {rows[0].label * 3: [(1, 0.1), (2, 0.3)]}, "folder")
+    )
+    assert text.count(">/data/a_l…_of_a_folder_4</text>") == 2  # the axis of each picture; tooltips have all of it
+    assert f"dataset.path=/data/{word}4" in text
+    curves = re.findall(
+        r"<text[^>]*>([^<]*)</text>", sweep_figures.best_curves({rows[0].label * 3: [(1, 0.1)]}, "loss")
+    )
+    assert max(map(len, curves)) <= 115

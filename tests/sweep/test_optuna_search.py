@@ -199,6 +199,8 @@ def test_a_search_from_the_command_line_prunes_and_continues(folder: Any) -> Non
     states = [result.get("cause", "finished") for result in folder.results().values()]
     assert len(states) == 9
     assert set(states) == {"finished", "pruned"}
+    reasons = [result["error"] for result in folder.results().values() if result.get("cause") == "pruned"]
+    assert all(reason.endswith(": worse than the median") for reason in reasons)  # above it, if the sweep minimizes
     assert f"{states.count('pruned')} pruned" in text
 
 

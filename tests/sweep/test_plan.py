@@ -1,6 +1,7 @@
 """From a command to points: spelling, expansion, composition, checks, endings."""
 
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -147,15 +148,50 @@ def test_a_dry_run_shows_the_points_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (
+            "defaults: [random, _self_]",
+            "model.depht: expected a key of the configuration, received an unknown one. Did y",
+        ),
+        (
+            "trials: 2",
+            "sweep: expected a file with defaults: [random, _self_] (or grid, bayes), received none.",
+        ),
+    ],
+)
+def test_a_search_of_ones_own_that_cannot_run_is_refused_at_once(
+    file: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own/sweep").mkdir(parents=True)
+    (tmp_path / "own/sweep/mine.yaml").write_text(f"{file}\nspace:\n  model.depht: 1,2\n")
+    for flags in ([], ["--dry-run"]):
+        assert main(["train", "-m", "--config-dir=own", "sweep=mine", *flags]) == 2
+        assert capsys.readouterr().err.startswith(f"tnt-exp: {message}")
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("sweep.subset=0", "sweep.subset: expected >= 1, received 0."),
         ("sweep.trials=-1", "sweep.trials: expected >= 1, received -1."),
         ("launcher.slots=0", "launcher.slots: expected >= 1, received 0."),
         ("launcher.memory=0", "launcher.memory: expected > 0, received 0.0."),
+        (
+            "sweep.on_invalid=x",
+            "sweep.on_invalid: expected one of stop, skip (what a trial that cannot run does to the sweep), "
+            "received 'x'.",
+        ),
+        (
+            "launcher.timeout=5m",
+            "launcher.timeout: expected a number, or null (largest duration of a trial, seconds; null: no limit), "
+            "received '5m'.",
+        ),
     ],
 )
-def test_settings_out_of_bounds_are_one_line(
+def test_settings_that_cannot_be_used_are_one_line(
     setting: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -228,6 +264,7 @@ def test_a_point_without_a_result_waits_and_has_no_objective() -> None:
     assert objective_value(None, None) is None
     assert objective_value({"metrics": {"test/accuracy": 0.5}}, None) == 0.5
     assert objective_value({"metrics": {"test/accuracy": 0.5}, "train_seconds": 3}, "train_seconds") == 3
+    assert objective_value({"metrics": {"val/loss": math.nan}}, "val/loss") is None  # a ranking has no place for it
 
 
 @pytest.mark.parametrize("search", [[], ["sweep=random", "sweep.trials=2"]])

@@ -1,5 +1,6 @@
 """Runs read from their folders have the values that MLflow has of them."""
 
+import os
 from pathlib import Path
 
 import mlflow
@@ -52,6 +53,11 @@ def test_the_table_is_that_of_mlflow(uri: str, tracked: Path) -> None:
 
 
 def test_an_experiment_is_found_by_its_name(uri: str, tracked: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for own in ("sqlite:///own.db", None):  # a script that looks at another store logs to its own afterwards
+        mlflow.set_tracking_uri(own)
+        before = dict(os.environ), mlflow.is_tracking_uri_set()
+        assert len(runs("fake", uri=uri)) == 4
+        assert (dict(os.environ), mlflow.is_tracking_uri_set()) == before
     assert [run.name for run in runs("fake", "state=FINISHED", uri=uri)] == ["r1", "r0"]
     (tracked / "multirun/runs/r0").rename(tracked / "elsewhere")
     assert len(runs("fake", uri=uri)) == 3

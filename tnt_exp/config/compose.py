@@ -223,9 +223,13 @@ def to_user_error(error: Exception) -> UserError:
             f"{ambiguous[1]}: expected one value, received {ambiguous[2]}. Add -m to run every value, or write "
             f"[{ambiguous[2]}] for a list."
         )
+    if "`_target_`" in first or "'dry_run' is not in struct" in first:
+        return UserError("sweep: expected a file with defaults: [random, _self_] (or grid, bayes), received none.")
     full_key = re.search(r"full_key: (\S+)", text)
     key = full_key[1] if full_key else (getattr(cause, "full_key", None) or "")
-    field = find_key(re.sub(r"\[\d+\]$", "", key))
+    key = key.replace("hydra.sweeper.", "sweep.").replace("hydra.launcher.", "launcher.")
+    known = [*config_keys(), *config_keys(SweepConfig, "sweep."), *config_keys(LauncherConfig, "launcher.")]
+    field = next((each for each in known if each.key == re.sub(r"\[\d+\]$", "", key)), None)
     if isinstance(cause, InterpolationResolutionError | InterpolationKeyError):
         return UserError(f"{key}: expected an interpolation (${{...}}) that can be resolved; {first}.")
     if field is not None:

@@ -28,7 +28,16 @@ _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 def literal_overrides(overrides: Iterable[str], *, sweep: bool = False) -> list[str]:
     """Quote the values of keys that take text, so that Hydra reads them as typed; commas separate those of a sweep."""
-    return [_literal(text, sweep=sweep) for text in overrides]
+    return [_literal(text, sweep=sweep) for text in listed(overrides)]
+
+
+def listed(overrides: Iterable[str]) -> list[str]:
+    """Return one override or several as a list, or raise `UserError`: they are not texts."""
+    found = list(overrides) if isinstance(overrides, Iterable) and not isinstance(overrides, str) else [overrides]
+    for each in found:
+        if not isinstance(each, str):
+            raise UserError(f"overrides: expected texts such as 'model.depth=8', received {each!r}; write it so.")
+    return found
 
 
 def _literal(text: str, *, sweep: bool) -> str:

@@ -59,7 +59,7 @@ class SweepConfig:
         None, "trials of a search that run at once; null: the slots of the local launcher, else 1", ge=1
     )
     pruning: bool = config_field(
-        False, "stop a trial of a search below the median at its epoch; where several run, when depends on timing"
+        False, "stop a trial of a search worse than the median at its epoch; where several run, when depends on timing"
     )
     pruning_epochs: int = config_field(3, "epochs before a trial may be stopped", ge=0)
     on_invalid: OnInvalid = config_field(OnInvalid.stop, "what a trial that cannot run does to the sweep")

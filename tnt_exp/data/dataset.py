@@ -68,6 +68,14 @@ def make_split(images: np.ndarray, labels: np.ndarray, classes: int, source: obj
     return Split(images, labels.astype(np.int32))
 
 
+def class_numbers(labels: np.ndarray, source: object) -> np.ndarray:
+    """Return labels as (images,), or raise `UserError`: they are not a whole number per image."""
+    numbers = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+        raise UserError(f"{source}: expected whole numbers (images,), received {labels.dtype} {labels.shape}")
+    return numbers
+
+
 @dataclass(frozen=True, eq=False)
 class RawDataset:
     """What a source holds, before limits and splits. A part that it does not have is None."""

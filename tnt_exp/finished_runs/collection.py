@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NAMES = ("run.name", "tracking.run_name")  # keys that name a run and change nothing
 SEED = "seed"
-_CONDITION = re.compile(r"\s*([\w./-]+?)\s*(>=|<=|!=|=|>|<)\s*(.*?)\s*")
+_CONDITION = re.compile(r"\s*([\w./-]+?)\s*(>=|<=|!=|=|>|<)=?\s*(.*?)\s*")
 _ORDER = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 _SMALLER_IS_BETTER = re.compile(r"loss|error|seconds|macs|parameters|waiting")
 
@@ -231,6 +231,7 @@ class RunCollection(Sequence[Run]):
                 part = part.melt([name for name in ("epoch", "step") if name in part], var_name="metric")
                 parts.append(part.assign(name=run.name, **{key: str(run.params.get(key)) for key in self.varying}))
         found = pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+        metrics = [metrics] if isinstance(metrics, str) else metrics
         for name in metrics or []:
             require_known(name, {*found["metric"]}, "a metric of metrics.csv")
         return found[found["metric"].isin(metrics)].reset_index(drop=True) if metrics else found

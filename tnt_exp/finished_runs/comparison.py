@@ -165,11 +165,13 @@ def compare(
     if not all(kept):
         kept = groups
     found = {name: _compare_metric(kept, name) for name in dict.fromkeys(n for run in every for n in run.metrics)}
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     for name in metrics or []:
         require_known(name, found, "a metric of these runs")
     shown = list(metrics or [name for name in _METRICS if name in found] or found)[: len(metrics or _METRICS)]
     differences = _differences([[_facts(run) for run in group] for group in kept])
     names = [_label(group, differences, number) for number, group in enumerate(kept)]
+    names = [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
     return Comparison(kept, names, differences, found, shown, len(every) - sum(map(len, kept)))
 
 

@@ -14,7 +14,7 @@ from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.config import Config
 from tnt_exp.config.dataset import DatasetConfig, OnError, Source
 from tnt_exp.config.overrides import parse_override, quote
-from tnt_exp.data.dataset import Split, make_split
+from tnt_exp.data.dataset import Split, class_numbers, make_split
 from tnt_exp.data.sources.folder_layout import folder_layout, list_images
 from tnt_exp.data.sources.image_folder import ImageFolderSource, read_files
 from tnt_exp.errors import UserError, printable_name
@@ -81,7 +81,8 @@ def evaluate_on(
         images = np.asarray(data[0])
         received = images.shape[3] if images.ndim == 4 else f"an array of shape {images.shape}"
         _require_channels(finished, "data", received)
-        split = make_split(images, np.asarray(data[1], np.int32), len(finished.class_names), "data")
+        labels = class_numbers(np.asarray(data[1]), "data: labels")
+        split = make_split(images, labels, len(finished.class_names), "data")
     else:
         config, own = configure(finished, data or [])
         split = read_images(finished, config, own=own).split

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs that it bui
 log = logging.getLogger("tnt_exp")
 
 _FONT = "DejaVu Sans"  # comes with Matplotlib
+LEGEND = 115  # letters of a line that a legend has room for
 _TRAIN, _VALIDATION, _CHOSEN = "#3b6ea8", "#d1662b", "#777777"
 
 
@@ -101,7 +103,8 @@ def overlaid_curves(curves: Mapping[str, Mapping[str, Sequence[Sequence[tuple[fl
     The curves are by metric and by group: of each run the (epoch, value) pairs.
     """
     groups = list(dict.fromkeys(name for panel in curves.values() for name in panel))
-    figure = Figure(figsize=(11.0, 3.0 + 0.22 * len(groups)), layout="constrained")
+    labels = [textwrap.fill(name, LEGEND) for name in groups]
+    figure = Figure(figsize=(11.0, 3.0 + 0.22 * len("\n".join(labels).splitlines())), layout="constrained")
     panels = figure.subplots(1, max(1, len(curves)), squeeze=False)[0]
     for axes, (metric, panel) in zip(panels, curves.items(), strict=False):
         for name, lines in panel.items():
@@ -111,8 +114,8 @@ def overlaid_curves(curves: Mapping[str, Mapping[str, Sequence[Sequence[tuple[fl
                 axes.plot(*zip(*line, strict=True), color=color, alpha=alpha, marker=marker)
         axes.set(title=metric, xlabel="Epoch")
         open_frame(axes)
-    for number, name in enumerate(groups):
-        panels[0].plot([], [], color=f"C{number % 10}", label=name)
+    for number, label in enumerate(labels):
+        panels[0].plot([], [], color=f"C{number % 10}", label=label)
     figure.legend(loc="outside lower left", frameon=False)
     return figure
 

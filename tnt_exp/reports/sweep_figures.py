@@ -5,6 +5,7 @@ Drawn by matplotlib. Each run carries a tooltip, and is highlighted where the po
 
 import io
 import math
+import textwrap
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 
 from tnt_exp.formatting import as_number
 from tnt_exp.reports.leaderboard import MainEffect, TrialRow
-from tnt_exp.reports.run_figures import open_frame
+from tnt_exp.reports.run_figures import LEGEND, open_frame
 
 _COLORS = matplotlib.colormaps["Blues"]  # of the runs below rank 1, paler the lower they rank
 _BEST = "#c1121f"
@@ -85,9 +86,8 @@ def _round_numbers(low: float, high: float, log: bool) -> list[float]:
 
 def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: bool) -> str:
     """Draw parallel coordinates: one axis per swept key, the objective last, one line per run that has an objective."""
-    shown = sorted((row for row in rows if row.objective is not None), key=lambda row: row.objective or 0.0)
-    if not maximize:
-        shown.reverse()  # the best are drawn last, on top
+    shown = [row for row in rows if row.objective is not None]
+    shown.sort(key=lambda row: row.objective or 0.0, reverse=not maximize)  # the best are drawn last, on top
     keys = list(dict.fromkeys(key for row in shown for key in row.params))
     scales = [axis([row.params[key] for row in shown if key in row.params]) for key in keys]
     scales.append(axis([row.objective for row in shown if row.objective is not None], may_be_log=False))
@@ -101,7 +101,8 @@ def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: 
     # Colours by rank, so that one bad run does not make all others look alike; equal runs look alike.
     ranked = sorted({row.objective or 0.0 for row in shown}, reverse=not maximize)
     ranks = [ranked.index(row.objective or 0.0) / max(len(ranked) - 1, 1) for row in shown]
-    best = [row.objective == ranked[-1] for row in shown]
+    ended = [row.objective for row in shown if row.state == "finished"]  # no pruned run is the best
+    best = [row.state == "finished" and row.objective == ended[-1] for row in shown]
     colors = [_BEST if first else _COLORS(0.3 + 0.6 * rank) for first, rank in zip(best, ranks, strict=True)]
     widths = [2.6 if first else 1.4 for first in best]
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=widths, alpha=0.9, gid=_RUNS))
@@ -113,7 +114,7 @@ def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: 
         axes.text(column, 1.06 if column % 2 == 0 else 1.13, name, ha="center", weight="bold", fontsize=9)
         for place, label in scale.ticks:
             halo = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
-            axes.text(column + 0.02, place, label, va="center", fontsize=8, bbox=halo)
+            axes.text(column + 0.02, place, _shortened(label), va="center", fontsize=8, bbox=halo)
     axes.set(xlim=(-0.15, len(scales) - 0.75), ylim=(-0.04, 1.2))
     axes.axis("off")
     return to_svg(figure, "Parallel coordinates", [_label(row) for row in shown])
@@ -125,14 +126,14 @@ def objective_scatter(rows: Sequence[TrialRow], key: str, objective: str) -> str
     scale = axis([row.params[key] for row in shown])
     figure = Figure(figsize=(3.6, 2.8), layout="constrained")
     axes = figure.subplots()
-    placed = [
-        (place, row)
-        for row in shown
-        if (place := scale.position(row.params[key])) is not None and math.isfinite(row.objective or 0.0)
-    ]
+    placed = [(place, row) for row in shown if (place := scale.position(row.params[key])) is not None]
     x, y = [place for place, _ in placed], [row.objective or 0.0 for _, row in placed]
     axes.scatter(x, y, s=36, color=_LINES(0), alpha=0.65, gid=_RUNS)
-    axes.set_xticks([place for place, _ in scale.ticks], [label for _, label in scale.ticks], fontsize=8)
+    labels = [_shortened(label) for _, label in scale.ticks]
+    axes.set_xticks([place for place, _ in scale.ticks], labels, fontsize=8)
+    if sum(map(len, labels)) > 40:  # they would overlap
+        for text in axes.get_xticklabels():
+            text.set(rotation=25, ha="right", rotation_mode="anchor")
     axes.set(xlabel=key, ylabel=objective, xlim=(-0.06, 1.06))
     open_frame(axes, epochs=False)
     return to_svg(figure, f"{objective} against {key}", [_label(row) for _, row in placed])
@@ -140,10 +141,11 @@ def objective_scatter(rows: Sequence[TrialRow], key: str, objective: str) -> str
 
 def best_curves(best: Mapping[str, Sequence[tuple[float, float]]], metric: str) -> str:
     """Draw a metric over the epochs, one line per run: its (epoch, value) pairs, by its label."""
-    figure = Figure(figsize=(11.0, 3.4 + 0.2 * len(best)), layout="constrained")
+    labels = [textwrap.fill(label, LEGEND) for label in best]
+    figure = Figure(figsize=(11.0, 3.4 + 0.2 * len("\n".join(labels).splitlines())), layout="constrained")
     axes = figure.subplots()
     colors = [_LINES(number % 10) for number in range(len(best))]
-    for color, (label, points) in zip(colors, best.items(), strict=True):
+    for color, label, points in zip(colors, labels, best.values(), strict=True):
         axes.plot([], [], color=color, label=label)  # for the legend
         if len(points) == 1:
             axes.plot(*points[0], "o", color=color)
@@ -168,7 +170,7 @@ def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
         if item.key != key:
             difference = "compared with"
             axes.axhline(number - 0.5, color="#dddddd", linewidth=1)
-        labels.append(f"{item.key}   {item.value}" if item.key != key else item.value)
+        labels.append(f"{item.key}   " * (item.key != key) + _shortened(item.value))
         key = item.key
         axes.errorbar(item.difference, number, xerr=item.error, fmt="o", color=_LINES(0), markersize=5)
         axes.annotate(difference, (1.01, number), xycoords=("axes fraction", "data"), va="center", fontsize=8)
@@ -182,8 +184,12 @@ def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
 
 def _label(row: TrialRow) -> str:
     params = ", ".join(f"{key}={value}" for key, value in row.params.items())
-    value = as_number(row.objective) if row.objective is not None else None
-    return f"job {row.job}: {params}: {value:.6g}" if value is not None else f"job {row.job}: {params}"
+    return f"job {row.job}: {params}: {row.objective:.6g}"
+
+
+def _shortened(text: str) -> str:
+    """Return a value for an axis: of a long one the begin and the end, in which values of one key differ."""
+    return text if len(text) <= 24 else f"{text[:9]}…{text[-14:]}"
 
 
 def to_svg(figure: Figure, title: str, tooltips: Sequence[str]) -> str:

@@ -86,7 +86,8 @@ def render_page(sweep: SweepResults) -> str:
 
 def render_html(title: str, body: str) -> str:
     """Return a page, complete in one file, whose tables are sorted by a click."""
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{_CSS}</style>'
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head = f"{meta}<title>{title}</title><style>{_CSS}</style>"
     script = f"<script>{_SORT}</script>"
     return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body><main>{body}</main>{script}</body></html>\n'
 

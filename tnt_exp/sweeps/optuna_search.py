@@ -54,7 +54,9 @@ class OptunaSearch:
         self._repeats = [dict(zip(repeated, chosen, strict=True)) for chosen in product(*map(space.values, repeated))]
         self._distributions = {key: make_distribution(key, space.swept[key]) for key in self._keys}
         if not self._keys:
-            raise UserError(f"sweep={settings.method.name}: expected a key with several values, received none.")
+            raise UserError(
+                f"sweep={settings.method.name}: expected several values (not of seed, fold), received none."
+            )
         self._trials: list[JsonObject] = sweep_study.data.setdefault("trials", [])
         self._ready = deque(sweep_study.pending_trials(settings.rerun))
         self._asked: set[int] = set()
@@ -152,13 +154,9 @@ class OptunaSearch:
         to_come = rerun and TrialState.failed in states and not self._asked.issuperset(trial["jobs"])
         if TrialState.waiting in states or to_come:
             return None
-        values = [
-            value
-            for sweep_trial, state in zip(sweep_trials, states, strict=True)
-            if state is TrialState.finished
-            and (value := objective_value(self._sweep_study.result(sweep_trial), self._settings.objective)) is not None
-            and math.isfinite(value)
-        ]
+        ended = [trial for trial, state in zip(sweep_trials, states, strict=True) if state is TrialState.finished]
+        found = [objective_value(self._sweep_study.result(trial), self._settings.objective) for trial in ended]
+        values = [value for value in found if value is not None]
         if len(values) == len(sweep_trials):  # a mean over some of the seeds cannot be compared
             return OptunaState.COMPLETE, sum(values) / len(values)
         if TrialState.pruned in states:
@@ -253,8 +251,7 @@ class PruningMonitor(SweepCallback):
             epoch = int(float(row["epoch"]))
             trial.report(value, epoch)
             if trial.should_prune():
-                process.stop(
-                    Outcome(FailureReason.pruned, f"{self._metric} {value:.4f} after epoch {epoch}: below the median")
-                )
+                why = f"{self._metric} {value:.4f} after epoch {epoch}: worse than the median"
+                process.stop(Outcome(FailureReason.pruned, why))
                 break
         self._reported[sweep_trial.job] = done

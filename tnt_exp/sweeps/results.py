@@ -68,7 +68,7 @@ def _row(study: SweepStudy, trial: Trial, keys: Sequence[str], objective: str) -
     why = read_outcome(result) if failed else None
     value, values = objective_value(known, objective), {**trial.params, **_values(trial.overrides)}
     if state is TrialState.pruned:
-        value = run_folder.read_metrics(folder).value(objective)
+        value = objective_value({objective: run_folder.read_metrics(folder).value(objective)}, objective)
     return TrialRow(
         job=trial.job,
         params={key: values[key] for key in keys if key in values},
@@ -88,11 +88,11 @@ def log_tail(file: Path) -> str:
     """Return the last lines of a log; empty if there is none."""
     try:
         with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - _TAIL))
-            text = stream.read().decode(errors="replace")
+            start = stream.seek(max(0, file.stat().st_size - _TAIL))
+            lines = stream.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
-    return "\n".join(text.splitlines()[-12:])
+    return "\n".join((lines[start > 0 :] or lines)[-12:])  # the first one was cut
 
 
 def ranked(found: list[TrialRow], study: SweepStudy) -> list[RankedPoint]:
@@ -171,7 +171,7 @@ def _mlflow_row(run: "MlflowRun", params: dict[str, str], objective: str, histor
     state = TrialState.waiting if status in ("RUNNING", "SCHEDULED") else trial_state({**tags, "status": status})
     value = objective_value({**facts, "metrics": kept}, objective) if state is TrialState.finished else None
     if state is TrialState.pruned and objective.startswith(("train/", "val/")):
-        value = logged.get(objective)  # after the last epoch
+        value = objective_value({objective: logged.get(objective)}, objective)  # after the last epoch
     return TrialRow(
         job=int(tags["sweep_job"]),
         params=params,

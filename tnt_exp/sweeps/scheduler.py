@@ -140,14 +140,15 @@ class Scheduler:
     def _compare(self) -> None:
         name = self.objective
         values = {job: objective_value(result, name) for job, result in sorted(self._results.items())}
-        found = {job: value for job, value in values.items() if value is not None and value == value}
+        found = {job: value for job, value in values.items() if value is not None}
         if found:  # among equal values the first trial is the best, as in the leaderboard
             job = (max if self.study.maximize else min)(found, key=lambda job: found[job])
             self.best, self.best_value = self.study.trials[job], found[job]
 
     def _check_objective(self, trial: Trial, result: JsonObject | None) -> None:
         name = self.study.data["objective"]
-        if result is not None and name and objective_value(result, name) is None:
+        values = {**(result or {}), **(result or {}).get("metrics", {})}
+        if result is not None and name and not isinstance(values.get(name), int | float):
             offered = sorted(result.get("metrics", {}))
             raise UserError(
                 f"sweep.objective: expected one of {', '.join(offered)} (or a number of result.json), received {name}, "

@@ -3,9 +3,11 @@
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from tnt_exp import run_folder
+from tnt_exp.atomic_files import is_unlocked
 from tnt_exp.config import Config
 from tnt_exp.config.sweep import SweepConfig
 from tnt_exp.formatting import format_bytes, format_duration, format_table
@@ -188,7 +190,8 @@ def trials_summary(study: SweepStudy) -> str:
         shown = "" if row.objective is None else f"{row.objective:.4f}"
         seconds = format_duration(row.facts["total_seconds"]) if "total_seconds" in row.facts else ""
         swept = [row.params.get(key, "") for key in keys]
-        rows.append([str(row.job), *swept, row.state, shown, seconds, row.error or ""])
+        runs = row.state == "waiting" and not is_unlocked(Path(row.place) / ".lock")
+        rows.append([str(row.job), *swept, "running" if runs else row.state, shown, seconds, row.error or ""])
     right = [*range(len(keys) + 1), len(keys) + 2, len(keys) + 3]
     header = ["job", *keys, "state", kept_name(found.objective), "time", ""]
     return "\n".join([format_table(header, rows, right), *found.verdict, *_settings(found)])
@@ -222,6 +225,6 @@ def end_summary(study: SweepStudy, scheduler: Scheduler) -> str:
             lines.append(f"failed     job {trial.job} ({trial.label}): {outcome.cause.value}: {outcome.error} | {log}")
     if scheduler.count(TrialState.failed):
         lines.append(f"again      tnt-exp sweep resume {study.folder} sweep.rerun=failed")
-    elif scheduler.count(TrialState.waiting):
+    if scheduler.count(TrialState.waiting):
         lines.append(f"resume     tnt-exp sweep resume {study.folder}")
     return "\n".join(lines)

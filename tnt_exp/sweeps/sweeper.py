@@ -11,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from tnt_exp.atomic_files import JsonObject
+from tnt_exp.config.overrides import is_known_key, unknown_key
 from tnt_exp.config.sweep import LauncherConfig, Method, OnInvalid, SweepConfig
 from tnt_exp.config.validation import check_bounds
 from tnt_exp.data.splits import RandomStream, random_order
@@ -106,6 +107,8 @@ class Sweeper(HydraSweeper):
         from tnt_exp.sweeps.optuna_search import OptunaSearch, PruningMonitor, search_fingerprint
 
         settings = self._settings
+        if unknown := next((key for key in space.swept if not is_known_key(key.lstrip("+"))), None):
+            raise UserError(unknown_key(unknown))
         preflight(self._compose(list(space.fixed.values())))
         launcher = self._launcher()
         local = launcher if isinstance(launcher, LocalLauncher) else None

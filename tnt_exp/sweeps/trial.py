@@ -11,7 +11,7 @@ from pathlib import Path
 from tnt_exp.atomic_files import JsonObject, atomic_write_json, read_json
 from tnt_exp.config import Config
 from tnt_exp.errors import is_out_of_memory
-from tnt_exp.formatting import format_params
+from tnt_exp.formatting import as_number, format_params
 from tnt_exp.run_folder import plain
 
 VALIDATION, TEST = "val/accuracy", "test/accuracy"  # the objective, and the one without validation images
@@ -81,18 +81,14 @@ def trial_state(result: JsonObject | None) -> TrialState:
 
 
 def objective_value(result: JsonObject | None, name: str | None) -> float | None:
-    """Return the objective in the content of `result.json`, or None if it has no such value.
+    """Return the objective in the content of `result.json`, or None if it has no such finite number.
 
     The name is that of a metric, or of a number of the result such as `train_seconds`; None: validation accuracy, or
     test accuracy if there is no validation.
     """
-    if result is None:
-        return None
-    values = {**result, **result.get("metrics", {})}
-    for key in [name] if name else [VALIDATION, TEST]:
-        if isinstance(values.get(key), int | float):
-            return float(values[key])
-    return None
+    values = {**(result or {}), **(result or {}).get("metrics", {})}
+    found = map(values.get, [name] if name else [VALIDATION, TEST])
+    return next((as_number(value) for value in found if isinstance(value, int | float)), None)
 
 
 def default_objective(results: Iterable[JsonObject | None]) -> str:

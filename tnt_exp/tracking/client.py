@@ -8,7 +8,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -205,6 +205,19 @@ def make_client(uri: str) -> mlflow.MlflowClient:
     _require_openable(uri)
     mlflow.set_tracking_uri(uri)  # proxied artifacts need it
     return mlflow.MlflowClient(uri)
+
+
+@contextmanager
+def keeping_settings() -> Iterator[None]:
+    """Restore what `make_client` sets: a script that looks at another store still logs to its own."""
+    added = [name for name in _CLIENT_ENVIRONMENT if name not in os.environ]
+    uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(uri)
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def retry_while_locked(action: Callable[[], None]) -> None:

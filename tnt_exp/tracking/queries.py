@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from tnt_exp.atomic_files import read_json
 from tnt_exp.errors import UserError, first_line
 from tnt_exp.tracking.client import (
+    keeping_settings,
     make_client,
     quote_filter_value,
     relocated_uri,
@@ -29,6 +30,7 @@ MlflowRun: TypeAlias = Run
 History: TypeAlias = Callable[[str, str], list[tuple[float, float]]]  # by run id and metric: (step, value) pairs
 
 
+@keeping_settings()
 def resolve_run_folder(reference: str, uri: str | None, fetched: Path) -> Path:
     """Return the run folder of a run or model that MLflow knows.
 
@@ -59,6 +61,7 @@ def tagged_run_folder(run_id: str, uri: str | None) -> Path:
         raise UserError(f"{run_id}: expected a run of tnt-exp in {uri}, received: {error}") from error
 
 
+@keeping_settings()
 def experiment_folders(name: str, uri: str | None) -> list[Path]:
     """Return the run folders of an experiment on this machine, and report others; raise `UserError` without one."""
     uri = _store(name, uri)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tnt_exp.config.dataset import DatasetConfig
-from tnt_exp.data.dataset import RawDataset, make_split
+from tnt_exp.data.dataset import RawDataset, class_numbers, make_split
 from tnt_exp.data.sources.source import DatasetInfo, DatasetSource, required_path
 from tnt_exp.errors import UserError, wrap_read_errors
 
@@ -84,7 +84,7 @@ def image_label_pair(arrays: dict[str, np.ndarray], x: str, y: str, path: Path) 
     for key, other in ((x, y), (y, x)):
         if key not in arrays:
             raise UserError(f"{path}: expected {key} beside {other}, received {', '.join(sorted(arrays))}; add it")
-    images, labels = arrays[x], arrays[y]
+    images = arrays[x]
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
@@ -92,11 +92,7 @@ def image_label_pair(arrays: dict[str, np.ndarray], x: str, y: str, path: Path) 
             f"{path}: {x}: expected uint8 (images, height, width[, 1 or 3]), "
             f"received {arrays[x].dtype} {arrays[x].shape}; convert it (0..255)"
         )
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise UserError(f"{path}: {y}: expected whole numbers (images,), received {arrays[y].dtype} {arrays[y].shape}")
-    return np.ascontiguousarray(images), labels
+    return np.ascontiguousarray(images), class_numbers(arrays[y], f"{path}: {y}")
 
 
 def _class_names(arrays: dict[str, np.ndarray], labels: np.ndarray, path: Path) -> tuple[str, ...]:
