@@ -33,6 +33,7 @@ sys.exit(code)
         (["experiment=nope"], "experiment"),
         (["model.depth="], "model.depth"),
         (["model.weights=/nowhere.safetensors"], "/nowhere.safetensors"),
+        (["model.weights=cifar100", "model.depth=1"], "model.weights=cifar100: expected model.depth=6, "),
         (["-m", "model.depth=2,x"], "model.depth"),
         (["-m", "model.embed_dim=32,33"], "model.embed_dim"),
         (["--experimental-rerun=x.pkl"], "--experimental-rerun"),
