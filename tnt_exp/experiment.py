@@ -75,8 +75,10 @@ class Experiment:
             self.tracker = start_run(config, self.folder, dataset, self.tags, self.result)
 
         # ---- Device: from here on the backend and Keras are imported
+        environment = provenance.environment()  # as it was given
         device = self._prepare_device()
-        provenance.record(self.folder.path, hardware=self.result["hardware"], dataset_digest=dataset.digest)
+        facts = {"hardware": self.result["hardware"], "dataset_digest": dataset.digest, "environment": environment}
+        provenance.record(self.folder.path, **facts)
 
         # ---- Model
         classifier = self._build_classifier(dataset, device)
