@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, one message, nothing slow imported."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,15 @@ def test_bad_input_ends_with_2_and_one_line(arguments: list[str], key: str, caps
     assert key in captured.err
     assert len(captured.err.splitlines()) == 1
     assert "Traceback" not in captured.err
+
+
+def test_letters_that_the_terminal_lacks_are_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "größe")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    assert main(["list", str(tmp_path)]) == 0
+    sys.stdout.flush()
+    assert b"gr\\xf6\\xdfe" in written.getvalue()
 
 
 @pytest.mark.parametrize("verb", sorted(set(VERBS) - {"train"}))
