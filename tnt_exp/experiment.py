@@ -75,10 +75,9 @@ class Experiment:
             self.tracker = start_run(config, self.folder, dataset, self.tags, self.result)
 
         # ---- Device: from here on the backend and Keras are imported
-        environment = provenance.environment()  # as it was given
+        given = {"dataset_digest": dataset.digest, "environment": provenance.environment()}
         device = self._prepare_device()
-        facts = {"hardware": self.result["hardware"], "dataset_digest": dataset.digest, "environment": environment}
-        provenance.record(self.folder.path, **facts)
+        provenance.record(self.folder.path, hardware=self.result["hardware"], **given)
 
         # ---- Model
         classifier = self._build_classifier(dataset, device)

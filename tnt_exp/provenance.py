@@ -69,8 +69,7 @@ def start(**facts: object) -> JsonObject:
         "git_diff": f"git-{hashlib.sha256(diff).hexdigest()[:12]}.diff" if diff else None,
         "packages": packages(),
         "environment": environment(),
-        **facts,
-    }
+    } | facts
 
 
 def record(folder: Path, **facts: object) -> None:

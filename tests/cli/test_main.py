@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,27 @@ def test_bad_input_ends_with_2_and_one_line(arguments: list[str], key: str, caps
     assert key in captured.err
     assert len(captured.err.splitlines()) == 1
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["list", "tnt"], 2),
+        (["compare", "0" * 32, "1" * 32], 2),
+        (["resume", "0" * 32], 2),
+        (["doctor"], 1),
+        (["ui"], 0),
+    ],
+    ids=str,
+)
+def test_a_store_that_is_down_is_reported_at_once(
+    arguments: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begin = time.monotonic()
+    assert main([*arguments, "--uri", "http://127.0.0.1:1"]) == code
+    assert time.monotonic() - begin < 30  # MLflow's own client would repeat for minutes
+    assert "http://127.0.0.1:1" in "".join(capsys.readouterr())
 
 
 def test_letters_that_the_terminal_lacks_are_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

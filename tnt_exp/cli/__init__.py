@@ -122,10 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_missing_streams() -> None:
-    """Open standard streams that are closed (`>&-`, as some schedulers do), so that no other file takes their place.
-
-    Letters that the terminal's encoding lacks are written as escapes.
-    """
+    """Open standard streams that are closed (`>&-`, as some schedulers do), so that no other file takes their place."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -133,7 +130,7 @@ def _open_missing_streams() -> None:
             os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
-    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":  # letters that its encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
 
 

@@ -70,8 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         rows = (target / "metrics.csv").read_text().count("\n") - 1
         print(f"equal, bit for bit: {rows} epochs, final metrics, weights and optimizer of {folder}")
         return 0
-    for line in provenance.differences(then, provenance.read(target)[-1]):
-        if line not in known:
-            print(f"differs from the original: {line}")
+    for line in [line for line in provenance.differences(then, provenance.read(target)[-1]) if line not in known]:
+        print(f"differs from the original: {line}")
     print(f"different, first in {found}")
     return 1

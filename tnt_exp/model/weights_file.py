@@ -54,8 +54,7 @@ def check_weights(config: ModelConfig) -> None:
     path = find_weights(str(config.weights))
     network = (read_header(path) or {}).get("network") if path.suffix == ".safetensors" else None
     sizes = network if isinstance(network, dict) else {}
-    other = [key for key in _SIZES if key in sizes and sizes[key] != getattr(config, key)]
-    if other:
+    if other := [key for key in _SIZES if sizes.get(key, getattr(config, key)) != getattr(config, key)]:
         expected = ", ".join(f"model.{key}={sizes[key]}" for key in other)
         received = ", ".join(str(getattr(config, key)) for key in other)
         raise UserError(

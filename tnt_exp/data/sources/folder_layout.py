@@ -85,8 +85,7 @@ def list_images(folder: Path) -> Listing:
     circles or to a folder above, whose images are of other classes. Raises `UserError` if a folder cannot be listed.
     """
     found = Listing()
-    with wrap_read_errors(folder):
-        above = [parent.stat() for path in (folder.absolute(), folder.resolve()) for parent in path.parents]
+    above = [parent.stat() for path in (folder.absolute(), folder.resolve()) for parent in path.parents]
     for file in _walk(folder, frozenset((status.st_dev, status.st_ino) for status in above)):
         if file.suffix.lower() in readable_suffixes():
             found.files.append(file)
