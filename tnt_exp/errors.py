@@ -65,10 +65,13 @@ def is_out_of_memory(text: str) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the line of an error message that says what happened, or the name of the error."""
+    """Return the line of an error message that says what happened, at most 400 characters, or the name of the error."""
     # A database's error may begin with where it was raised, one of a compiled graph with where it was called.
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("(raised as a result of")]
-    return next((line for line in lines if is_out_of_memory(line)), lines[0] if lines else type(error).__name__).strip()
+    line = next((line for line in lines if is_out_of_memory(line)), lines[0] if lines else type(error).__name__).strip()
+    if "error code 401" in line:  # of MLflow's client; then follows the server's page
+        return "error code 401: give the right MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    return line if len(line) <= 400 else f"{line[:400]} ..."
 
 
 @contextmanager

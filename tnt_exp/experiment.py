@@ -75,8 +75,9 @@ class Experiment:
             self.tracker = start_run(config, self.folder, dataset, self.tags, self.result)
 
         # ---- Device: from here on the backend and Keras are imported
+        given = {"dataset_digest": dataset.digest, "environment": provenance.environment()}
         device = self._prepare_device()
-        provenance.record(self.folder.path, hardware=self.result["hardware"], dataset_digest=dataset.digest)
+        provenance.record(self.folder.path, hardware=self.result["hardware"], **given)
 
         # ---- Model
         classifier = self._build_classifier(dataset, device)

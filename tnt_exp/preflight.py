@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tnt_exp import data
 from tnt_exp.config import Config, validation
 from tnt_exp.model import cost
-from tnt_exp.model.weights_file import find_weights
+from tnt_exp.model.weights_file import check_weights
 from tnt_exp.training import device
 
 
@@ -16,7 +16,7 @@ def preflight(config: Config) -> None:
     data.validate(config.dataset)
     device.check_backend(config.trainer)
     if config.model.weights is not None:
-        find_weights(config.model.weights)
+        check_weights(config.model)
 
 
 @dataclass(frozen=True)

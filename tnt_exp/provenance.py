@@ -50,6 +50,12 @@ def git() -> dict[str, str]:
         return {}
 
 
+def environment() -> dict[str, str]:
+    """Return the variables that can change a result; preparing a device adds to them."""
+    found = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)}
+    return {name: hide_passwords(value) for name, value in found.items() if not _SECRET.search(name)}
+
+
 def start(**facts: object) -> JsonObject:
     """Return what is known about a run that starts here and now, and what the caller knows in addition."""
     diff = _diff()
@@ -62,13 +68,8 @@ def start(**facts: object) -> JsonObject:
         **git(),
         "git_diff": f"git-{hashlib.sha256(diff).hexdigest()[:12]}.diff" if diff else None,
         "packages": packages(),
-        "environment": {
-            name: hide_passwords(value)
-            for name, value in sorted(os.environ.items())
-            if name.startswith(_VARIABLES) and not _SECRET.search(name)
-        },
-        **facts,
-    }
+        "environment": environment(),
+    } | facts
 
 
 def record(folder: Path, **facts: object) -> None:

@@ -1,7 +1,9 @@
 """The command line as a user meets it: exit codes, one message, nothing slow imported."""
 
+import io
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,7 @@ sys.exit(code)
         (["experiment=nope"], "experiment"),
         (["model.depth="], "model.depth"),
         (["model.weights=/nowhere.safetensors"], "/nowhere.safetensors"),
+        (["model.weights=cifar100", "model.depth=1"], "model.weights=cifar100: expected model.depth=6, "),
         (["-m", "model.depth=2,x"], "model.depth"),
         (["-m", "model.embed_dim=32,33"], "model.embed_dim"),
         (["--experimental-rerun=x.pkl"], "--experimental-rerun"),
@@ -45,6 +48,36 @@ def test_bad_input_ends_with_2_and_one_line(arguments: list[str], key: str, caps
     assert key in captured.err
     assert len(captured.err.splitlines()) == 1
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["list", "tnt"], 2),
+        (["compare", "0" * 32, "1" * 32], 2),
+        (["resume", "0" * 32], 2),
+        (["doctor"], 1),
+        (["ui"], 0),
+    ],
+    ids=str,
+)
+def test_a_store_that_is_down_is_reported_at_once(
+    arguments: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begin = time.monotonic()
+    assert main([*arguments, "--uri", "http://127.0.0.1:1"]) == code
+    assert time.monotonic() - begin < 30  # MLflow's own client would repeat for minutes
+    assert "http://127.0.0.1:1" in "".join(capsys.readouterr())
+
+
+def test_letters_that_the_terminal_lacks_are_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "größe")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    assert main(["list", str(tmp_path)]) == 0
+    sys.stdout.flush()
+    assert b"gr\\xf6\\xdfe" in written.getvalue()
 
 
 @pytest.mark.parametrize("verb", sorted(set(VERBS) - {"train"}))

@@ -66,6 +66,7 @@ def test_images_are_turned_as_exif_says(tmp_path: Path, orientation: int) -> Non
         ("grey_alpha.png", lambda: Image.new("LA", (4, 4), (90, 10)), 90),
         ("palette.gif", lambda: Image.new("L", (4, 4), 90).convert("P"), 90),
         ("cmyk.jpg", lambda: Image.new("CMYK", (8, 8), (0, 0, 0, 165)), 90),
+        ("lab.tif", lambda: Image.new("LAB", (4, 4), (97, 128, 128)), 90),
         ("photo.jpg", lambda: Image.new("RGB", (640, 480), (90, 90, 90)), 90),
         ("web.webp", lambda: Image.new("RGB", (8, 8), (90, 90, 90)), 90),
         ("plain.bmp", lambda: Image.new("RGB", (4, 4), (90, 90, 90)), 90),

@@ -256,7 +256,7 @@ def test_timm_reads_what_is_written_for_it(
         (["output=x"], "format"),
         (["format=keras", "model.depth=3"], "model.depth"),
         (["format=litert", "quantize=int8"], "format=onnx"),
-        (["format=onnx", "quantize=int4"], "quantize=int8"),
+        (["format=onnx", "quantize=int4"], "quantize=int8 with format=onnx, received quantize=int4"),
         (["format=keras", "dataset=npz"], "dataset.path"),
         (["format=keras", "dataset=cifar10"], "channels"),
     ],

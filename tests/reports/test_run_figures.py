@@ -36,6 +36,15 @@ def test_names_of_classes_are_no_mathematics(tmp_path: Path, monkeypatch: pytest
         assert imread(tmp_path / f"{name}.png").std() > 0
 
 
+def test_names_of_many_classes_do_not_cover_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(run_figures, "save_figure", lambda figure, _: drawn.append(figure))
+    run_figures.draw_confusion_matrix(np.eye(301, dtype=int), [str(n) for n in range(301)], "", tmp_path / "x.png")
+    axes = drawn[0].axes[0]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in labels] == [str(n) for n in range(0, 301, 3)]
+
+
 def write_font(file: Path, name: str, letters: str) -> None:
     """A font in which each of some letters is a square."""
     pen = TTGlyphPen(None)

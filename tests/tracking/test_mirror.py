@@ -488,11 +488,15 @@ def test_recall_of_each_class_is_a_metric_under_a_name_that_mlflow_takes(uri: st
     run.record(1, 2)
     recall = {"T-shirt/top": 0.5, "cat": 1.0, "never seen": None, "..": 0.25, "Größe": 0.75}
     recall |= {"☃": 0.1, "☂": 0.2, "__2": 0.3, "T-shirt_top": 0.4, "_2": 0.6}
+    recall |= {"": 0.7, "x" * 251: 0.8, " ": 0.9}
     run.finish(epoch=2, class_accuracy=recall)
     assert run.sync() is None
     assert run.mirror.refused == 0
     found = {key: value for key, value in the_run(uri, run).data.metrics.items() if "recall" in key}
     assert found == {
+        "test/recall/__5": 0.7,
+        "test/recall/" + "x" * 200: 0.8,
+        "test/recall/ ": 0.9,
         "test/recall/T-shirt_top_2": 0.5,
         "test/recall/cat": 1.0,
         "test/recall/_": 0.25,

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import preloaded
 import pytest
+from tracking.fake_folder import FakeFolder
 from tracking.password_proxy import password_proxy
 from tracking.servers import Server, points, runs
+
+from tnt_exp.errors import UserError, first_line
 
 SMALL = ["model=tiny", "dataset.train_limit=256", "tracking.system_metrics=false"]
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
@@ -57,3 +60,14 @@ def test_secrets_in_the_environment_stay_there(tmp_path: Path) -> None:
     assert "geheim-in-der-umgebung" not in output
     assert files_with(tmp_path, "geheim-in-der-umgebung") == []
     assert files_with(tmp_path, "run_folder") != []  # the search finds what is there
+
+
+def test_a_store_that_refuses_is_a_short_line(tmp_path: Path) -> None:
+    with (
+        password_proxy("http://127.0.0.1:1", "eva", "geheim") as port,
+        pytest.raises(UserError, match=r"error code 401: give the right MLFLOW_TRACKING_USERNAME and MLFLOW_TR\S*PASS"),
+    ):
+        FakeFolder(tmp_path / "run").begin(f"http://127.0.0.1:{port}")
+    page = ValueError(f"the response body was not JSON: {'<html>' * 10_000}")
+    assert first_line(page).startswith("the response body was not JSON: <html>")
+    assert len(first_line(page)) < 420

@@ -96,6 +96,11 @@ def test_run_that_stopped_early_continues_where_it_stopped(tmp_path: Path, caplo
     fifth = more.state.rows[4]["train/learning_rate"]
     assert fifth == pytest.approx(1e-3 * (1 + math.cos(math.pi * 89 / 309)) / 2)
     assert "trainer.patience counts anew" in caplog.text
+    assert "stopped early: no better epoch within trainer.patience=3" in caplog.text
+    caplog.clear()
+    whole = trainer(tmp_path / "whole", "trainer.epochs=4", "trainer.patience=2", accuracy=curve)
+    whole.fit()  # to its last epoch, where the patience ends, too
+    assert "stopped early" not in caplog.text
 
 
 def test_checkpoint_is_due_once_its_steps_have_passed(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import NoReturn
 
 from tnt_exp import __version__
@@ -129,6 +130,8 @@ def _open_missing_streams() -> None:
             os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":  # letters that its encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _completion(arguments: list[str]) -> list[str]:

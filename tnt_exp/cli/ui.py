@@ -25,6 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     uri = resolve_tracking_uri(options.uri)
     if (problem := store_problem(uri)) is not None:
         raise UserError(f"--uri: {problem}")
+    if uri.startswith(("http://", "https://")):  # a server, which has the page
+        print(newest_runs_url(uri, uri))
+        return 0
     _check_port(options.port)
     environment = dict(os.environ)  # without what is set for short requests of a client
     url = newest_runs_url(uri, f"http://127.0.0.1:{options.port}")

@@ -102,9 +102,11 @@ class TrainerConfig:
         False, "validation and test average the logits of an image and its mirror image; null: if training mirrors"
     )
     select: Select = config_field(Select.best, "which epoch's weights are tested and kept")
-    monitor: Monitor = config_field(Monitor.accuracy, "validation metric by which the best epoch is chosen")
+    monitor: Monitor = config_field(
+        Monitor.accuracy, "validation metric by which epochs are compared, equal ones by loss"
+    )
     patience: int | None = config_field(
-        None, "stop after this many epochs without a better trainer.monitor on validation; null: never", ge=1
+        None, "stop after this many epochs without a better one by trainer.monitor; null: never", ge=1
     )
     backend: Backend = config_field(Backend.tensorflow, "backend of Keras")
     devices: int | None = config_field(

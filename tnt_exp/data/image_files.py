@@ -66,8 +66,8 @@ def _to_mode(image: Image.Image, mode: str, file: Path) -> Image.Image:
             f"{printable_name(file)}: expected 8 or 16 bits per channel, received 32 bits, whose range of levels is "
             "unknown; convert it to 8 bits"
         )
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
+    if "transparency" in image.info or image.mode == "LAB":
+        image = image.convert("RGB" if image.mode == "LAB" else "RGBA")  # Pillow turns LAB into nothing but RGB
     return image if image.mode == mode else image.convert(mode)
 
 

@@ -45,8 +45,8 @@ def chosen(text: str, quantize: str | None = None) -> list[Format]:
     if quantize is not None:
         if (text, quantize) != ("onnx", "int8"):
             raise UserError(
-                f"quantize={quantize}: expected quantize=int8 with format=onnx, received format={text}. "
-                "Export other formats by a command of their own."
+                f"quantize={quantize}: expected quantize=int8 with format=onnx, received quantize={quantize} with "
+                f"format={text}. Export other formats by a command of their own."
             )
         return [INT8]
     if text == "all":

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save
 
 from tnt_exp import atomic_files
 from tnt_exp.atomic_files import JsonObject
+from tnt_exp.config.model import ModelConfig
 from tnt_exp.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Array = NDArray[np.generic]
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # a folder per model, with the files of a finished run
 HEADER = "tnt_exp"  # the key in the metadata of a .safetensors file under which is what it takes to build the model
+_SIZES = ("depth", "embed_dim", "inner_dim")  # no weights fit a network in which one of them differs
 _PYTORCH_SUFFIXES = (".pth", ".pt", ".bin", ".pth.tar")
 
 
@@ -45,6 +47,20 @@ def find_weights(reference: str) -> Path:
             f"file (.safetensors, .keras, .pth), found none at {path}."
         )
     return path
+
+
+def check_weights(config: ModelConfig) -> None:
+    """Raise `UserError` if `config.weights` is no file (see `find_weights`), or one of a network of other sizes."""
+    path = find_weights(str(config.weights))
+    network = (read_header(path) or {}).get("network") if path.suffix == ".safetensors" else None
+    sizes = network if isinstance(network, dict) else {}
+    if other := [key for key in _SIZES if sizes.get(key, getattr(config, key)) != getattr(config, key)]:
+        expected = ", ".join(f"model.{key}={sizes[key]}" for key in other)
+        received = ", ".join(str(getattr(config, key)) for key in other)
+        raise UserError(
+            f"model.weights={config.weights}: expected {expected}, as in the network of these weights, "
+            f"received {received}; give that, or model.weights=null to train from scratch."
+        )
 
 
 def shipped_models() -> list[str]:

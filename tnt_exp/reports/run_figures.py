@@ -175,7 +175,7 @@ def draw_samples(
 def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], title: str, file: Path) -> None:
     """Draw a confusion matrix, int (classes, classes): row = true class, column = predicted class.
 
-    Each row is divided by its sum; counts are written if they are legible.
+    Each row is divided by its sum; counts and names are written as far as they are legible.
     """
     classes = len(matrix)
     side = min(16.0, max(5.0, 0.42 * classes + 2))
@@ -184,9 +184,9 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], title:
     part = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shown = axes.imshow(part, cmap="Blues", vmin=0, vmax=1)
     axes.set(title=title, xlabel="Predicted", ylabel="True")
-    size = 9 if classes <= 30 else 5
-    axes.set_xticks(range(classes), class_names, rotation=90, fontsize=size)
-    axes.set_yticks(range(classes), class_names, fontsize=size)
+    size, every = 9 if classes <= 30 else 5, -(-classes // 150)  # more names would cover each other
+    axes.set_xticks(range(0, classes, every), class_names[::every], rotation=90, fontsize=size)
+    axes.set_yticks(range(0, classes, every), class_names[::every], fontsize=size)
     if classes <= 30:
         for row, column in zip(*np.nonzero(matrix), strict=True):
             color = "white" if part[row, column] > 0.5 else "black"

@@ -11,6 +11,7 @@ import mlflow
 from mlflow.entities import Run
 
 from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, read_json, release_lock
+from tnt_exp.errors import first_line
 from tnt_exp.run_folder import ARTIFACTS
 from tnt_exp.tracking.client import (
     SQLITE_PREFIX,
@@ -46,7 +47,12 @@ def find_problems(uri: str) -> Iterator[Finding]:
     client = make_client(uri)
     file = sqlite_file(uri)
     base = file.parent if file else Path.cwd()
-    for experiment in client.search_experiments():
+    try:
+        experiments = client.search_experiments()
+    except mlflow.MlflowException as error:
+        yield Finding(f"{uri} does not answer: {first_line(error)}", "start it, or correct --uri", None)
+        return
+    for experiment in experiments:
         for run in search_all_runs(client, [experiment.experiment_id]):
             if "run_folder" not in run.data.tags and "tracking.experiment" not in run.data.params:
                 continue  # not a run of tnt-exp

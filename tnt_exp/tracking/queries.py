@@ -52,13 +52,14 @@ def resolve_run_folder(reference: str, uri: str | None, fetched: Path) -> Path:
         raise UserError(f"{reference}: expected a run with a model in {uri}, received: {first_line(error)}") from error
 
 
+@keeping_settings()
 def tagged_run_folder(run_id: str, uri: str | None) -> Path:
     """Return the folder that the tag `run_folder` names, there or not; raise `UserError` if it is no run of tnt-exp."""
     uri = _store(run_id, uri)
     try:
-        return Path(mlflow.MlflowClient(uri).get_run(run_id).data.tags["run_folder"])
+        return Path(make_client(uri).get_run(run_id).data.tags["run_folder"])
     except (MlflowException, KeyError) as error:
-        raise UserError(f"{run_id}: expected a run of tnt-exp in {uri}, received: {error}") from error
+        raise UserError(f"{run_id}: expected a run of tnt-exp in {uri}, received: {first_line(error)}") from error
 
 
 @keeping_settings()
@@ -66,10 +67,13 @@ def experiment_folders(name: str, uri: str | None) -> list[Path]:
     """Return the run folders of an experiment on this machine, and report others; raise `UserError` without one."""
     uri = _store(name, uri)
     client = make_client(uri)
-    experiment = client.get_experiment_by_name(name)
+    try:
+        experiment = client.get_experiment_by_name(name)
+        runs = list(search_all_runs(client, [experiment.experiment_id])) if experiment else []
+    except MlflowException as error:
+        raise UserError(f"{uri}: expected a tracking store, received {first_line(error)}.") from error
     if experiment is None:
         raise UserError(f"{name}: expected a folder of runs, the name of a run or an experiment of {uri}, found none.")
-    runs = search_all_runs(client, [experiment.experiment_id])
     folders = [
         Path(run.data.tags.get("run_folder", "nowhere")) for run in runs if run.data.tags.get("sweep") != "parent"
     ]

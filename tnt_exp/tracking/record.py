@@ -129,9 +129,9 @@ def _points(folder: Path, begin: int, result: JsonObject, parent: JsonObject, *,
 
 
 def _class_recall(result: JsonObject) -> dict[str, float]:
-    """Return `test/recall/CLASS` of the classes with test images, if they are few; MLflow allows few characters."""
+    """Return `test/recall/CLASS` of the classes with test images, if they are few; MLflow allows 250 characters."""
     found = result.get("class_accuracy", {})
-    names = {name: re.sub(r"^\.+|[^\w.\- ]", "_", name) for name in found if len(found) <= _MAX_CLASSES}
+    names = {name: re.sub(r"^(\.+|$)|[^\w.\- ]", "_", name)[:200] for name in found if len(found) <= _MAX_CLASSES}
     taken = {name for name, to in names.items() if name == to}
     for name, to in names.items():
         if name != to:

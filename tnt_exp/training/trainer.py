@@ -143,8 +143,8 @@ class Trainer:
                         state.stopped_early = [epochs, patience]
                     if stop_early or epoch.number == epochs or checkpoints.should_save(epoch.step):
                         checkpoints.save(epoch.step)
-                    if stop_early:
-                        log.info("no better epoch for %d epochs: stopped early", patience)
+                    if stop_early and epoch.number < epochs:
+                        log.info("stopped early: no better epoch within trainer.patience=%d", patience)
                 except NonFiniteError as error:
                     checkpoints.roll_back(error)
                     step.sync_from_model()
@@ -165,7 +165,7 @@ class Trainer:
             self.result.setdefault("first_step_seconds", extra["result"].get("first_step_seconds"))
             log.info("resuming  at epoch %d, step %d of it", state.position.epoch, state.position.done)
             if state.stopped_early not in (None, [self.config.trainer.epochs, self.config.trainer.patience]):
-                log.info("          it had stopped early: trainer.patience counts anew from here")
+                log.info("          trainer.patience counts anew from here")
                 state.stopped_early, state.best.waiting_since = None, state.position.epoch - 1
             self._report_new_schedule()
             for row in state.rows:

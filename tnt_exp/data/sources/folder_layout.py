@@ -82,10 +82,11 @@ def list_images(folder: Path) -> Listing:
     """List the image files in a folder and its subfolders, recognised by their suffix.
 
     Hidden files, and those of file servers and operating systems, are ignored; links are followed, but never in
-    circles. Raises `UserError` if a folder cannot be listed.
+    circles or to a folder above, whose images are of other classes. Raises `UserError` if a folder cannot be listed.
     """
     found = Listing()
-    for file in _walk(folder, frozenset()):
+    above = [parent.stat() for path in (folder.absolute(), folder.resolve()) for parent in path.parents]
+    for file in _walk(folder, frozenset((status.st_dev, status.st_ino) for status in above)):
         if file.suffix.lower() in readable_suffixes():
             found.files.append(file)
         else:
