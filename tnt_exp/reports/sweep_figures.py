@@ -170,7 +170,8 @@ def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
         if item.key != key:
             difference = "compared with"
             axes.axhline(number - 0.5, color="#dddddd", linewidth=1)
-        labels.append(f"{item.key}   " * (item.key != key) + _shortened(item.value))
+        value = _shortened(item.value)
+        labels.append(f"{item.key}   {value}" if item.key != key else value)
         key = item.key
         axes.errorbar(item.difference, number, xerr=item.error, fmt="o", color=_LINES(0), markersize=5)
         axes.annotate(difference, (1.01, number), xycoords=("axes fraction", "data"), va="center", fontsize=8)
