@@ -109,9 +109,9 @@ def test_a_configuration_becomes_the_overrides_that_make_it(tmp_path: Path) -> N
             "trainer.epoch: expected a key of the configuration, received an unknown one. Did you mean",
         ),
         (
-            "trainer.backend",
-            "jax",
-            "trainer.backend: expected <Backend.jax: 'jax'>, as its override is read, received 'j",
+            "trainer.select",
+            "last",
+            "trainer.select: expected <Select.last: 'last'>, as its override is read, received 'l",
         ),
         ("augmentation.crop_scale", (0.5, 1), "augmentation.crop_scale: expected [0.5, 1.0], as its override is read"),
         (
