@@ -371,6 +371,18 @@ def test_a_killed_run_without_a_result_stays_the_same_run(uri: str, run: FakeFol
     assert the_run(uri, run).data.metrics["model_parameters"] == 7
 
 
+def test_a_run_shorter_than_the_interval_has_system_metrics(tmp_path: Path) -> None:
+    metrics = system_metrics.SystemMetrics(tmp_path / SYSTEM_METRICS)
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        sum(range(1000))
+    metrics.finish()
+    (row,) = filter(None, (row for _, row in read_system_metrics(tmp_path, 0)))
+    values = {point.key: point.value for point in row}
+    assert 0 < values["system/cpu_utilization_percentage"] <= 100
+    assert 0 < values["system/system_memory_usage_percentage"] <= 100
+
+
 def test_system_metrics_are_sent_once_and_a_cut_line_is_skipped(
     uri: str, run: FakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

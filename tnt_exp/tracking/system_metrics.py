@@ -33,19 +33,21 @@ class SystemMetrics:
         self._thread.start()
 
     def finish(self) -> None:
-        """Stop."""
+        """Stop, with a last row: however short a run is, it has one."""
         self._stopping.set()
         self._thread.join(_INTERVAL)
 
     def _run(self) -> None:
         try:
-            while True:
-                for monitor in self._monitors:
-                    monitor.collect_metrics()
-                if self._stopping.wait(_INTERVAL):
-                    return
+            for monitor in self._monitors:  # percentages are those since the last call on the same thread
+                monitor.collect_metrics()
+                monitor.clear_metrics()
+            stopping = False
+            while not stopping:
+                stopping = self._stopping.wait(_INTERVAL)
                 values: dict[str, float] = {}
                 for monitor in self._monitors:
+                    monitor.collect_metrics()
                     values |= {f"system/{key}": value for key, value in monitor.aggregate_metrics().items()}
                     monitor.clear_metrics()
                 row = json.dumps({"time": int(1000 * time.time()), "step": self._step, "values": values})
