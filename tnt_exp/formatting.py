@@ -39,10 +39,10 @@ def format_wrong(accuracy: float, images: int) -> str:
     return f"{round((1 - accuracy) * images):,} of {images:,} wrong"
 
 
-def as_number(value: str | float) -> float | None:
+def as_number(value: str | float | None) -> float | None:
     """A finite number, or None."""
     try:
-        number = float(value)
+        number = math.nan if value is None else float(value)
     except ValueError:
         return None
     return number if math.isfinite(number) else None

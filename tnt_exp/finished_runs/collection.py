@@ -251,7 +251,7 @@ class RunCollection(Sequence[Run]):
         require_known(metric, known, "a metric of a finished run")
         if maximize is None:
             maximize = _SMALLER_IS_BETTER.search(metric) is None
-        values = {run: run.metrics[metric] for run in finished if as_number(run.metrics.get(metric, "")) is not None}
+        values = {run: run.metrics[metric] for run in finished if as_number(run.metrics.get(metric)) is not None}
         return (max if maximize else min)(values, key=values.__getitem__)
 
     def filter(self, *conditions: str | Callable[[Run], bool], **values: object) -> "RunCollection":

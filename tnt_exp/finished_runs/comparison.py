@@ -240,7 +240,7 @@ def _compare_metric(groups: Sequence[RunCollection], name: str) -> MetricCompari
         sorted(
             (tuple(run.params.get(key) or 0 for key in REPEATED), value)
             for run in group
-            if (value := as_number(run.metrics.get(name, ""))) is not None
+            if (value := as_number(run.metrics.get(name))) is not None
         )
         for group in groups
     ]

@@ -10,6 +10,7 @@ import numpy as np
 from tnt_exp import run_folder
 from tnt_exp.atomic_files import JsonObject, read_json
 from tnt_exp.errors import printable_name
+from tnt_exp.formatting import as_number
 from tnt_exp.reports.leaderboard import FOLD, TEST_METRICS, RankedPoint, TrialRow, rank_points
 from tnt_exp.reports.sweep_page import SweepResults
 from tnt_exp.sweeps.study import SweepStudy
@@ -68,7 +69,7 @@ def _row(study: SweepStudy, trial: Trial, keys: Sequence[str], objective: str) -
     why = read_outcome(result) if failed else None
     value, values = objective_value(known, objective), {**trial.params, **_values(trial.overrides)}
     if state is TrialState.pruned:
-        value = objective_value({objective: run_folder.read_metrics(folder).value(objective)}, objective)
+        value = as_number(run_folder.read_metrics(folder).value(objective))
     return TrialRow(
         job=trial.job,
         params={key: values[key] for key in keys if key in values},
@@ -171,7 +172,7 @@ def _mlflow_row(run: "MlflowRun", params: dict[str, str], objective: str, histor
     state = TrialState.waiting if status in ("RUNNING", "SCHEDULED") else trial_state({**tags, "status": status})
     value = objective_value({**facts, "metrics": kept}, objective) if state is TrialState.finished else None
     if state is TrialState.pruned and objective.startswith(("train/", "val/")):
-        value = objective_value({objective: logged.get(objective)}, objective)  # after the last epoch
+        value = as_number(logged.get(objective))  # after the last epoch
     return TrialRow(
         job=int(tags["sweep_job"]),
         params=params,

@@ -9,7 +9,15 @@ from typing import Protocol
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.errors import UserError
 from tnt_exp.sweeps.study import SweepStudy
-from tnt_exp.sweeps.trial import FailureReason, Outcome, Trial, TrialState, default_objective, objective_value
+from tnt_exp.sweeps.trial import (
+    FailureReason,
+    Outcome,
+    Trial,
+    TrialState,
+    default_objective,
+    objective_value,
+    result_number,
+)
 from tnt_exp.sweeps.worker import JobProcess
 
 _PERMANENT = (None, FailureReason.pruned, FailureReason.stopped)  # outcomes that a retry cannot improve
@@ -147,8 +155,7 @@ class Scheduler:
 
     def _check_objective(self, trial: Trial, result: JsonObject | None) -> None:
         name = self.study.data["objective"]
-        values = {**(result or {}), **(result or {}).get("metrics", {})}
-        if result is not None and name and not isinstance(values.get(name), int | float):
+        if result is not None and name and result_number(result, name) is None:
             offered = sorted(result.get("metrics", {}))
             raise UserError(
                 f"sweep.objective: expected one of {', '.join(offered)} (or a number of result.json), received {name}, "

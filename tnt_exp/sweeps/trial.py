@@ -86,9 +86,14 @@ def objective_value(result: JsonObject | None, name: str | None) -> float | None
     The name is that of a metric, or of a number of the result such as `train_seconds`; None: validation accuracy, or
     test accuracy if there is no validation.
     """
-    values = {**(result or {}), **(result or {}).get("metrics", {})}
-    found = map(values.get, [name] if name else [VALIDATION, TEST])
-    return next((as_number(value) for value in found if isinstance(value, int | float)), None)
+    found = (result_number(result or {}, each) for each in ([name] if name else [VALIDATION, TEST]))
+    return next((as_number(value) for value in found if value is not None), None)
+
+
+def result_number(result: JsonObject, name: str) -> float | None:
+    """Return a metric or another number of the content of `result.json`, also one that is not finite, or None."""
+    value = {**result, **result.get("metrics", {})}.get(name)
+    return value if isinstance(value, int | float) else None
 
 
 def default_objective(results: Iterable[JsonObject | None]) -> str:
