@@ -259,9 +259,10 @@ class Experiment:
         return reasons + (["weighted classes"] if config.trainer.class_weights != "none" else [])
 
     def _save(self, classifier: "Classifier", dataset: data.Dataset) -> None:
-        from tnt_exp.training.device import load_tensorflow
+        from tnt_exp.training.device import without_packages
 
-        load_tensorflow()
-        self.folder.save_model(classifier)
+        # Keras would load it on each backend, to ask what is a tensor of it: two seconds, 0.4 GiB, and a GPU's memory.
+        with without_packages({"tensorflow"}):
+            self.folder.save_model(classifier)
         if self.tracker and self.config.tracking.log_model:
             self.tracker.model(classifier, dataset.test.images[:1])

@@ -15,9 +15,13 @@ READ = """
 import sys
 import keras, numpy as np
 from tnt_exp.model import Classifier, load
+from tnt_exp.training.device import without_packages
 for number, read in enumerate((keras.saving.load_model, load)):
     model = read(sys.argv[1])
     np.save(f"{sys.argv[3]}{number}.npy", keras.ops.convert_to_numpy(model(np.load(sys.argv[2]))))
+with without_packages({"tensorflow"}):
+    model.save(sys.argv[4])
+print(keras.backend.backend() == "tensorflow", "tensorflow" in sys.modules)
 print(",".join(model.class_names))
 """
 
@@ -34,9 +38,11 @@ def test_a_new_process_reads_it_bit_equal(preset, images, tmp_path):
     expected = ops.convert_to_numpy(model(images))
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", images)
-    files = [tmp_path / name for name in ("model.keras", "images.npy", "logits")]
+    files = [tmp_path / name for name in ("model.keras", "images.npy", "logits", "again.keras")]
     done = subprocess.run([sys.executable, "-c", READ, *files], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().splitlines()[-1] == ",".join(names)
+    is_on_tensorflow = keras.backend.backend() == "tensorflow"
+    assert done.stdout.splitlines()[-2:] == [f"{is_on_tensorflow} {is_on_tensorflow}", ",".join(names)]
+    np.testing.assert_array_equal(ops.convert_to_numpy(load(tmp_path / "again.keras")(images)), expected)
     for number in range(2):
         np.testing.assert_array_equal(np.load(tmp_path / f"logits{number}.npy"), expected)
 

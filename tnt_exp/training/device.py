@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,9 +132,15 @@ def faster_precision(backend: Backend, *, on_gpu: bool, has_bfloat16: bool, xla:
 
 
 def load_backend(backend: str) -> None:
-    """Import the backend and Keras, without their start-up messages; no device is initialized."""
+    """Import the backend and Keras, without their start-up messages; no device is initialized.
+
+    In a process of the command line they do not find the packages that they import if they are installed, which are
+    half of the time: nothing here uses those through Keras. A notebook may give Keras a data frame.
+    """
     os.environ["KERAS_BACKEND"] = backend
-    with _quiet(), _without_optional_packages(backend):
+    needed = {"jax", "scipy"} if backend == "jax" else {backend}
+    is_first = "keras" not in sys.modules and "tnt_exp.cli" in sys.modules
+    with _quiet(), without_packages(_OPTIONAL_PACKAGES - needed if is_first else set()):
         import keras  # noqa: F401  (imports the backend, which is what is wanted)
 
 
@@ -158,8 +164,7 @@ def _count(trainer: TrainerConfig, there: int) -> int:
 def load_tensorflow() -> None:
     """Load TensorFlow, if it is installed, without its start-up messages.
 
-    Keras loads it on every backend when it saves a model, and MLflow when it tries one. Beside another backend it may
-    use the CPU only, because the GPU's memory is taken.
+    Beside another backend it may use the CPU only, because the GPU's memory is taken.
     """
     import keras
 
@@ -173,21 +178,15 @@ def load_tensorflow() -> None:
 
 
 @contextlib.contextmanager
-def _without_optional_packages(backend: str) -> Iterator[None]:
-    """Let Keras and TensorFlow not find the packages that they import if they are installed.
-
-    Nothing here uses them through Keras, and they are half of the time of the import. Only in a process of the command
-    line: a notebook may give Keras a data frame.
-    """
-    needed = {"jax", "scipy"} if backend == "jax" else {backend}
-    is_first = "keras" not in sys.modules and "tnt_exp.cli" in sys.modules
-    names = _OPTIONAL_PACKAGES - needed - sys.modules.keys() if is_first else set()
-    for name in names:  # an import of a module that is None fails as if it were not installed
-        sys.modules[name] = None  # type: ignore[assignment]
+def without_packages(names: Set[str]) -> Iterator[None]:
+    """Let packages that are not loaded yet appear as if they were not installed."""
+    hidden = names - sys.modules.keys()
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # its import fails
     try:
         yield
     finally:
-        for name in names:
+        for name in hidden:
             del sys.modules[name]
 
 
