@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 pytestmark = pytest.mark.backend
 
@@ -130,3 +132,35 @@ def test_chain_of_bfloat16_is_rounded_once(name: str) -> None:
     np.testing.assert_allclose(to_x("bfloat16"), to_x("float32"), rtol=rounded, atol=1e-6)
     # Of 40 terms, each rounded.
     np.testing.assert_allclose(to_bias("bfloat16"), to_bias("float32"), rtol=2**-6, atol=40 * 2**-8)
+
+
+@hypothesis.given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=50))
+@hypothesis.example([1.00390625, 1.01171875, -1.00390625, 3.4e38, -0.0, 1e-45, float("inf"), float("-inf")])
+def test_results_of_kernels_are_rounded_as_a_cast_does(numbers: list[float]) -> None:
+    import ml_dtypes
+    from keras import ops
+
+    from tnt_exp.model import fused_ops
+
+    x = np.array([*numbers, np.nan], np.float32)
+    rounded = ops.convert_to_numpy(ops.cast(fused_ops._rounded(ops.convert_to_tensor(x), "bfloat16"), "float32"))
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(rounded, x.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+def test_gradient_of_a_bias_in_bfloat16_is_that_of_all_rows() -> None:
+    from keras import ops
+
+    from tnt_exp.model.fused_ops import dense
+
+    random = np.random.default_rng(0)
+    x, kernel, weights = (random.normal(size=shape).astype(np.float32) for shape in ((16_384, 4), (4, 6), (16_384, 6)))
+
+    def function(bias: Any, seed: Any) -> Any:
+        del seed
+        product = dense(*(ops.cast(ops.convert_to_tensor(value), "bfloat16") for value in (x, kernel)), bias)
+        return ops.cast(product, "float32")
+
+    found = gradient(lambda bias, seed: function(ops.cast(bias, "bfloat16"), seed), np.zeros(6, np.float32), [weights])
+    # A sum of 16,384 numbers of about 1: each has lost at most 2**-9 of itself, the sum as much again.
+    np.testing.assert_allclose(found, weights.sum(axis=0), rtol=2**-8, atol=1.0)

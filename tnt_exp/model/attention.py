@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor
-from tnt_exp.model.fused_ops import dot_product_attention, softmax_dropout
+from tnt_exp.model.fused_ops import dense, dot_product_attention, softmax_dropout
 from tnt_exp.model.layers import Norm, Seed, Shape, TNTLayer, Tokens
 from tnt_exp.model.tnt_config import LayerOptions, TNTConfig
 
@@ -82,7 +82,7 @@ class Attention(TNTLayer):
         """Return query, already scaled, key and value: each (B, H, T, head)."""
         tokens = y.shape[1]
         kernel, bias = norm.fold_into(self.qkv_kernel, self.qkv_bias)
-        qkv = ops.add(ops.matmul(ops.reshape(y, (-1, self.dim)), kernel), bias)
+        qkv = dense(ops.reshape(y, (-1, self.dim)), kernel, bias)
         qkv = ops.reshape(qkv, (-1, tokens, 3, self.num_heads, self.head_dim))
         q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)
         return q * self.head_dim**-0.5, k, v
@@ -113,8 +113,8 @@ class Attention(TNTLayer):
             query_bias = self._split_qkv(self.qkv_bias, (heads, 1, width))[0]
             bias = bias + ops.matmul(query_bias, key)[:, 0]
         kernel = ops.transpose(kernel * gamma[:, None], (1, 0, 2))
-        queries = ops.matmul(ops.reshape(y, (-1, dim)), ops.reshape(kernel, (dim, heads * dim)))
-        queries = ops.add(queries, ops.reshape(bias, (heads * dim,)))
+        kernel, bias = ops.reshape(kernel, (dim, heads * dim)), ops.reshape(bias, (heads * dim,))
+        queries = dense(ops.reshape(y, (-1, dim)), kernel, bias)
         return ops.matmul(ops.reshape(queries, (-1, tokens * heads, dim)), ops.transpose(y, (0, 2, 1)))
 
     def _folded_values(self, norm: Norm) -> tuple[Tensor, Tensor]:

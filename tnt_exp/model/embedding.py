@@ -12,6 +12,7 @@ from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.model.dropout import dropout
+from tnt_exp.model.fused_ops import add_bias, dense
 from tnt_exp.model.initializers import convolution_initializer, derive_seed
 from tnt_exp.model.layers import Images, PatchTokens, PixelTokens, Seed, Shape, TNTLayer
 from tnt_exp.model.tnt_config import LayerOptions, TNTConfig
@@ -102,7 +103,7 @@ class PixelEmbedding(TNTLayer):
         x = convolve(x, kernel, config.stride)
         if config.stem != "patch":
             x = split_into_patches(x, config.grid)
-        return ops.add(ops.reshape(x, (-1, config.pixels, config.inner_dim)), offset)
+        return add_bias(ops.reshape(x, (-1, config.pixels, config.inner_dim)), offset)
 
     def kernel_and_offset(self) -> tuple[Tensor, Tensor]:
         """Return the convolution's kernel, and what is added to its outputs: (C,) or (M, C)."""
@@ -149,10 +150,10 @@ class PatchEmbedding(TNTLayer):
         """Return the patch tokens."""
         joined = ops.reshape(pixels, (-1, self.config.fused_dim))
         kernel, bias = self.pixel_norm.fold_into(self.kernel, self.bias)
-        x = ops.add(ops.matmul(self.pixel_norm.standardize(joined, seed), kernel), bias)
+        x = dense(self.pixel_norm.standardize(joined, seed), kernel, bias)
         if self.config.patch_projection:
             kernel, bias = self.patch_norm.fold_into(self.projection_kernel, self.projection_bias)
-            x = ops.add(ops.matmul(self.patch_norm.standardize(x, seed), kernel), bias)
+            x = dense(self.patch_norm.standardize(x, seed), kernel, bias)
         else:
             x = self.patch_norm(x)
         x = ops.reshape(x, (-1, self.config.patches, self.config.embed_dim))
