@@ -77,6 +77,8 @@ def _pytest(backend: str, arguments: list[str]) -> int:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+    if backend == "jax":  # LLVM's optimizations take a third of the time; tests of whole runs on JAX, above, have them
+        environment["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
     # One process per core and one more, because many tests wait for other processes; a file per process, so that its
     # fixtures are made once.
     workers = min(os.cpu_count() or 1, 8) + 1
