@@ -106,12 +106,12 @@ def remove_path(path: Path) -> None:
 def acquire_lock(file: Path, wait: float = 0.0) -> IO[str] | None:
     """Take a lock that the kernel releases when the process ends, in whatever way.
 
-    The lock is held while the returned stream is open; None: another process still has it after `wait` seconds. The
-    file stays, and names its owner until `release_lock`.
+    The lock is held while the returned stream is open; None: another process still has it after `wait` seconds, or a
+    tenth of one: `is_unlocked` has it for an instant. The file stays, and names its owner until `release_lock`.
     """
     stream = file.open("a+")
-    end = time.monotonic() + wait
-    while not _try_lock(stream):
+    end = time.monotonic() + max(wait, 0.1)
+    while not _try_lock(stream, fcntl.LOCK_EX):
         if time.monotonic() >= end:
             stream.close()
             return None
@@ -125,7 +125,7 @@ def is_unlocked(file: Path) -> bool:
     if not file.exists():
         return True
     with file.open() as stream:
-        return _try_lock(stream)
+        return _try_lock(stream, fcntl.LOCK_SH)  # several processes may look at once
 
 
 def release_lock(held: IO[str]) -> None:
@@ -143,9 +143,9 @@ def lock_owner(file: Path) -> str:
         return ""
 
 
-def _try_lock(stream: IO[str]) -> bool:
+def _try_lock(stream: IO[str], kind: int) -> bool:
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

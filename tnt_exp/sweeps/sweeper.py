@@ -76,7 +76,7 @@ class Sweeper(HydraSweeper):
         known = study.override_keys() if study else set()
         hashes = [trial.hash for trial in study.trials] if study else []
         planned = plan_trials([spec for spec in specs if spec.key not in known], self._compose, hashes)
-        if planned.invalid and (settings.on_invalid is OnInvalid.stop or not planned.trials):
+        if planned.invalid and (settings.on_invalid is OnInvalid.stop or not (planned.trials or known)):
             raise UserError(planned.error_message())
         print(summary.plan_summary(planned, study))
         if settings.dry_run:
