@@ -1,6 +1,7 @@
 """`tnt-exp doctor`: find problems of runs and stores, say how to fix them, and fix them with `--fix`."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -106,7 +107,9 @@ def _findings(uri: str | None) -> Iterator["Finding"]:
         except (OSError, UserError) as error:
             yield Finding(str(error), "restore it from a copy", None)
         for file in damaged_files(RunFolder(folder)):
-            yield Finding(f"{file} is lost or damaged", f"tnt-exp resume {folder} writes it again", None)
+            yield Finding(
+                f"{file} is lost or damaged", f"tnt-exp resume {shlex.quote(str(folder))} writes it again", None
+            )
 
 
 def _leftovers(folder: Path) -> Iterator["Finding"]:

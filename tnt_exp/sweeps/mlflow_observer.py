@@ -1,6 +1,7 @@
 """Logs a sweep to MLflow: the parent run, the states of the children, leaderboard and figures."""
 
 import os
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ class MlflowObserver(SweepCallback):
             "direction": str(study.data["direction"]),
             "swept": " ".join(results.varying_keys(study, swept)),
             "objective": study.data["objective"] or "",  # the default is known when a trial has finished
-            "command": " ".join(["tnt-exp train -m", *study.data["command"]]),
+            "command": shlex.join(["tnt-exp", "train", "-m", *study.data["command"]]),
         }
         tracker = SweepTracker.open(study.folder, uri, tracking.experiment, study.id, tags)
         study.data["mlflow"] = {"uri": uri, "experiment": tracking.experiment, "run_id": tracker.run_id}

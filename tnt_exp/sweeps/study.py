@@ -8,6 +8,7 @@ command; further trials of the command are added to it. A complete sweep is not 
 asks for its failed trials or `hydra.sweep.dir=FOLDER` names it.
 """
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ class SweepStudy:
         if self._lock is None:
             raise UserError(
                 f"{self.folder}: expected a sweep that no process runs, received one that is running. "
-                f"See it with: tnt-exp sweep status {self.folder}"
+                f"See it with: tnt-exp sweep status {shlex.quote(str(self.folder))}"
             )
         if data := read_json(self.folder / STUDY_FILE):
             latest = SweepStudy(self.folder, data)
