@@ -211,6 +211,11 @@ class MetricsFile:
         """Return the metric after the last epoch, or None."""
         return parse_number(self.rows[-1].get(metric)) if self.rows else None
 
+    def curve(self, metric: str) -> list[tuple[float, float]]:
+        """Return (epoch, value) of the epochs that have the metric."""
+        pairs = ((float(row["epoch"]), parse_number(row.get(metric))) for row in self.rows)
+        return [(epoch, value) for epoch, value in pairs if value is not None]
+
 
 def read_metrics(folder: Path, *, last: bool = False) -> MetricsFile:
     """Read `metrics.csv`, without a line that is still being written; a damaged file is skipped with a warning.

@@ -24,7 +24,7 @@ from tnt_exp.sweeps.plan import TrialComposer, plan_trials
 from tnt_exp.sweeps.results import folds_summary
 from tnt_exp.sweeps.scheduler import GridSource, Scheduler, SweepCallback, TrialSource
 from tnt_exp.sweeps.search_space import SearchSpace, read_points
-from tnt_exp.sweeps.study import SweepStudy, find_grid_to_resume, find_search_to_resume, sweep_dir, sweep_overrides
+from tnt_exp.sweeps.study import SweepStudy, find_grid_to_resume, find_search_to_resume, sweep_overrides
 from tnt_exp.sweeps.trial import VALIDATION, TrialSpec, TrialState
 
 
@@ -143,7 +143,7 @@ class Sweeper(HydraSweeper):
 
     def _new_study(self, search: JsonObject | None) -> SweepStudy:
         study = SweepStudy.new(
-            sweep_dir(self._config),
+            Path(self._config.hydra.sweep.dir),
             command=self._command,
             config_dir=_config_dir(self._config),
             search=search,
