@@ -19,8 +19,12 @@ NO_VALIDATION = "trainer.patience: expected null without validation images (see 
 _COMPARE = {"gt": (">", operator.gt), "ge": (">=", operator.ge), "lt": ("<", operator.lt), "le": ("<=", operator.le)}
 _LONGEST_NAME = 200  # bytes of a folder's name, characters of MLflow's names
 _LONGEST_PATH = 480  # characters; MLflow keeps an artifact path below it in a column of 512
-# Dialect of SQLAlchemy: the package of its default driver.
-_DRIVERS = {"postgresql": "'tnt-exp[postgresql]'", "mysql": "mysqlclient", "mssql": "pyodbc"}
+# Dialect of SQLAlchemy: the package of a driver, and how an address names it.
+_DRIVERS = {
+    "postgresql": ("'tnt-exp[postgresql]'", "postgresql+psycopg2"),  # 2.1 uses another by default
+    "mysql": ("mysqlclient", "mysql"),
+    "mssql": ("pyodbc", "mssql"),
+}
 
 
 def validate(config: Config, *, channels: int | None = None, train_images: int | None = None) -> None:
@@ -260,7 +264,7 @@ def store_problem(uri: str) -> str | None:
     try:
         sqlalchemy.make_url(f"{scheme}://").get_dialect().import_dbapi()
     except (ImportError, sqlalchemy.exc.ArgumentError) as error:
-        name, other = driver or getattr(error, "name", None), f" and write {dialect}://" if driver else ""
-        package = f"{_DRIVERS[dialect]}{other}"
+        name, (package, written) = driver or getattr(error, "name", None), _DRIVERS[dialect]
+        package += f" and write {written}://" if scheme != written else ""
         return f"expected the driver {name} for {scheme}://, which is not installed; pip install {package}"
     return None
