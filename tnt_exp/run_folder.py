@@ -3,7 +3,7 @@
 import csv
 import io
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -80,8 +80,16 @@ class RunFolder:
         finally:
             release_lock(found)
 
-    def remove(self) -> None:
-        """Remove the folder, and the folders above it that are empty then (`multirun/runs`)."""
+    def remove(self, before: Iterable[Path] = ()) -> None:
+        """Remove the folder, and the folders above it that are empty then (`multirun/runs`).
+
+        `before` is what was in it when the run began: files of others stay, and with them the folder.
+        """
+        kept = {*before}
+        if kept - {self.path / ".lock", self.log, self.plots} or any(self.plots.iterdir()):
+            for path in {*self.path.iterdir()} - kept:
+                remove_path(path)
+            return
         remove_path(self.path)
         for parent in list(self.path.parents)[:2]:
             if parent.name not in ("runs", "sweeps", "multirun") or any(parent.iterdir()):
