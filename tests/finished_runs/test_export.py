@@ -268,6 +268,17 @@ def test_bad_input_ends_before_anything_slow(run_folder: Path, settings: list[st
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_folder_that_is_no_export_is_not_replaced(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keras/mine.py"
+    file.parent.mkdir()
+    file.touch()
+    assert main(["export", str(run_folder), "format=litert,keras", f"output={tmp_path}"]) == 2
+    assert f"expected no {file.parent} but an earlier export" in capsys.readouterr().err
+    assert [*tmp_path.iterdir(), *file.parent.iterdir()] == [file.parent, file]
+
+
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 def test_litert_has_a_named_signature_for_any_number_of_images(exported: tuple[Path, str]) -> None:
     import tensorflow as tf
