@@ -54,13 +54,17 @@ TIME_COLUMNS = ("seconds", "time", "train/images_per_second", "train/waiting")  
 
 
 class RunFolder:
-    """The files of one run, each written under a temporary name and renamed into place; `path` is absolute."""
+    """The files of one run, each written under a temporary name and renamed into place; `path` is absolute.
 
-    def __init__(self, path: str | Path) -> None:
+    The folder is created, unless it is only read.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path).resolve()
         self.checkpoints, self.plots = self.path / "checkpoints", self.path / "plots"
         self.model, self.log = self.path / "model.keras", self.path / "train.log"
-        self.plots.mkdir(parents=True, exist_ok=True)
+        if create:
+            self.plots.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def held(self, wait: float = 0.0) -> Iterator[None]:

@@ -106,7 +106,7 @@ def _findings(uri: str | None) -> Iterator["Finding"]:
             _ = SweepStudy.open(folder) if (folder / STUDY_FILE).exists() else load_config(folder / "config.yaml")
         except (OSError, UserError) as error:
             yield Finding(str(error), "restore it from a copy", None)
-        for file in damaged_files(RunFolder(folder)):
+        for file in damaged_files(RunFolder(folder, create=False)):
             yield Finding(
                 f"{file} is lost or damaged", f"tnt-exp resume {shlex.quote(str(folder))} writes it again", None
             )

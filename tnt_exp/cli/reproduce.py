@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
             f"{folder}: expected a finished run, received one whose result.json does not say so. Continue it with: "
             f"tnt-exp resume {typed}"
         )
-    for file in damaged_files(RunFolder(folder)):
+    for file in damaged_files(RunFolder(folder, create=False)):
         raise UserError(f"{file}: lost or damaged, and is compared. tnt-exp resume {typed} may write it again.")
     target = options.output.resolve() if options.output else None
     if target is not None and target.exists():
