@@ -70,10 +70,16 @@ def atomic_write_json(target: Path, value: Any) -> None:
     atomic_write(target, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(file: Path, *, skip: bool = False) -> Any:
-    """Return the value, None if there is no file. A damaged one raises `UserError`, or with `skip` counts as none."""
+def read_json(file: Path, *, skip: bool = False, kind: type = dict) -> Any:
+    """Return the object, or the list if that is the `kind`; None if there is no file.
+
+    A damaged file, or one of another kind, raises `UserError`, or with `skip` counts as none.
+    """
     try:
-        return json.loads(file.read_text())
+        value = json.loads(file.read_text())
+        if not isinstance(value, kind):
+            raise ValueError(f"{type(value).__name__} instead of {kind.__name__}")
+        return value
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

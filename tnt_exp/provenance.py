@@ -91,7 +91,7 @@ def record(folder: Path, **facts: object) -> None:
 
 def read(folder: Path) -> list[JsonObject]:
     """Return the different starts of a run, the last one last; empty if nothing was recorded."""
-    return read_json(folder / FOLDER / _STARTS, skip=True) or []
+    return read_json(folder / FOLDER / _STARTS, skip=True, kind=list) or []
 
 
 def recorded_precision(folder: Path) -> str | None:

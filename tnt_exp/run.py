@@ -226,9 +226,9 @@ def damaged_files(folder: RunFolder) -> list[Path]:
 
     Among them is the folder of the checkpoints if none can be read: then there is nothing to write them from.
     """
-    names = ("result.json", "mlflow.json", "dataset.json", "provenance/starts.json")
-    files = [folder.path / name for name in names]
-    found = [file for file in files if file.exists() and read_json(file, skip=True) is None]
+    names = {"result.json": dict, "mlflow.json": dict, "dataset.json": dict, "provenance/starts.json": list}
+    files = {folder.path / name: kind for name, kind in names.items()}
+    found = [file for file, kind in files.items() if file.exists() and read_json(file, skip=True, kind=kind) is None]
     if folder.read_result().get("status") != "FINISHED":
         return found
     last = CheckpointStore(folder.checkpoints, keep=1).newest()
