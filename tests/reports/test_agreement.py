@@ -1,7 +1,10 @@
 """Terminal, page and MLflow give one answer to which trial is the best, by how much, and whether that is chance."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +165,11 @@ def test_folder_and_mlflow_agree_on_keys_that_another_start_fixed_and_on_trials_
         f"{word:11}tnt-exp sweep resume '{study.folder}'{changed}"
         for word, changed in (("again", " sweep.rerun=failed"), ("resume", ""))
     ]
+
+    # ---- A page says that it is UTF-8, whatever the terminal has
+    ascii_only = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    subprocess.run([sys.executable, "-m", "tnt_exp", "report", study.folder], env=ascii_only, check=True)
+    assert " · highest test/accuracy first" in (study.folder / "report.html").read_text("utf-8")
 
 
 def test_means_are_of_the_runs_that_finished() -> None:

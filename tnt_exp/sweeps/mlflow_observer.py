@@ -80,9 +80,9 @@ class MlflowObserver(SweepCallback):
         if found.effects:
             leaderboard.write_main_effects(files / "effects.csv", found.effects)
         results.write_folds_matrix(self._study, files)
-        (files / "report.html").write_text(render_page(found))
+        (files / "report.html").write_text(render_page(found), encoding="utf-8")
         for name, svg in found.figures.items():
-            (files / "plots" / f"{name.replace('/', '_')}.svg").write_text(svg)
+            (files / "plots" / f"{name.replace('/', '_')}.svg").write_text(svg, encoding="utf-8")
         tags = {"objective": found.objective, NOTE: _describe(found, self._tracker)}
         tags |= {"objective_images": str(found.images)} if found.images else {}
         metrics, sweep = {}, self._tracker.link(self._tracker.run_id, f"sweep {found.id}")
