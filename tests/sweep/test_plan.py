@@ -21,8 +21,9 @@ from hydra._internal.utils import create_config_search_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, read_json
+from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, lock_owner, read_json
 from tnt_exp.cli import main
+from tnt_exp.cli.doctor import _leftovers
 from tnt_exp.config.compose import compose, conf_dir, options, register
 from tnt_exp.errors import UserError
 from tnt_exp.run_folder import RunFolder, read_confusion_matrix, write_confusion_matrix
@@ -160,6 +161,11 @@ def test_a_sweep_that_left_trials_out_is_resumed_by_its_command(
     study.save()
     assert main(["train", "-m", *command, "--dry-run"]) == 0
     assert f"resumes {folder}: 1 to run" in capsys.readouterr().out
+    study.acquire_lock()
+    assert study._lock is not None
+    study._lock.close()  # as at the end of the process
+    assert lock_owner(folder / ".lock") != ""
+    assert list(_leftovers(folder)) == []  # nothing that the doctor repairs
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,9 @@ def _leftovers(folder: Path) -> Iterator["Finding"]:
     from tnt_exp.tracking.doctor import Finding
 
     file = folder / ".lock"
-    owner, parts = atomic_files.lock_owner(file), atomic_files.partial_files(folder)
+    # That of a sweep names the process that ran it last, however it ended (`tnt_exp.sweep` reads it).
+    owner = "" if (folder / STUDY_FILE).exists() else atomic_files.lock_owner(file)
+    parts = atomic_files.partial_files(folder)
     if not (owner or parts) or not atomic_files.is_unlocked(file):
         return  # nothing is left, or it is in use
 
