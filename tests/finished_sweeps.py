@@ -38,7 +38,8 @@ class FakeTrial:
 
 def write_sweep(folder: Path, uri: str, trials: Sequence[FakeTrial], *, model: bool = False) -> SweepStudy:
     """Write the folder of a sweep as it ends, and log it; with `model`, an empty one with each trial."""
-    study = SweepStudy.new(folder, command=["..."], config_dir=None, search=None, objective=None, direction="maximize")
+    command = ["model.depth=choice(2,3)"]
+    study = SweepStudy.new(folder, command=command, config_dir=None, search=None, objective=None, direction="maximize")
     for trial in trials:
         overrides = [f"{key}={value}" for key, value in {**trial.fixed, **trial.params}.items()]
         tracking = [f"tracking.uri={uri}", "tracking.system_metrics=false", f"tracking.log_model={str(model).lower()}"]

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tnt_exp import atomic_files
+from tnt_exp.errors import UserError
+from tnt_exp.formatting import as_number
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -43,6 +45,10 @@ def test_what_a_killed_writer_left_is_found_and_does_not_matter(tmp_path: Path) 
     atomic_files.atomic_write_json(tmp_path / "file", {"a": 1})
     assert atomic_files.read_json(tmp_path / "file") == {"a": 1}
     assert atomic_files.partial_files(tmp_path) == []
+    with pytest.raises(UserError, match=r"received a damaged file \(dict instead of list\)"):
+        atomic_files.read_json(tmp_path / "file", kind=list)
+    (tmp_path / "file").write_text("null")
+    assert atomic_files.read_json(tmp_path / "file", skip=True) is None
 
 
 def test_a_lock_has_one_owner_and_dies_with_it(tmp_path: Path) -> None:
@@ -73,3 +79,8 @@ def test_a_lock_on_a_full_disk_is_released() -> None:
     assert held is not None
     atomic_files.release_lock(held)
     assert held.closed
+
+
+def test_a_number_is_finite_or_none() -> None:
+    typed: list[str | float | None] = ["1e3", "x", "inf", None, 10**400]
+    assert list(map(as_number, typed)) == [1000.0, None, None, None, None]

@@ -21,6 +21,11 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
             "http://host:5000",
             {"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": "s@cret"},
         ),
+        (
+            "http://user:p@ss@host:5000",
+            "http://host:5000",
+            {"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": "p@ss"},
+        ),
         ("https://abc123@host/path", "https://host/path", {"MLFLOW_TRACKING_TOKEN": "abc123"}),
         ("postgresql://user:pw@host/db", "postgresql://user@host/db", {"PGPASSWORD": "pw"}),
         ("postgresql+psycopg2://user:pw@host/db?a=1", "postgresql+psycopg2://user@host/db?a=1", {"PGPASSWORD": "pw"}),

@@ -13,6 +13,7 @@ from tnt_exp.config.compose import compose
 from tnt_exp.data import Dataset, Split
 from tnt_exp.errors import UserError
 from tnt_exp.experiment import Experiment
+from tnt_exp.run import run_experiment
 from tnt_exp.run_folder import RunFolder
 from tnt_exp.signals import Signals
 from tnt_exp.training.checkpoint import Checkpoint, CheckpointStore
@@ -72,6 +73,17 @@ def test_patience_without_validation_images_of_the_data_is_refused(tmp_path: Pat
     config = compose([*keys, "trainer.patience=3", "trainer.batch_size=4", "tracking=off"])
     with pytest.raises(UserError, match="expected null without validation images"):
         Experiment(config, RunFolder(tmp_path / "run"), {}, Signals()).train()
+
+
+def test_a_run_that_is_refused_removes_nothing_of_others(tmp_path: Path) -> None:
+    np.savez(tmp_path / "bad.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.full(20, 3))
+    config = compose(["model=tiny", "dataset=npz", f"dataset.path={tmp_path / 'bad.npz'}", "tracking=off"])
+    mine, new = tmp_path / "mine", tmp_path / "new"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("two years")
+    assert [run_experiment(config, folder=str(folder)) for folder in (mine, new)] == [2, 2]
+    assert sorted(file.name for file in mine.iterdir()) == [".lock", "plots", "thesis.txt"]
+    assert not new.exists()
 
 
 @pytest.mark.parametrize(("classes", "images", "expected"), [(3, 30, 30), (100, 500, 100), (10, 400, 32)])

@@ -70,10 +70,16 @@ def atomic_write_json(target: Path, value: Any) -> None:
     atomic_write(target, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(file: Path, *, skip: bool = False) -> Any:
-    """Return the value, None if there is no file. A damaged one raises `UserError`, or with `skip` counts as none."""
+def read_json(file: Path, *, skip: bool = False, kind: type = dict) -> Any:
+    """Return the object, or the list if that is the `kind`; None if there is no file.
+
+    A damaged file, or one of another kind, raises `UserError`, or with `skip` counts as none.
+    """
     try:
-        return json.loads(file.read_text())
+        value = json.loads(file.read_text())
+        if not isinstance(value, kind):
+            raise ValueError(f"{type(value).__name__} instead of {kind.__name__}")
+        return value
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -106,12 +112,12 @@ def remove_path(path: Path) -> None:
 def acquire_lock(file: Path, wait: float = 0.0) -> IO[str] | None:
     """Take a lock that the kernel releases when the process ends, in whatever way.
 
-    The lock is held while the returned stream is open; None: another process still has it after `wait` seconds. The
-    file stays, and names its owner until `release_lock`.
+    The lock is held while the returned stream is open; None: another process still has it after `wait` seconds, or a
+    tenth of one: `is_unlocked` has it for an instant. The file stays, and names its owner until `release_lock`.
     """
     stream = file.open("a+")
-    end = time.monotonic() + wait
-    while not _try_lock(stream):
+    end = time.monotonic() + max(wait, 0.1)
+    while not _try_lock(stream, fcntl.LOCK_EX):
         if time.monotonic() >= end:
             stream.close()
             return None
@@ -125,7 +131,7 @@ def is_unlocked(file: Path) -> bool:
     if not file.exists():
         return True
     with file.open() as stream:
-        return _try_lock(stream)
+        return _try_lock(stream, fcntl.LOCK_SH)  # several processes may look at once
 
 
 def release_lock(held: IO[str]) -> None:
@@ -143,9 +149,9 @@ def lock_owner(file: Path) -> str:
         return ""
 
 
-def _try_lock(stream: IO[str]) -> bool:
+def _try_lock(stream: IO[str], kind: int) -> bool:
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

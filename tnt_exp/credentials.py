@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from urllib.parse import unquote
 
 _HIDDEN = "[hidden]"
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^/?#@\s'\"]*)@(?P<rest>[^\s'\"]*)")
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^/?#\s'\"]*)@(?P<rest>[^\s'\"]*)")
 _QUERY = re.compile(
     r"(?P<name>(?:^|[?&])(?:password|passwd|pwd|token|access_token|api_key|secret)=)(?P<value>[^&\s'\"]*)", re.I
 )

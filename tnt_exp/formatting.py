@@ -43,7 +43,7 @@ def as_number(value: str | float | None) -> float | None:
     """A finite number, or None."""
     try:
         number = math.nan if value is None else float(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # no number, or one of 400 digits
         return None
     return number if math.isfinite(number) else None
 

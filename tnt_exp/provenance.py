@@ -41,13 +41,10 @@ def packages() -> dict[str, str]:
 
 def git() -> dict[str, str]:
     """Return `git_commit` and `git_dirty` (true or false) of the working folder's checkout; empty outside of one."""
-    try:
-        return {
-            "git_commit": _git("rev-parse", "HEAD").decode().strip(),
-            "git_dirty": str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower(),
-        }
-    except (OSError, subprocess.SubprocessError):
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    if commit is None or changes is None:
         return {}
+    return {"git_commit": commit.decode().strip(), "git_dirty": str(bool(changes)).lower()}
 
 
 def environment() -> dict[str, str]:
@@ -58,7 +55,7 @@ def environment() -> dict[str, str]:
 
 def start(**facts: object) -> JsonObject:
     """Return what is known about a run that starts here and now, and what the caller knows in addition."""
-    diff = _diff()
+    diff = _git("diff", "HEAD", "--binary")
     return {
         "command": sys.argv,
         "cwd": str(Path.cwd()),
@@ -80,7 +77,7 @@ def record(folder: Path, **facts: object) -> None:
     directory, found = folder / FOLDER, start(**facts)
     directory.mkdir(exist_ok=True)
     if found["git_diff"] and not (directory / found["git_diff"]).exists():
-        atomic_write(directory / found["git_diff"], _diff())
+        atomic_write(directory / found["git_diff"], _git("diff", "HEAD", "--binary") or b"")
     starts, now = read(folder), time.strftime("%Y-%m-%d %H:%M:%S%z")
     if starts and {**starts[-1], "times": None} == {**found, "times": None}:
         starts[-1]["times"].append(now)
@@ -91,7 +88,7 @@ def record(folder: Path, **facts: object) -> None:
 
 def read(folder: Path) -> list[JsonObject]:
     """Return the different starts of a run, the last one last; empty if nothing was recorded."""
-    return read_json(folder / FOLDER / _STARTS, skip=True) or []
+    return read_json(folder / FOLDER / _STARTS, skip=True, kind=list) or []
 
 
 def recorded_precision(folder: Path) -> str | None:
@@ -117,12 +114,9 @@ def differences(then: JsonObject, now: JsonObject) -> list[str]:
     return lines
 
 
-def _diff() -> bytes:
+def _git(*arguments: str) -> bytes | None:
+    """Return what git prints; None: it fails, or is not installed."""
     try:
-        return _git("diff", "HEAD", "--binary")
+        return subprocess.run(["git", *arguments], capture_output=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError):
-        return b""
-
-
-def _git(*arguments: str) -> bytes:
-    return subprocess.run(["git", *arguments], capture_output=True, check=True, timeout=30).stdout
+        return None

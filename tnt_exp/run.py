@@ -112,7 +112,7 @@ def _log_errors_only() -> None:
 def _run(
     config: Config, run_folder: RunFolder, overrides: Sequence[str] | None, tags: Mapping[str, str], signals: Signals
 ) -> int:
-    begin = time.monotonic() - seconds_since_start()
+    begin, before = time.monotonic() - seconds_since_start(), list(run_folder.path.iterdir())
     finished = _finished(run_folder, config)
     if finished:
         log.info("finished before; nothing to do in %s", run_folder.path)
@@ -133,7 +133,7 @@ def _run(
         code = _attempt(experiment, result)
     if code == 2 and not experiment.tracker:  # refused before anything was done: leave what was there
         if finished is None:
-            run_folder.remove()
+            run_folder.remove(before)
         elif previous_result or "sweep_id" in tags:  # the sweep reports why its trial was refused
             run_folder.write_result(previous_result or result)
         return code
@@ -226,9 +226,9 @@ def damaged_files(folder: RunFolder) -> list[Path]:
 
     Among them is the folder of the checkpoints if none can be read: then there is nothing to write them from.
     """
-    names = ("result.json", "mlflow.json", "dataset.json", "provenance/starts.json")
-    files = [folder.path / name for name in names]
-    found = [file for file in files if file.exists() and read_json(file, skip=True) is None]
+    names = {"result.json": dict, "mlflow.json": dict, "dataset.json": dict, "provenance/starts.json": list}
+    files = {folder.path / name: kind for name, kind in names.items()}
+    found = [file for file, kind in files.items() if file.exists() and read_json(file, skip=True, kind=kind) is None]
     if folder.read_result().get("status") != "FINISHED":
         return found
     last = CheckpointStore(folder.checkpoints, keep=1).newest()

@@ -3,7 +3,7 @@
 import csv
 import io
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -54,13 +54,17 @@ TIME_COLUMNS = ("seconds", "time", "train/images_per_second", "train/waiting")  
 
 
 class RunFolder:
-    """The files of one run, each written under a temporary name and renamed into place; `path` is absolute."""
+    """The files of one run, each written under a temporary name and renamed into place; `path` is absolute.
 
-    def __init__(self, path: str | Path) -> None:
+    The folder is created, unless it is only read.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path).resolve()
         self.checkpoints, self.plots = self.path / "checkpoints", self.path / "plots"
         self.model, self.log = self.path / "model.keras", self.path / "train.log"
-        self.plots.mkdir(parents=True, exist_ok=True)
+        if create:
+            self.plots.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def held(self, wait: float = 0.0) -> Iterator[None]:
@@ -80,8 +84,16 @@ class RunFolder:
         finally:
             release_lock(found)
 
-    def remove(self) -> None:
-        """Remove the folder, and the folders above it that are empty then (`multirun/runs`)."""
+    def remove(self, before: Iterable[Path] = ()) -> None:
+        """Remove the folder, and the folders above it that are empty then (`multirun/runs`).
+
+        `before` is what was in it when the run began: files of others stay, and with them the folder.
+        """
+        kept = {*before}
+        if kept - {self.path / ".lock", self.log, self.plots} or any(self.plots.iterdir()):
+            for path in {*self.path.iterdir()} - kept:
+                remove_path(path)
+            return
         remove_path(self.path)
         for parent in list(self.path.parents)[:2]:
             if parent.name not in ("runs", "sweeps", "multirun") or any(parent.iterdir()):
@@ -210,6 +222,11 @@ class MetricsFile:
     def value(self, metric: str) -> float | None:
         """Return the metric after the last epoch, or None."""
         return parse_number(self.rows[-1].get(metric)) if self.rows else None
+
+    def curve(self, metric: str) -> list[tuple[float, float]]:
+        """Return (epoch, value) of the epochs that have the metric."""
+        pairs = ((float(row["epoch"]), parse_number(row.get(metric))) for row in self.rows)
+        return [(epoch, value) for epoch, value in pairs if value is not None]
 
 
 def read_metrics(folder: Path, *, last: bool = False) -> MetricsFile:

@@ -71,6 +71,12 @@ def test_a_store_that_is_down_is_reported_at_once(
     assert "http://127.0.0.1:1" in "".join(capsys.readouterr())
 
 
+def test_a_lack_of_memory_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tnt_exp.cli.list.runs", lambda *arguments, **options: bytes(2**60))
+    assert main(["list"]) == 1
+    assert capsys.readouterr().err.startswith("tnt-exp: out of memory on the device (MemoryError")
+
+
 def test_letters_that_the_terminal_lacks_are_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path / "größe")
     written = io.BytesIO()

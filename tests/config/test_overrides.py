@@ -108,6 +108,10 @@ def test_commas_separate_the_values_of_a_sweep() -> None:
         ("tracking.register=a/b:c", r"tracking\.register: .* without quotes, / and :"),
         ("tracking.experiment=", r"tracking\.experiment: .*an empty name"),
         ("tracking.uri=ftp://x", r"tracking\.uri: expected sqlite, http"),
+        (
+            "tracking.uri=postgresql+a.b://x/y",
+            r"driver a\.b for postgresql\+a\.b://, which .* and write postgresql\+psycopg2://$",
+        ),
         ("tracking.uri=sqlite://x.db", r"tracking\.uri: .*Did you mean sqlite:///x\.db"),
         ("tracking.uri=sqlite:////no/such/x.db", r"tracking\.uri: .*create /no/such first"),
         ("tracking.uri=mlflow.db", r"tracking\.uri: .*sqlite:///mlflow\.db"),

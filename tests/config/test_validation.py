@@ -10,7 +10,8 @@ from tnt_exp.errors import UserError
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["model.patch_size=3"], ["model.patch_size", "divisor", "received 3"]),
+        (["model.patch_size=3"], ["model.patch_size", "divisor", "received 3", "Divisors: 1, 2, 4, 8."]),
+        (["model.image_size=1000000007"], ["model.patch_size", "Divisors: 1, 1000000007."]),
         (["model.image_size=32", "model.patch_size=8", "model.stride=3"], ["model.stride", "received 3"]),
         (["model.num_heads=5"], ["model.embed_dim", "model.num_heads=5"]),
         (["model.inner_num_heads=5"], ["model.inner_dim", "model.inner_num_heads=5"]),

@@ -20,6 +20,7 @@ from tnt_exp import data
 from tnt_exp.cli import main
 from tnt_exp.config.compose import compose
 from tnt_exp.errors import UserError
+from tnt_exp.export import writers
 from tnt_exp.export.formats import GRAPHS
 from tnt_exp.export.writers import verify_export
 from tnt_exp.finished_runs import find_run
@@ -111,7 +112,13 @@ def test_trials_of_a_sweep_trace_a_graph_once(tmp_path: Path, monkeypatch: pytes
         )
     for name, depth, seed in (("first", 1, 0), ("second", 1, 1), ("deeper", 2, 1)):
         classifier = model.build(compose(["model=tiny", f"model.depth={depth}"]).model, 10, 1, seed=seed)
+        graph = writers._shared_graph(classifier)
+        assert graph is not None
+        theirs = graphs / f".part.{graph.name}"  # of a trial that writes the same
+        theirs.touch()
         savedmodel(classifier, (8, 8, 1), tmp_path / name)
+        assert theirs.exists()
+        theirs.unlink()
         served = tf.saved_model.load(str(tmp_path / name)).signatures["serving_default"](images=tf.constant(images))
         logits = keras.ops.convert_to_numpy(classifier(images))
         np.testing.assert_allclose(served["logits"], logits, atol=1e-5)
@@ -266,6 +273,17 @@ def test_bad_input_ends_before_anything_slow(run_folder: Path, settings: list[st
     assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
     assert word in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_is_no_export_is_not_replaced(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keras/mine.py"
+    file.parent.mkdir()
+    file.touch()
+    assert main(["export", str(run_folder), "format=litert,keras", f"output={tmp_path}"]) == 2
+    assert f"expected no {file.parent} but an earlier export" in capsys.readouterr().err
+    assert [*tmp_path.iterdir(), *file.parent.iterdir()] == [file.parent, file]
 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 import yaml
 
 from tnt_exp.errors import UserError
-from tnt_exp.finished_runs import apply_overrides, find_run
+from tnt_exp.finished_runs import apply_overrides, find_run, test_images
 from tnt_exp.finished_runs.find import find_run_folder
 
 
@@ -185,6 +186,11 @@ def test_a_shipped_model_is_a_run_by_its_name(
     assert found.class_names == tuple("0123456789")
     assert found.image_shape == (8, 8, 1)
     assert found.output == tmp_path / "multirun/small"
+    images = np.zeros((20, 8, 8), np.uint8)
+    np.savez(tmp_path / "some.npz", images=images, labels=np.arange(20) % 10, class_names=list("0123456789"))
+    config, own = test_images.configure(found, ["dataset=npz", f"dataset.path={tmp_path / 'some.npz'}"])
+    assert len(test_images.read_images(found, config, own=own).split) == 4
+    assert sorted(file.name for file in folder.iterdir()) == ["config.yaml", "model.safetensors", "result.json"]
     assert weights_file.find_weights("small") == folder / "model.safetensors"
     (tmp_path / "small").mkdir()  # what the user has comes first
     with pytest.raises(UserError, match=r"small/model\.keras"):

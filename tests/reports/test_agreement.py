@@ -1,7 +1,10 @@
 """Terminal, page and MLflow give one answer to which trial is the best, by how much, and whether that is chance."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -107,7 +110,7 @@ def test_folder_and_mlflow_agree_on_keys_that_another_start_fixed_and_on_trials_
     monkeypatch.chdir(tmp_path)
     lion, deep = {"model.depth": "2", "optimizer": "lion"}, {"optimizer": "lion", "augmentation": "[crop_flip,mixing]"}
     study = write_sweep(
-        tmp_path / "sweep",
+        tmp_path / "my sweep",
         uri,
         [
             FakeTrial({"seed": "0"}, [130, 135], 340, lion),
@@ -138,6 +141,7 @@ def test_folder_and_mlflow_agree_on_keys_that_another_start_fixed_and_on_trials_
     client = mlflow.MlflowClient(uri)
     (parent,) = client.search_runs([client.get_experiment_by_name("tnt").experiment_id], "tags.sweep = 'parent'")
     assert parent.data.tags["swept"] == "seed optimizer model.depth augmentation"
+    assert parent.data.tags["command"] == "tnt-exp train -m 'model.depth=choice(2,3)'"
     client.set_tag(parent.info.run_id, "objective", "train_seconds")
     there = results.load_results_from_mlflow(uri, study.id)
     assert ([row.objective for row in there.rows], there.curves) == ([12.0, 13.0, 14.0, None, None], {})
@@ -158,9 +162,14 @@ def test_folder_and_mlflow_agree_on_keys_that_another_start_fixed_and_on_trials_
     file.write_text(file.read_text().replace("pruned", "error"))
     lines = end_summary(study, Scheduler(study, GridSource([], 5))).splitlines()[-2:]
     assert lines == [
-        f"{word:11}tnt-exp sweep resume {study.folder}{changed}"
+        f"{word:11}tnt-exp sweep resume '{study.folder}'{changed}"
         for word, changed in (("again", " sweep.rerun=failed"), ("resume", ""))
     ]
+
+    # ---- A page says that it is UTF-8, whatever the terminal has
+    ascii_only = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    subprocess.run([sys.executable, "-m", "tnt_exp", "report", study.folder], env=ascii_only, check=True)
+    assert " · highest test/accuracy first" in (study.folder / "report.html").read_text("utf-8")
 
 
 def test_means_are_of_the_runs_that_finished() -> None:

@@ -10,6 +10,7 @@ from tnt_exp.sweeps import fork_server
 
 
 def main(connection: str) -> int:
+    signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(75))
     request = fork_server.serve(int(connection))
     if request is None:
         return 0
@@ -22,7 +23,7 @@ def main(connection: str) -> int:
         case "die":
             os.kill(os.getpid(), signal.SIGSEGV)
         case "sleep":
-            time.sleep(600)
+            time.sleep(float(rest[0]) if rest else 600)
     return len(rest)
 
 

@@ -73,6 +73,15 @@ def test_a_fork_that_is_killed_leaves_the_others_alone(server: ForkServer, tmp_p
     until(lambda: not psutil.pid_exists(forks[2].pid or 0))
 
 
+def test_a_signal_that_comes_while_a_fork_begins_reaches_it(server: ForkServer, tmp_path: Path) -> None:
+    codes = []
+    for _ in range(10):
+        fork = server.start(["sleep", "0.2"], tmp_path / "log", {}, tmp_path)
+        fork.send_signal(signal.SIGUSR1)
+        codes.append(ended(fork))
+    assert codes == [75] * 10
+
+
 def test_a_server_that_is_killed_takes_its_forks_along(server: ForkServer, tmp_path: Path) -> None:
     fork = server.start(["sleep"], tmp_path / "log", {}, tmp_path)
     pid = fork.pid

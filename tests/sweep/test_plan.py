@@ -1,11 +1,13 @@
 """From a command to points: spelling, expansion, composition, checks, endings."""
 
 import errno
+import fcntl
 import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +21,9 @@ from hydra._internal.utils import create_config_search_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tnt_exp.atomic_files import acquire_lock, atomic_write_json, read_json
+from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, lock_owner, read_json
 from tnt_exp.cli import main
+from tnt_exp.cli.doctor import _leftovers
 from tnt_exp.config.compose import compose, conf_dir, options, register
 from tnt_exp.errors import UserError
 from tnt_exp.run_folder import RunFolder, read_confusion_matrix, write_confusion_matrix
@@ -145,6 +148,24 @@ def test_a_dry_run_shows_the_points_and_writes_nothing(
     assert main(["train", "-m", "sweep=recipe", "model=tiny", "--dry-run"]) == 0
     assert "24 trials, 1 at once, random" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_that_left_trials_out_is_resumed_by_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["model=tiny", "model.embed_dim=32,33", "sweep.on_invalid=skip"]
+    folder, overrides = tmp_path / "multirun/sweeps/first", ["model=tiny", "model.embed_dim=32"]
+    study = SweepStudy.new(folder, command=command, config_dir=None, search=None, objective=None, direction="maximize")
+    study.add_trial(TrialSpec(overrides, {"model.embed_dim": "32"}), TrialComposer()(overrides))
+    study.save()
+    assert main(["train", "-m", *command, "--dry-run"]) == 0
+    assert f"resumes {folder}: 1 to run" in capsys.readouterr().out
+    study.acquire_lock()
+    assert study._lock is not None
+    study._lock.close()  # as at the end of the process
+    assert lock_owner(folder / ".lock") != ""
+    assert list(_leftovers(folder)) == []  # nothing that the doctor repairs
 
 
 @pytest.mark.parametrize(
@@ -297,7 +318,12 @@ def test_a_lock_has_one_owner(tmp_path: Path) -> None:
     first = acquire_lock(tmp_path / "lock")
     assert first is not None
     assert acquire_lock(tmp_path / "lock", wait=0.1) is None
+    assert not is_unlocked(tmp_path / "lock")
     first.close()
+    looking = (tmp_path / "lock").open()  # another process calls `is_unlocked`: that is no owner
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert is_unlocked(tmp_path / "lock")
+    threading.Timer(0.02, looking.close).start()
     second = acquire_lock(tmp_path / "lock")
     assert second is not None
     second.close()

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has closed the pipe: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except (OSError, ValueError) as error:
+    except Exception as error:
         line = describe_system_error(error)
         if line is None:
             raise

@@ -29,6 +29,6 @@ def main(arguments: Sequence[str]) -> int:
     if options.picture:
         found.draw(options.picture)
     if options.html:
-        options.html.write_text(found.html())
+        options.html.write_text(found.html(), encoding="utf-8")
     print(json.dumps(found.to_json(), indent=2) if options.json else found)
     return 0

@@ -1,6 +1,7 @@
 """`tnt-exp doctor`: find problems of runs and stores, say how to fix them, and fix them with `--fix`."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -105,8 +106,10 @@ def _findings(uri: str | None) -> Iterator["Finding"]:
             _ = SweepStudy.open(folder) if (folder / STUDY_FILE).exists() else load_config(folder / "config.yaml")
         except (OSError, UserError) as error:
             yield Finding(str(error), "restore it from a copy", None)
-        for file in damaged_files(RunFolder(folder)):
-            yield Finding(f"{file} is lost or damaged", f"tnt-exp resume {folder} writes it again", None)
+        for file in damaged_files(RunFolder(folder, create=False)):
+            yield Finding(
+                f"{file} is lost or damaged", f"tnt-exp resume {shlex.quote(str(folder))} writes it again", None
+            )
 
 
 def _leftovers(folder: Path) -> Iterator["Finding"]:
@@ -114,7 +117,9 @@ def _leftovers(folder: Path) -> Iterator["Finding"]:
     from tnt_exp.tracking.doctor import Finding
 
     file = folder / ".lock"
-    owner, parts = atomic_files.lock_owner(file), atomic_files.partial_files(folder)
+    # That of a sweep names the process that ran it last, however it ended (`tnt_exp.sweep` reads it).
+    owner = "" if (folder / STUDY_FILE).exists() else atomic_files.lock_owner(file)
+    parts = atomic_files.partial_files(folder)
     if not (owner or parts) or not atomic_files.is_unlocked(file):
         return  # nothing is left, or it is in use
 

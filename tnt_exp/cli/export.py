@@ -55,6 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     finished = find_run(options.run, options.uri)
     config, own = test_images.configure(finished, [text for text, key, _ in pairs if key not in _SETTINGS])
     output = Path(settings.get("output") or finished.output / "export").expanduser().resolve()
+    for folder in (output / format_.name for format_ in formats):
+        if folder.exists() and not (folder / "metadata.json").is_file():
+            raise UserError(f"output={output}: expected no {folder} but an earlier export, received another; move it.")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger().addFilter(lambda record: record.levelno > logging.WARNING)  # ONNX Runtime's advice for int8
     test = test_images.read_images(finished, config, own=own)

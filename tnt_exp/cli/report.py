@@ -26,6 +26,6 @@ def main(arguments: Sequence[str]) -> int:
 
         sweep = results.load_results_from_mlflow(resolve_tracking_uri(options.uri), options.sweep)
         output = options.output or Path(f"report_{sweep.id}.html")
-    output.write_text(render_page(sweep))
+    output.write_text(render_page(sweep), encoding="utf-8")
     print(output.resolve())
     return 0

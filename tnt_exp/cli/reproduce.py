@@ -1,5 +1,6 @@
 """`tnt-exp reproduce`: run a finished run again in a new folder, and compare."""
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--uri", help="tracking store to ask for an id (default: mlflow.db in this folder)")
     options = parser.parse_args(list(arguments))
     folder = find_run_folder(options.run, options.uri)
+    typed = shlex.quote(str(folder))
     config, result = load_config(folder / "config.yaml"), read_json(folder / "result.json") or {}
     if config.trainer.distributed is Distributed.auto:
         raise UserError(
@@ -41,10 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     if result.get("status") != "FINISHED":
         raise UserError(
             f"{folder}: expected a finished run, received one whose result.json does not say so. Continue it with: "
-            f"tnt-exp resume {folder}"
+            f"tnt-exp resume {typed}"
         )
-    for file in damaged_files(RunFolder(folder)):
-        raise UserError(f"{file}: lost or damaged, and is compared. tnt-exp resume {folder} may write it again.")
+    for file in damaged_files(RunFolder(folder, create=False)):
+        raise UserError(f"{file}: lost or damaged, and is compared. tnt-exp resume {typed} may write it again.")
     target = options.output.resolve() if options.output else None
     if target is not None and target.exists():
         raise UserError(f"--output: expected a new folder, received the existing {target}.")

@@ -58,7 +58,7 @@ def _section(section: type) -> JsonObject:
         elif not field.name.startswith("_"):
             properties[field.name] = {
                 "description": field.metadata["doc"],
-                "default": _plain(getattr(default, field.name)),
+                "default": usual.name if isinstance(usual := getattr(default, field.name), Enum) else usual,
                 "anyOf": [_value(hint, field.metadata["bounds"]), _LATER],
             }
     return {"type": "object", "additionalProperties": False, "properties": properties}
@@ -76,10 +76,6 @@ def _value(hint: Any, bounds: dict[str, float]) -> JsonObject:
         return {"enum": [member.name for member in hint]}
     found = _SCALARS[hint]
     return {**found, **{_BOUNDS[kind]: bound for kind, bound in bounds.items()}} if hint in (int, float) else found
-
-
-def _plain(value: Any) -> Any:
-    return value.name if isinstance(value, Enum) else value
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -173,7 +173,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     register()
     try:
         with Signals().handled():
-            summary = main_hydra(config_dir).multirun(
+            code = main_hydra(config_dir).multirun(
                 config_name=CONFIG_NAME,
                 task_function=run_job,
                 overrides=[f"hydra.mode={RunMode.MULTIRUN.name}", *overrides],
@@ -182,7 +182,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
         return stop.exit_code
     except (HydraException, OmegaConfBaseException) as error:
         raise to_user_error(error) from error
-    return int(summary.exit_code)
+    return int(code)
 
 
 def help_text(config_dir: str | None = None) -> str:

@@ -152,7 +152,7 @@ def load_config(file: Path) -> Config:
         f"{file}, with the overrides in overrides.yaml."
     )
     try:
-        values = yaml.load(file.read_text(), Loader=YAML_LOADER)
+        values = yaml.load(file.read_text("utf-8"), Loader=YAML_LOADER)
         cfg = OmegaConf.create(values)
     except FileNotFoundError:
         raise UserError(f"{file}: expected the configuration of a run, found none. {advice}") from None

@@ -1,7 +1,6 @@
 """Rules between keys. Everything here is checked before anything slow is imported."""
 
 import dataclasses
-import importlib.util
 import math
 import operator
 import re
@@ -20,11 +19,11 @@ NO_VALIDATION = "trainer.patience: expected null without validation images (see 
 _COMPARE = {"gt": (">", operator.gt), "ge": (">=", operator.ge), "lt": ("<", operator.lt), "le": ("<=", operator.le)}
 _LONGEST_NAME = 200  # bytes of a folder's name, characters of MLflow's names
 _LONGEST_PATH = 480  # characters; MLflow keeps an artifact path below it in a column of 512
-# Dialect of SQLAlchemy: the module that it imports by default, and the package that has it.
+# Dialect of SQLAlchemy: the package of a driver, and how an address names it.
 _DRIVERS = {
-    "postgresql": ("psycopg2", "'tnt-exp[postgresql]'"),
-    "mysql": ("MySQLdb", "mysqlclient"),
-    "mssql": ("pyodbc", "pyodbc"),
+    "postgresql": ("'tnt-exp[postgresql]'", "postgresql+psycopg2"),  # 2.1 uses another by default
+    "mysql": ("mysqlclient", "mysql"),
+    "mssql": ("pyodbc", "mssql"),
 }
 
 
@@ -98,7 +97,8 @@ def _model(config: Config) -> Iterator[str]:
 
 
 def _divisors(number: int) -> str:
-    return f" Divisors: {', '.join(str(k) for k in range(1, number + 1) if number % k == 0)}."
+    small = [k for k in range(1, math.isqrt(number) + 1) if number % k == 0]
+    return f" Divisors: {', '.join(map(str, sorted({*small, *(number // k for k in small)})))}."
 
 
 def _augmentation(config: Config) -> Iterator[str]:
@@ -259,8 +259,12 @@ def store_problem(uri: str) -> str | None:
         return None
     if dialect not in _DRIVERS:
         return f"expected {', '.join(['sqlite', 'http', 'https', *_DRIVERS])}, received {dialect}://."
-    module, package = _DRIVERS[dialect]
-    module = driver or module
-    if importlib.util.find_spec(module) is None:
-        return f"expected the driver {module} for {dialect}://, which is not installed; pip install {package}"
+    import sqlalchemy  # slow to import; it knows the module of each driver
+
+    try:
+        sqlalchemy.make_url(f"{scheme}://").get_dialect().import_dbapi()
+    except (ImportError, sqlalchemy.exc.ArgumentError) as error:
+        name, (package, written) = driver or getattr(error, "name", None), _DRIVERS[dialect]
+        package += f" and write {written}://" if scheme != written else ""
+        return f"expected the driver {name} for {scheme}://, which is not installed; pip install {package}"
     return None

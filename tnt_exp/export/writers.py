@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import tnt_exp
-from tnt_exp.atomic_files import JsonObject, atomic_write
+from tnt_exp.atomic_files import JsonObject
 from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.data.image_files import to_8_bits
 from tnt_exp.errors import UserError
@@ -113,7 +113,9 @@ def savedmodel(classifier: Classifier, metadata: JsonObject, folder: Path) -> No
     module.serve = tf.function(serve, input_signature=[images], autograph=False)
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
     if graph := _shared_graph(classifier):
-        atomic_write(graph, (folder / "saved_model.pb").read_bytes())
+        own = graph.with_name(f"{os.getpid()}")  # trials that end at once write it at once
+        shutil.copyfile(folder / "saved_model.pb", own)
+        own.replace(graph)
 
 
 def shared_savedmodel(classifier: Classifier, folder: Path) -> bool:

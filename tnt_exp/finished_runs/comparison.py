@@ -13,7 +13,7 @@ from tnt_exp.errors import UserError
 from tnt_exp.finished_runs.collection import NAMES, Run, RunCollection, require_known, runs
 from tnt_exp.formatting import as_number, canonical_text, format_table
 from tnt_exp.reports.leaderboard import REPEATED
-from tnt_exp.run_folder import parse_number, read_metrics
+from tnt_exp.run_folder import read_metrics
 
 _METRICS = ("best/val/accuracy", "best/val/loss", "test/accuracy", "test/top5_accuracy", "test/loss", "train_seconds")
 _CURVES = ("val/accuracy", "val/loss", "train/loss")
@@ -128,11 +128,9 @@ class Comparison:
         found: dict[str, dict[str, list[list[tuple[float, float]]]]] = {}
         for name, group in zip(self.names, self.groups, strict=True):
             for run in group:
-                rows = read_metrics(run.path).rows
+                rows = read_metrics(run.path)
                 for metric in _CURVES:
-                    pairs = [(float(row["epoch"]), parse_number(row.get(metric))) for row in rows]
-                    line = [(epoch, value) for epoch, value in pairs if value is not None]
-                    if line:
+                    if line := rows.curve(metric):
                         found.setdefault(metric, {}).setdefault(name, []).append(line)
         return found
 

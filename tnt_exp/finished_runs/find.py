@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import shlex
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +51,7 @@ class FinishedRun:
     def open(cls, path: Path) -> "FinishedRun":
         """Read a run folder, or raise `UserError`: it is none, or has no result or no model, or they are damaged."""
         path = path.resolve()
-        again = f"tnt-exp resume {path} writes it again from the last checkpoint."
+        again = f"tnt-exp resume {shlex.quote(str(path))} writes it again from the last checkpoint."
         config = load_config(path / "config.yaml")
         model = "model.safetensors" if path.is_relative_to(SHIPPED) else "model.keras"
         for name in ("result.json", model):

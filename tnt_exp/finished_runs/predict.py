@@ -16,6 +16,7 @@ import numpy as np
 from tnt_exp.data.image_files import decode_image
 from tnt_exp.data.sources.folder_layout import list_images
 from tnt_exp.errors import UserError, printable_name, similar_path
+from tnt_exp.hardware import cpu_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ def decode_inputs(
             return error
 
     waiting: deque[tuple[Path, Future[np.ndarray | UserError]]] = deque()
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(cpu_count())
     try:
         for file in files:
             waiting.append((file, pool.submit(image, file)))

@@ -62,7 +62,7 @@ def read_images(finished: FinishedRun, config: Config, *, own: bool) -> TestImag
 
 def training_images(finished: FinishedRun, config: Config) -> Split:
     """Return the images that the run was trained on; if the configuration has others, their training part."""
-    trained, recorded = _as_trained(finished, config.dataset), RunFolder(finished.path).read_dataset()
+    trained, recorded = _as_trained(finished, config.dataset), RunFolder(finished.path, create=False).read_dataset()
     if trained and recorded.get("files"):
         return _recorded_images(trained, recorded, "train")
     return data.load_dataset(trained or config.dataset).train
@@ -120,7 +120,7 @@ def _as_trained(finished: FinishedRun, dataset: DatasetConfig) -> DatasetConfig 
 
 def _own_test_images(finished: FinishedRun, config: Config) -> TestImages:
     """Return the run's own test images, also if its folder has changed since, or raise `UserError`: none is left."""
-    recorded = RunFolder(finished.path).read_dataset()
+    recorded = RunFolder(finished.path, create=False).read_dataset()
     if "test" in recorded.get("files", {}):
         return _recorded_test_images(finished, config.dataset, recorded)
     dataset = data.load_dataset(config.dataset)
@@ -254,5 +254,5 @@ def _count_added(finished: FinishedRun, config: DatasetConfig, recorded: JsonObj
 
 def _trained_on(finished: FinishedRun) -> set[str]:
     """Return the SHA-256 of the files that the run was trained and validated on."""
-    files = RunFolder(finished.path).read_dataset().get("files", {})
+    files = RunFolder(finished.path, create=False).read_dataset().get("files", {})
     return {sha256 for part in ("train", "validation") for _, sha256, _ in files.get(part, ())}

@@ -234,7 +234,7 @@ def write_points(file: Path, rows: Sequence[TrialRow]) -> None:
 
 def _write_csv(file: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a table; None is an empty cell."""
-    with file.open("w", newline="") as stream:
+    with file.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([header, *rows])
 
 

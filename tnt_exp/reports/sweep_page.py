@@ -18,7 +18,7 @@ from tnt_exp.reports.leaderboard import (
     verdict,
 )
 
-_CSS, _SORT = (Path(__file__).with_suffix(suffix).read_text() for suffix in (".css", ".js"))
+_CSS, _SORT = (Path(__file__).with_suffix(suffix).read_text("utf-8") for suffix in (".css", ".js"))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.export.formats import GRAPHS
+from tnt_exp.signals import EXIT_CODES
 
 PROGRAM = (sys.executable, "-P", "-m", "tnt_exp", "run", "--fork-server")
 
@@ -158,7 +159,10 @@ def serve(number: int) -> JsonObject | None:
                 request = json.loads(connection.recv_bytes())
             except (EOFError, OSError):
                 break
+            # A signal that reaches the fork before Python is ready in it would be lost: it waits until then.
+            signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)
             pid = os.fork()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
             if pid == 0:
                 connection.close()
                 request["environment"][GRAPHS] = graphs

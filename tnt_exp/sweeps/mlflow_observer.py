@@ -1,6 +1,7 @@
 """Logs a sweep to MLflow: the parent run, the states of the children, leaderboard and figures."""
 
 import os
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ class MlflowObserver(SweepCallback):
             "direction": str(study.data["direction"]),
             "swept": " ".join(results.varying_keys(study, swept)),
             "objective": study.data["objective"] or "",  # the default is known when a trial has finished
-            "command": " ".join(["tnt-exp train -m", *study.data["command"]]),
+            "command": shlex.join(["tnt-exp", "train", "-m", *study.data["command"]]),
         }
         tracker = SweepTracker.open(study.folder, uri, tracking.experiment, study.id, tags)
         study.data["mlflow"] = {"uri": uri, "experiment": tracking.experiment, "run_id": tracker.run_id}
@@ -79,9 +80,9 @@ class MlflowObserver(SweepCallback):
         if found.effects:
             leaderboard.write_main_effects(files / "effects.csv", found.effects)
         results.write_folds_matrix(self._study, files)
-        (files / "report.html").write_text(render_page(found))
+        (files / "report.html").write_text(render_page(found), encoding="utf-8")
         for name, svg in found.figures.items():
-            (files / "plots" / f"{name.replace('/', '_')}.svg").write_text(svg)
+            (files / "plots" / f"{name.replace('/', '_')}.svg").write_text(svg, encoding="utf-8")
         tags = {"objective": found.objective, NOTE: _describe(found, self._tracker)}
         tags |= {"objective_images": str(found.images)} if found.images else {}
         metrics, sweep = {}, self._tracker.link(self._tracker.run_id, f"sweep {found.id}")

@@ -7,6 +7,7 @@ holds every trial; Optuna's own file in the sweep folder (`optuna.log`, for its 
 start.
 """
 
+import math
 import time
 import warnings
 from collections import deque
@@ -21,7 +22,7 @@ from tnt_exp import run_folder
 from tnt_exp.atomic_files import JsonObject
 from tnt_exp.config.sweep import Method, Rerun, SweepConfig
 from tnt_exp.errors import UserError
-from tnt_exp.formatting import as_number, format_params
+from tnt_exp.formatting import format_params
 from tnt_exp.preflight import preflight
 from tnt_exp.reports.leaderboard import REPEATED
 from tnt_exp.sweeps.plan import TrialComposer
@@ -166,9 +167,8 @@ class OptunaSearch:
     def _curve(self, sweep_trial: Trial) -> dict[int, float]:
         """Return the objective after each epoch."""
         name = self._settings.objective or VALIDATION  # a curve has no test accuracy
-        rows = run_folder.read_metrics(self._sweep_study.folder_of(sweep_trial)).rows
-        found = ((int(float(row["epoch"])), as_number(row.get(name))) for row in rows)
-        return {epoch: value for epoch, value in found if value is not None}
+        found = run_folder.read_metrics(self._sweep_study.folder_of(sweep_trial)).curve(name)
+        return {int(epoch): value for epoch, value in found if math.isfinite(value)}
 
     def _reported_curve(self, number: int) -> dict[int, float]:
         """Return the curve of a trial with one run; empty if it has several."""

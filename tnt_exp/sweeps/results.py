@@ -105,13 +105,7 @@ def load_results(study: SweepStudy) -> SweepResults:
     """Read everything that the report shows from the sweep folder."""
     found = rows(study)
     objective = objective_name(study)
-
-    def history(row: TrialRow) -> list[tuple[float, float]]:
-        epochs = run_folder.read_metrics(Path(row.place)).rows
-        pairs = [(float(epoch["epoch"]), run_folder.parse_number(epoch.get(objective))) for epoch in epochs]
-        return [(epoch, value) for epoch, value in pairs if value is not None]
-
-    curves = _best_curves(ranked(found, study), history)
+    curves = _best_curves(ranked(found, study), lambda row: run_folder.read_metrics(Path(row.place)).curve(objective))
     images = _measured_images([Path(row.place) for row in found], objective)
     place = "/".join(study.folder.parts[-3:])  # multirun/sweeps/ID
     return SweepResults(study.id, found, objective, study.maximize, curves, place, images)

@@ -8,6 +8,7 @@ command; further trials of the command are added to it. A complete sweep is not 
 asks for its failed trials or `hydra.sweep.dir=FOLDER` names it.
 """
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ class SweepStudy:
         if self._lock is None:
             raise UserError(
                 f"{self.folder}: expected a sweep that no process runs, received one that is running. "
-                f"See it with: tnt-exp sweep status {self.folder}"
+                f"See it with: tnt-exp sweep status {shlex.quote(str(self.folder))}"
             )
         if data := read_json(self.folder / STUDY_FILE):
             latest = SweepStudy(self.folder, data)
@@ -200,11 +201,6 @@ def list_studies(root: Path) -> list[SweepStudy]:
 _PER_START_KEYS = ("hydra.mode=", "hydra.sweep.dir=", "hydra.sweeper.rerun=", "hydra.sweeper.dry_run=")
 
 
-def sweep_dir(config: DictConfig) -> Path:
-    """Return the sweep folder that Hydra's configuration names."""
-    return Path(config.hydra.sweep.dir)
-
-
 def sweep_overrides(config: DictConfig) -> list[str]:
     """Return the overrides of sweeper and launcher in the command, to be repeated when the sweep is resumed."""
     kept = [text for text in config.hydra.overrides.hydra if not text.startswith(_PER_START_KEYS)]
@@ -245,7 +241,7 @@ def find_search_to_resume(config: DictConfig, fingerprint: JsonObject, settings:
 
 def _candidates(config: DictConfig) -> tuple[SweepStudy | None, list[SweepStudy]]:
     """Return the sweep in the folder that the command names; if it names none, all sweeps beside the new folder."""
-    folder = sweep_dir(config)
+    folder = Path(config.hydra.sweep.dir)
     if not any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra):
         return None, list_studies(folder.parent)
     return SweepStudy.open(folder) if (folder / STUDY_FILE).is_file() else None, []

@@ -1,5 +1,6 @@
 """What a sweep prints: its trials before it starts, a live table or plain lines while it runs, the best at its end."""
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -223,8 +224,9 @@ def end_summary(study: SweepStudy, scheduler: Scheduler) -> str:
         if outcome.cause:
             log = study.folder_of(trial) / LOG
             lines.append(f"failed     job {trial.job} ({trial.label}): {outcome.cause.value}: {outcome.error} | {log}")
+    resume = f"tnt-exp sweep resume {shlex.quote(str(study.folder))}"
     if scheduler.count(TrialState.failed):
-        lines.append(f"again      tnt-exp sweep resume {study.folder} sweep.rerun=failed")
+        lines.append(f"again      {resume} sweep.rerun=failed")
     if scheduler.count(TrialState.waiting):
-        lines.append(f"resume     tnt-exp sweep resume {study.folder}")
+        lines.append(f"resume     {resume}")
     return "\n".join(lines)

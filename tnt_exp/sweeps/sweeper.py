@@ -1,6 +1,5 @@
 """The Hydra sweeper: decides what runs and keeps the study, so that it works with every launcher."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,8 @@ from tnt_exp.sweeps.plan import TrialComposer, plan_trials
 from tnt_exp.sweeps.results import folds_summary
 from tnt_exp.sweeps.scheduler import GridSource, Scheduler, SweepCallback, TrialSource
 from tnt_exp.sweeps.search_space import SearchSpace, read_points
-from tnt_exp.sweeps.study import SweepStudy, find_grid_to_resume, find_search_to_resume, sweep_dir, sweep_overrides
+from tnt_exp.sweeps.study import SweepStudy, find_grid_to_resume, find_search_to_resume, sweep_overrides
 from tnt_exp.sweeps.trial import VALIDATION, TrialSpec, TrialState
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a sweep ended."""
-
-    exit_code: int  # 0: every trial finished (or was pruned); 1: some failed or were not run
-    folder: Path | None  # of the sweep; None after a dry run
 
 
 class Sweeper(HydraSweeper):
@@ -53,8 +44,11 @@ class Sweeper(HydraSweeper):
         self._task_function = task_function
         self._config = config
 
-    def sweep(self, arguments: list[str]) -> Summary:
-        """Run the sweep of these overrides of the run, as typed; raise `UserError` if a trial cannot run."""
+    def sweep(self, arguments: list[str]) -> int:
+        """Run the sweep of these overrides of the run, as typed; raise `UserError` if a trial cannot run.
+
+        Returns the exit code: 0 every trial finished (or was pruned), 1 some failed or were not run.
+        """
         settings, launcher = self._settings, self._config.hydra.launcher
         check_bounds(settings, "sweep.")
         if launcher._target_ == LauncherConfig._target_:
@@ -69,18 +63,18 @@ class Sweeper(HydraSweeper):
                 raise UserError(f"sweep.{key}: expected with sweep=grid or zip, received with {settings.method.name}.")
         return self._search(space)
 
-    def _grid(self, space: SearchSpace) -> Summary:
+    def _grid(self, space: SearchSpace) -> int:
         settings = self._settings
         specs = self._specs(space)
         study = self._locked(find_grid_to_resume(self._config, {spec.key for spec in specs}, settings.rerun))
         known = study.override_keys() if study else set()
         hashes = [trial.hash for trial in study.trials] if study else []
         planned = plan_trials([spec for spec in specs if spec.key not in known], self._compose, hashes)
-        if planned.invalid and (settings.on_invalid is OnInvalid.stop or not planned.trials):
+        if planned.invalid and (settings.on_invalid is OnInvalid.stop or not (planned.trials or known)):
             raise UserError(planned.error_message())
         print(summary.plan_summary(planned, study))
         if settings.dry_run:
-            return Summary(0, None)
+            return 0
         study = study or self._new_study(None)
         # No trial depends on these: the command that was typed last counts.
         study.data |= {"command": self._command, "objective": settings.objective}
@@ -103,7 +97,7 @@ class Sweeper(HydraSweeper):
         order = random_order(len(specs), RandomStream.grid, settings.seed)
         return [specs[index] for index in sorted(order[: settings.subset])]
 
-    def _search(self, space: SearchSpace) -> Summary:
+    def _search(self, space: SearchSpace) -> int:
         from tnt_exp.sweeps.optuna_search import OptunaSearch, PruningMonitor, search_fingerprint
 
         settings = self._settings
@@ -117,7 +111,7 @@ class Sweeper(HydraSweeper):
         study = self._locked(find_search_to_resume(self._config, fingerprint, settings))
         print(summary.search_summary(space, settings, parallel, study))
         if settings.dry_run:
-            return Summary(0, None)
+            return 0
         study = study or self._new_study(fingerprint)
         study.data["command"] = self._command
         with study.remove_on_error():
@@ -143,7 +137,7 @@ class Sweeper(HydraSweeper):
 
     def _new_study(self, search: JsonObject | None) -> SweepStudy:
         study = SweepStudy.new(
-            sweep_dir(self._config),
+            Path(self._config.hydra.sweep.dir),
             command=self._command,
             config_dir=_config_dir(self._config),
             search=search,
@@ -154,7 +148,7 @@ class Sweeper(HydraSweeper):
             study.acquire_lock()
         return study
 
-    def _run(self, study: SweepStudy, source: TrialSource, space: SearchSpace, *callbacks: SweepCallback) -> Summary:
+    def _run(self, study: SweepStudy, source: TrialSource, space: SearchSpace, *callbacks: SweepCallback) -> int:
         with open_dict(self._config):
             self._config.hydra.sweep.dir = str(study.folder)
         launcher = self._launcher()
@@ -175,11 +169,11 @@ class Sweeper(HydraSweeper):
                 raise
         left = scheduler.count(TrialState.waiting)
         failed = scheduler.count(TrialState.failed)
-        none = not study.trials
-        observer.finish("FAILED" if failed or left or none else "FINISHED")
+        is_finished = study.trials and not failed and not left
+        observer.finish("FINISHED" if is_finished else "FAILED")
         study.mark_complete(complete=not left)
         print("\n".join(filter(None, [summary.end_summary(study, scheduler), folds_summary(study)])))
-        return Summary(1 if failed or left or none else 0, study.folder)
+        return 0 if is_finished else 1
 
 
 def _config_dir(config: DictConfig) -> str | None:

@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import re
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +51,7 @@ def ui_command(uri: str, experiment_id: str) -> str:
         return runs_table_url(uri, experiment_id)
     if uri == resolve_tracking_uri(None):
         return "tnt-exp ui"
-    return f"tnt-exp ui --uri {uri}"
+    return f"tnt-exp ui --uri {shlex.quote(uri)}"
 
 
 logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it logs every table that it creates

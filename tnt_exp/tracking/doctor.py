@@ -20,6 +20,7 @@ from tnt_exp.tracking.client import (
     moved_from,
     search_all_runs,
     sqlite_file,
+    ui_command,
 )
 from tnt_exp.tracking.mirror import Mirror
 from tnt_exp.tracking.record import REFERENCE, is_tracked, read_reference
@@ -158,7 +159,7 @@ def file_store(folder: Path) -> Iterator[Finding]:
     if not metas:
         return
     runs, target = len(list((folder / "mlruns").glob("*/*/meta.yaml"))), folder / "mlruns.db"
-    copied = f"copy its runs to {target} (tnt-exp ui --uri {SQLITE_PREFIX}{target}), and " if runs else ""
+    copied = f"copy its runs to {target} ({ui_command(SQLITE_PREFIX + str(target), '')}), and " if runs else ""
 
     def fix() -> None:
         if runs and not target.exists():

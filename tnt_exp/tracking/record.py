@@ -89,7 +89,7 @@ def read_params(folder: Path) -> JsonObject:
     """Return the values of `config.yaml` with dotted keys; raise `ValueError` if it was cut: `seed` is the end."""
     file = folder / "config.yaml"
     with suppress(yaml.YAMLError, UnicodeDecodeError):
-        values = yaml.load(file.read_text(), Loader=YAML_LOADER)
+        values = yaml.load(file.read_text("utf-8"), Loader=YAML_LOADER)
         if isinstance(values, dict) and "seed" in values:
             return flatten(values)
     raise ValueError(f"{file}: expected the configuration of a run, received a damaged file.")

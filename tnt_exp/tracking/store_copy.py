@@ -99,10 +99,6 @@ def _root(run: Run, runs: Mapping[str, Run]) -> str:
     return str(seen[-1])
 
 
-def _origin(tags: Mapping[str, str], own_id: str) -> str:
-    return tags.get(COPIED_FROM, own_id)
-
-
 class StoreCopy:
     """Copies runs from one store to another."""
 
@@ -110,13 +106,13 @@ class StoreCopy:
         self._source, self._target = source, target
         ids = [each.experiment_id for each in target.search_experiments(ViewType.ALL)]
         there = [*search_all_runs(target, ids, view=ViewType.ALL)] if ids else []
-        self._there = {_origin(run.data.tags, run.info.run_id): run for run in there}
+        self._there = {run.data.tags.get(COPIED_FROM, run.info.run_id): run for run in there}
         self._experiments: dict[str, str] = {}
         self.copies: dict[str, Run] = {}  # in the target, by the id of the run in the source
 
     def find_or_create(self, run: Run, experiment: str) -> None:
         """Make sure that the target has the run, empty or not."""
-        origin = _origin(run.data.tags, run.info.run_id)
+        origin = run.data.tags.get(COPIED_FROM, run.info.run_id)
         if origin not in self._there:
             if experiment not in self._experiments:
                 self._experiments[experiment] = get_or_create_experiment(self._target, experiment)
@@ -171,7 +167,7 @@ class StoreCopy:
     def _copy_model(self, model: LoggedModel, step: int, run: Run, copy: Run) -> None:
         """Copy a logged model with its files, parameters, tags and metrics, and make it an output of the copied run."""
         target, experiment_id, copy_id = self._target, copy.info.experiment_id, copy.info.run_id
-        origin = _origin(model.tags, model.model_id)
+        origin = model.tags.get(COPIED_FROM, model.model_id)
         tags = {**{key: self._translated(value) for key, value in model.tags.items()}, COPIED_FROM: origin}
         logged = find_logged_model(target, experiment_id, COPIED_FROM, origin) or target.create_logged_model(
             experiment_id, model.name, copy_id, tags, model.params, model.model_type
@@ -191,7 +187,7 @@ class StoreCopy:
 
     def _tags(self, run: Run) -> dict[str, str]:
         tags = {key: self._translated(value) for key, value in run.data.tags.items()}
-        return {**tags, COPIED_FROM: _origin(run.data.tags, run.info.run_id)}
+        return {**tags, COPIED_FROM: run.data.tags.get(COPIED_FROM, run.info.run_id)}
 
     def _translated(self, text: str) -> str:
         """Return a text with the ids of the copied runs, and of their experiments, in place of those in the source."""

@@ -8,6 +8,7 @@ import getpass
 import logging
 import os
 import platform
+import shlex
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,7 +85,9 @@ class BaseTracker:
             pause = min(2 * pause, _MAX_RETRY_INTERVAL) if error else _INTERVAL
             if ended and (unreachable_since is None or now - unreachable_since >= self._grace):
                 if error:
-                    log.warning("MLflow lacks something; `tnt-exp sync %s` sends it", self._mirror.folder)
+                    log.warning(
+                        "MLflow lacks something; `tnt-exp sync %s` sends it", shlex.quote(str(self._mirror.folder))
+                    )
                 return
             time.sleep(2.0 if ended else 0.0)
 
@@ -179,7 +182,8 @@ def finalize_run(run_folder: RunFolder, config: Config, overrides: Sequence[str]
         name = config.tracking.run_name or reference.get("name", folder.name)
         mirror.begin(uri, config.tracking.experiment, name, tags)
     if error := mirror.sync(trust_cursor=True):
-        log.warning("MLflow cannot be reached (%s): `tnt-exp sync %s` sends the rest", first_line(error), folder)
+        typed = shlex.quote(str(folder))
+        log.warning("MLflow cannot be reached (%s): `tnt-exp sync %s` sends the rest", first_line(error), typed)
     elif mirror.sent:
         log.info("MLflow has the rest now")
 

@@ -210,7 +210,7 @@ def native_messages_in(log_file: Path) -> Iterator[None]:
     shown = sys.stderr
     shown.flush()
     kept = os.dup(2)
-    with log_file.open("a") as file, open(kept, "w", buffering=1, errors=shown.errors, closefd=False) as terminal:
+    with log_file.open("a") as file, os.fdopen(kept, "w", 1, errors=shown.errors) as terminal:
         os.dup2(file.fileno(), 2)
         sys.stderr = terminal
         if faulthandler.is_enabled():
@@ -223,7 +223,6 @@ def native_messages_in(log_file: Path) -> Iterator[None]:
             sys.stderr = shown
             if faulthandler.is_enabled():
                 faulthandler.enable(shown)
-    os.close(kept)
 
 
 def _tensorflow(trainer: TrainerConfig) -> tuple[list[str], int, bool]:
