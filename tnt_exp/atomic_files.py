@@ -95,6 +95,11 @@ def partial_files(folder: Path) -> list[Path]:
     return sorted(folder.rglob(f"{_PART}*"))
 
 
+def is_visible(path: Path) -> bool:
+    """Return whether there is such a file or folder; False for what lies in a folder that this user may not enter."""
+    return os.path.exists(path)  # noqa: PTH110 (Path.exists raises PermissionError for that)
+
+
 def remove_path(path: Path) -> None:
     """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, read_json
+from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, is_visible, read_json
 from tnt_exp.credentials import hide_passwords
 
 FOLDER = "provenance"  # in a run folder
@@ -92,6 +92,16 @@ def record(folder: Path, **facts: object) -> None:
 def read(folder: Path) -> list[JsonObject]:
     """Return the different starts of a run, the last one last; empty if nothing was recorded."""
     return read_json(folder / FOLDER / _STARTS, skip=True) or []
+
+
+def working_folders(folder: Path) -> list[Path]:
+    """Return from where relative paths of a run may count, those that are there.
+
+    First the folder in which it was started last, then the project folder above `multirun/`, if that was moved.
+    """
+    found = [Path(start["cwd"]) for start in read(folder)[-1:]]
+    found += [parent.parent for parent in folder.parents if parent.name == "multirun"][:1]
+    return [each for each in dict.fromkeys(found) if is_visible(each)]
 
 
 def recorded_precision(folder: Path) -> str | None:

@@ -1,8 +1,12 @@
 """The MLflow run of a folder equals the folder, whatever became of the folder, of the run, and of the store."""
 
+import errno
 import json
+import os
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,8 @@ from tnt_exp.config.compose import compose
 from tnt_exp.errors import UserError
 from tnt_exp.run_folder import SYSTEM_METRICS
 from tnt_exp.tracking import system_metrics
-from tnt_exp.tracking.client import newest_runs_url
+from tnt_exp.tracking.client import moved_from, newest_runs_url, store_exists
+from tnt_exp.tracking.doctor import find_problems
 from tnt_exp.tracking.mirror import Mirror
 from tnt_exp.tracking.record import NOTE, read_system_metrics
 from tnt_exp.tracking.tracker import Tracker, finalize_run
@@ -519,3 +524,26 @@ def test_recall_of_each_class_is_a_metric_under_a_name_that_mlflow_takes(uri: st
         "test/recall/T-shirt_top": 0.4,
         "test/recall/_2": 0.6,
     }
+
+
+def test_what_another_user_has_is_neither_a_store_nor_gone(
+    uri: str, run: FakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, status = tmp_path / "theirs", os.stat
+    run.begin(uri, run_folder=str(theirs / "run"))  # of a run that they have copied to us
+
+    def refused(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(f"{theirs}/"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return status(path, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    assert run.mirror.sync() is None
+    assert not store_exists(f"sqlite:///{theirs}/mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = ?", (f"{theirs.as_uri()}/mlartifacts",))
+        database.execute("UPDATE tags SET value = ? WHERE key = 'run_folder'", (f"{theirs}/run",))
+    (tmp_path / "mlartifacts").mkdir(exist_ok=True)
+    assert moved_from(uri) == []
+    (problem,) = find_problems(uri)
+    assert "which another user owns" in problem.issue

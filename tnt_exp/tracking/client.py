@@ -18,6 +18,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
+from tnt_exp.atomic_files import is_visible
 from tnt_exp.credentials import without_password
 from tnt_exp.errors import UserError, first_line
 from tnt_exp.tracking.pages import configure_experiment, runs_table_url
@@ -147,7 +148,13 @@ def moved_from(uri: str) -> list[str]:
         columns = _existing_columns(database)
         found = [row for table, name in columns for row in database.execute(f"SELECT DISTINCT {name} FROM {table}")]
     roots = {_root(str(address)) for (address,) in found if address}
-    return sorted(root for root in roots if root is not None and not Path(unquote(urlsplit(root).path)).exists())
+    return sorted(root for root in roots if root is not None and _is_gone(Path(unquote(urlsplit(root).path))))
+
+
+def _is_gone(path: Path) -> bool:
+    with suppress(PermissionError):  # it is another user's
+        return not path.exists()
+    return False
 
 
 def correct_addresses(uri: str) -> None:
@@ -180,7 +187,7 @@ def _root(address: str) -> str | None:
 def store_exists(uri: str) -> bool:
     """Return False for a SQLite file that does not exist or is empty: MLflow would create its tables there."""
     file = sqlite_file(uri)
-    return file is None or (file.exists() and (file.is_dir() or file.stat().st_size > 0))
+    return file is None or (is_visible(file) and (file.is_dir() or file.stat().st_size > 0))
 
 
 _LOCK_TIMEOUT = 60.0  # seconds to wait for a database that others write to, before a run begins
@@ -195,14 +202,21 @@ _CLIENT_ENVIRONMENT = {
 }
 
 
-def make_client(uri: str) -> mlflow.MlflowClient:
-    """Return a client of a store, with short time limits, or raise `StoreUnavailableError` if it cannot be opened."""
+def make_client(uri: str, *, as_found: bool = False) -> mlflow.MlflowClient:
+    """Return a client of a store, with short time limits, or raise `StoreUnavailableError` if it cannot be opened.
+
+    One that was moved finds its artifacts again, unless it is left `as_found`: else files would go to the old folder.
+    """
     for name, value in _CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it prints each attempt; the tracker prints a line
     if not store_exists(uri):
         raise StoreUnavailableError(f"{uri}: expected a tracking store, found none.")
     _require_openable(uri)
+    with suppress(sqlite3.Error):  # it is damaged, which MLflow reports, or read-only
+        if not as_found and moved_from(uri):
+            correct_addresses(uri)
+            log.info("the project was moved: MLflow finds its artifacts beside %s again", uri)
     mlflow.set_tracking_uri(uri)  # proxied artifacts need it
     return mlflow.MlflowClient(uri)
 

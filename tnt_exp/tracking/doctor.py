@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Run
 
-from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, read_json, release_lock
+from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, is_visible, read_json, release_lock
 from tnt_exp.errors import first_line
 from tnt_exp.run_folder import ARTIFACTS
 from tnt_exp.tracking.client import (
@@ -44,7 +44,7 @@ def find_problems(uri: str) -> Iterator[Finding]:
             "let it find them beside the store",
             lambda: correct_addresses(uri),
         )
-    client = make_client(uri)
+    client = make_client(uri, as_found=True)
     file = sqlite_file(uri)
     base = file.parent if file else Path.cwd()
     try:
@@ -87,7 +87,12 @@ def _unseen(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Findi
     """A run that is marked RUNNING although its process is dead."""
     name, folder = _name(run), _folder(run, base)
     host = run.data.tags.get("host", platform.node())
-    if not folder.is_dir() and host != platform.node():
+    try:
+        here = folder.is_dir()
+    except PermissionError:
+        yield Finding(f"{name} is RUNNING in {folder}, which another user owns", "that user runs tnt-exp doctor", None)
+        return
+    if not here and host != platform.node():
         yield Finding(f"{name} is RUNNING on {host}, which is another machine", "run tnt-exp doctor there", None)
         return
     if not is_unlocked(folder / ".lock"):
@@ -118,7 +123,7 @@ def _artifacts(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Fi
     if "result.json" in {file.path for file in client.list_artifacts(run.info.run_id)}:
         return
     folder, issue = _folder(run, base), f"{_name(run)} has lost its artifacts ({run.info.artifact_uri})"
-    if not (folder / "result.json").is_file():
+    if not is_visible(folder / "result.json"):
         yield Finding(issue, f"nothing is left of them: {folder} is gone too", None)
         return
 
@@ -182,7 +187,7 @@ def _name(run: Run) -> str:
 def _folder(run: Run, base: Path) -> Path:
     """Return the folder of a run: where it is now, if the project moved to `base`."""
     folder = Path(run.data.tags.get("run_folder", "nowhere"))
-    if folder.exists() or "multirun" not in folder.parts:
+    if is_visible(folder) or "multirun" not in folder.parts:
         return folder
     index = len(folder.parts) - 1 - folder.parts[::-1].index("multirun")
     moved = base.joinpath(*folder.parts[index:])

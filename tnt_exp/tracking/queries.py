@@ -12,7 +12,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
-from tnt_exp.atomic_files import read_json
+from tnt_exp.atomic_files import is_visible, read_json
 from tnt_exp.errors import UserError, first_line
 from tnt_exp.tracking.client import (
     keeping_settings,
@@ -47,7 +47,7 @@ def resolve_run_folder(reference: str, uri: str | None, fetched: Path) -> Path:
     try:
         run = client.get_run(_run_id(client, reference))
         folder: Path = Path(run.data.tags.get("run_folder", "nowhere"))
-        return folder if (folder / "model.keras").is_file() else _fetch(client, uri, run, fetched)
+        return folder if is_visible(folder / "model.keras") else _fetch(client, uri, run, fetched)
     except (MlflowException, OSError) as error:
         raise UserError(f"{reference}: expected a run with a model in {uri}, received: {first_line(error)}") from error
 
@@ -77,7 +77,7 @@ def experiment_folders(name: str, uri: str | None) -> list[Path]:
     folders = [
         Path(run.data.tags.get("run_folder", "nowhere")) for run in runs if run.data.tags.get("sweep") != "parent"
     ]
-    here = [folder for folder in folders if (folder / "config.yaml").is_file()]
+    here = [folder for folder in folders if is_visible(folder / "config.yaml")]
     if len(here) < len(folders):
         log.warning("%s: %d of %d runs have no folder on this machine", name, len(folders) - len(here), len(folders))
     return here

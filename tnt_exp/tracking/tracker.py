@@ -22,7 +22,7 @@ from tnt_exp.data import Dataset
 from tnt_exp.errors import first_line
 from tnt_exp.run_folder import SYSTEM_METRICS, RunFolder
 from tnt_exp.tracking import models
-from tnt_exp.tracking.client import correct_addresses, moved_from, relocated_uri, resolve_tracking_uri
+from tnt_exp.tracking.client import relocated_uri, resolve_tracking_uri
 from tnt_exp.tracking.folder_run import now_ms
 from tnt_exp.tracking.mirror import Mirror
 from tnt_exp.tracking.pages import run_name
@@ -102,9 +102,6 @@ class Tracker(BaseTracker):
         cls, folder: Path, uri: str, experiment: str, name: str, tags: Mapping[str, str], result: JsonObject
     ) -> Self:
         """Resume the MLflow run of a run folder, or create one; raises what `FolderRun.begin` does."""
-        if moved_from(uri):
-            correct_addresses(uri)
-            log.info("the project was moved: MLflow finds its artifacts beside %s again", uri)
         mirror = Mirror(folder)
         mirror.begin(uri, experiment, name, {**tags, "run_folder": str(folder)})
         if run_id := mirror.reference["run_id"]:
