@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, is_visible, read_json
+from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, is_here, read_json
 from tnt_exp.credentials import hide_passwords
 
 FOLDER = "provenance"  # in a run folder
@@ -41,13 +41,10 @@ def packages() -> dict[str, str]:
 
 def git() -> dict[str, str]:
     """Return `git_commit` and `git_dirty` (true or false) of the working folder's checkout; empty outside of one."""
-    try:
-        return {
-            "git_commit": _git("rev-parse", "HEAD").decode().strip(),
-            "git_dirty": str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower(),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return {}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
+        return {"git_commit": _git("rev-parse", "HEAD").decode().strip(), "git_dirty": str(dirty).lower()}
+    return {}
 
 
 def environment() -> dict[str, str]:
@@ -95,13 +92,10 @@ def read(folder: Path) -> list[JsonObject]:
 
 
 def working_folders(folder: Path) -> list[Path]:
-    """Return from where relative paths of a run may count, those that are there.
-
-    First the folder in which it was started last, then the project folder above `multirun/`, if that was moved.
-    """
+    """Return from where paths of a run may count: where it was started last, the project above `multirun/`."""
     found = [Path(start["cwd"]) for start in read(folder)[-1:]]
     found += [parent.parent for parent in folder.parents if parent.name == "multirun"][:1]
-    return [each for each in dict.fromkeys(found) if is_visible(each)]
+    return [each for each in dict.fromkeys(found) if is_here(each)]
 
 
 def recorded_precision(folder: Path) -> str | None:
@@ -128,10 +122,9 @@ def differences(then: JsonObject, now: JsonObject) -> list[str]:
 
 
 def _diff() -> bytes:
-    try:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         return _git("diff", "HEAD", "--binary")
-    except (OSError, subprocess.SubprocessError):
-        return b""
+    return b""
 
 
 def _git(*arguments: str) -> bytes:

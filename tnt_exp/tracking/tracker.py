@@ -74,17 +74,18 @@ class BaseTracker:
     def _run_loop(self) -> None:
         unreachable_since, pause = None, _INTERVAL
         while True:
-            ended = self._stopping.wait(pause)
+            ended, begin = self._stopping.wait(pause), time.monotonic()
             error, now = self._sync(), time.monotonic()
             if error is None and unreachable_since is not None:
                 log.info("MLflow is reachable again and has everything")
             elif error and unreachable_since is None:
                 log.warning("MLflow cannot be reached (%s): the run continues and is sent later", first_line(error))
-            unreachable_since = None if error is None else unreachable_since or now
+            unreachable_since = None if error is None else unreachable_since or begin  # a request may hang
             pause = min(2 * pause, _MAX_RETRY_INTERVAL) if error else _INTERVAL
-            if ended and (unreachable_since is None or now - unreachable_since >= self._grace):
-                if error:
-                    log.warning("MLflow lacks something; `tnt-exp sync %s` sends it", self._mirror.folder)
+            if ended and unreachable_since is None:
+                return
+            if self._stopping.is_set() and unreachable_since and now - unreachable_since >= self._grace:
+                log.warning("MLflow lacks something; `tnt-exp sync %s` sends it", self._mirror.folder)
                 return
             time.sleep(2.0 if ended else 0.0)
 
@@ -178,7 +179,7 @@ def finalize_run(run_folder: RunFolder, config: Config, overrides: Sequence[str]
     if error := mirror.sync(trust_cursor=True):
         log.warning("MLflow cannot be reached (%s): `tnt-exp sync %s` sends the rest", first_line(error), folder)
     elif mirror.sent:
-        log.info("MLflow has the rest now")
+        log.info("MLflow has the rest now%s", f", but refused {mirror.refused} values" if mirror.refused else "")
 
 
 def _user() -> str:
