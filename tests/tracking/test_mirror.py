@@ -22,7 +22,7 @@ from tnt_exp.config.compose import compose
 from tnt_exp.errors import UserError
 from tnt_exp.run_folder import SYSTEM_METRICS
 from tnt_exp.tracking import system_metrics
-from tnt_exp.tracking.client import moved_from, newest_runs_url, resolve_tracking_uri, store_exists
+from tnt_exp.tracking.client import make_client, moved_from, newest_runs_url, resolve_tracking_uri, store_exists
 from tnt_exp.tracking.doctor import find_problems
 from tnt_exp.tracking.mirror import Mirror
 from tnt_exp.tracking.record import NOTE, read_system_metrics
@@ -266,7 +266,7 @@ def test_a_run_deleted_in_mlflow_stays_so_until_training_continues(uri: str, run
 
 @pytest.mark.parametrize("moment", ["after the run", "during the run"])
 def test_a_store_that_was_deleted_gets_everything_again(tmp_path: Path, uri: str, run: FakeFolder, moment: str) -> None:
-    file, ended = Path(uri.removeprefix("sqlite:///")), int(time.time()) - 86_400
+    file, ended = Path(uri.removeprefix("sqlite:///")), int(time.time()) + 86_400
     empty = tmp_path / "empty.db"
     shutil.copyfile(file, empty)
     first = run.begin(uri)
@@ -283,6 +283,10 @@ def test_a_store_that_was_deleted_gets_everything_again(tmp_path: Path, uri: str
         assert "values sent" in sync(run.path)
         (again,) = runs(uri)
         assert again.info.end_time == 1000 * ended  # although result.json names another run now
+        os.utime(run.path / "result.json", (1, 1))  # the clock was set back while the run trained
+        assert "values sent" in sync(run.path)
+        (again,) = runs(uri)
+        assert again.info.end_time == again.info.start_time
     else:
         shutil.copyfile(empty, file)
         run.record(3, 3)
@@ -573,3 +577,13 @@ def test_a_path_that_an_address_would_change_is_refused(tmp_path: Path, name: st
     with pytest.raises(UserError, match="expected a path without"):  # the store would be made somewhere else
         resolve_tracking_uri(f"sqlite:///{tmp_path}/{name}/mlflow.db")
     assert resolve_tracking_uri(f"sqlite:///{tmp_path}/100%/mlflow.db").endswith("/100%/mlflow.db")
+
+
+def test_the_store_of_an_older_mlflow_is_one_line(uri: str, run: FakeFolder) -> None:
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'c584bbada0d1'")
+    for opens in (make_client, lambda uri: newest_runs_url(uri, "")):
+        with pytest.raises(UserError, match="received: Detected out-of-date database schema"):
+            opens(uri)
+    with pytest.raises(UserError, match=rf"^tracking.uri: expected a tracking store, received {uri}: Detected"):
+        run.begin(uri)

@@ -128,7 +128,6 @@ class SweepStudy:
         try:
             yield
         except BaseException:
-            self.release_lock()
             if self._is_new and not (self.folder / STUDY_FILE).exists():
                 RunFolder(self.folder).remove()
             raise

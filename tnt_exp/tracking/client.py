@@ -198,10 +198,7 @@ _CLIENT_ENVIRONMENT = {
 
 
 def make_client(uri: str, *, as_found: bool = False) -> mlflow.MlflowClient:
-    """Return a client of a store, with short time limits, or raise `StoreUnavailableError` if it cannot be opened.
-
-    One that was moved finds its artifacts again, unless it is left `as_found`: else files would go to the old folder.
-    """
+    """Return a client with short time limits, of a store corrected if it moved, or raise `StoreUnavailableError`."""
     for name, value in _CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it prints each attempt; the tracker prints a line
@@ -212,7 +209,11 @@ def make_client(uri: str, *, as_found: bool = False) -> mlflow.MlflowClient:
         if not as_found:
             correct_addresses(uri)
     mlflow.set_tracking_uri(uri)  # proxied artifacts need it
-    return mlflow.MlflowClient(uri)
+    try:
+        return mlflow.MlflowClient(uri)
+    except MlflowException as error:
+        kind = StoreUnavailableError if "database schema" in str(error) else MlflowException  # of an older MLflow
+        raise kind(f"{uri}: expected a tracking store, received: {first_line(error)}") from error
 
 
 @contextmanager

@@ -167,7 +167,7 @@ class Mirror(FolderRun):
             case "status" if part[0] == "RUNNING":
                 client.update_run(run_id, "RUNNING")
             case "status":
-                client.set_terminated(run_id, part[0], part[1] or now_ms())
+                client.set_terminated(run_id, part[0], max(part[1] or now_ms(), self.reference.get("start_time", 0)))
         return True
 
     def _send_model(self, model: JsonObject, record: JsonObject) -> bool:
