@@ -131,7 +131,7 @@ def test_a_value_that_would_not_be_trained_is_refused(key: str, value: object, m
     assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize("overrides", [None, 5, Path("x"), ["model.depth", 2], [["seed=0"]]])
+@pytest.mark.parametrize("overrides", [None, 5, Path("x"), ["model.depth", 2], [["seed=0"]], "dataset.path=\udcf6"])
 def test_overrides_are_texts(overrides: Any) -> None:
     for function in (tnt_exp.compose, tnt_exp.train, tnt_exp.sweep):
         with pytest.raises(tnt_exp.UserError, match=r"^overrides: expected texts such as 'model\.depth=8', received "):

@@ -101,6 +101,18 @@ def partial_files(folder: Path) -> list[Path]:
     return sorted(folder.rglob(f"{_PART}*"))
 
 
+def is_here(path: Path) -> bool:
+    """Return whether there is such a file or folder; False for what lies in a folder that this user may not enter."""
+    return os.path.exists(path)  # noqa: PTH110 (Path.exists raises PermissionError for that)
+
+
+def is_gone(path: Path) -> bool:
+    """Return whether there is no such file or folder; False for what this user cannot know of."""
+    with contextlib.suppress(PermissionError):
+        return not path.exists()
+    return False
+
+
 def remove_path(path: Path) -> None:
     """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():

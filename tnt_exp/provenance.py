@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, read_json
+from tnt_exp.atomic_files import JsonObject, atomic_write, atomic_write_json, is_here, read_json
 from tnt_exp.credentials import hide_passwords
 
 FOLDER = "provenance"  # in a run folder
@@ -89,6 +89,13 @@ def record(folder: Path, **facts: object) -> None:
 def read(folder: Path) -> list[JsonObject]:
     """Return the different starts of a run, the last one last; empty if nothing was recorded."""
     return read_json(folder / FOLDER / _STARTS, skip=True, kind=list) or []
+
+
+def working_folders(folder: Path) -> list[Path]:
+    """Return from where paths of a run may count: where it was started last, the project above `multirun/`."""
+    found = [Path(start["cwd"]) for start in read(folder)[-1:]]
+    found += [parent.parent for parent in folder.parents if parent.name == "multirun"][:1]
+    return [each for each in dict.fromkeys(found) if is_here(each)]
 
 
 def recorded_precision(folder: Path) -> str | None:

@@ -12,6 +12,7 @@ from PIL import Image
 from tracking.servers import runs
 
 import tnt_exp
+from tnt_exp import provenance
 from tnt_exp.run_folder import RunFolder
 
 RUN = "multirun/runs/mine"
@@ -191,3 +192,17 @@ def test_a_project_that_was_moved_finds_its_artifacts(trained: Path, tmp_path: P
     (run,) = runs(f"sqlite:///{moved / 'mlflow.db'}")
     assert "config.yaml" in {file.path for file in client.list_artifacts(run.info.run_id)}
     assert str(first) not in run.info.artifact_uri
+    again = moved.rename(tmp_path / "moved [again]")
+    for name in ("mlflow/delivered.json", "result.json"):
+        (again / "multirun/runs/digits" / name).touch()  # they are files to send, of another time
+    assert "values sent" in tnt(tmp_path, "sync", "moved [again]")
+    assert not moved.exists()
+    assert "no problems found" in tnt(again, "doctor")
+
+
+def test_relative_paths_of_a_moved_run_count_from_its_project(project: Path) -> None:
+    file = project / RUN / "provenance/starts.json"
+    assert provenance.working_folders(project / RUN)[1:] == [project]  # the original is there
+    file.write_text(json.dumps([{**json.loads(file.read_text())[-1], "cwd": str(project / "gone")}]))
+    assert provenance.working_folders(project / RUN) == [project]
+    assert "finished before" in tnt(project.parent, "resume", f"project/{RUN}")

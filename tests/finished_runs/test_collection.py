@@ -215,6 +215,13 @@ def test_list_shows_them(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert lines[0].split() == ["run", "state", "val", "acc", "test", "acc", "model.depth", "seed", "time", "started"]
     assert lines[1].split()[:6] == ["d3s2", "FINISHED", "0.6200", "0.6200", "3", "2"]
     assert max(map(len, lines)) <= 80
+    monkeypatch.setenv("COLUMNS", "200")
+    with monkeypatch.context() as elsewhere:  # a run says in which time zone it began; the table has one for all runs
+        elsewhere.setenv("TZ", "XXX-5:30")
+        time.tzset()
+        assert main(["list", "d3s2"]) == 0
+    time.tzset()
+    assert "2026-05-01 17:3" in capsys.readouterr().out
     assert main(["list", "multirun", "--limit", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 of 11 runs; --limit 0 shows all"
     assert main(["list", "multirun/sweeps", "--json"]) == 0

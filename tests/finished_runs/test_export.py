@@ -36,7 +36,7 @@ def images(run_folder: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def exported(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of formats that need nothing more than the package, and what the command printed."""
-    folder = tmp_path_factory.mktemp("exported")
+    folder = tmp_path_factory.mktemp("exported [1]")
     formats = "format=keras,safetensors,savedmodel,litert"
     return folder, tnt_exp(folder.parent, "export", str(run_folder), formats, f"output={folder}").stdout
 

@@ -70,8 +70,9 @@ def test_it_says_what_it_takes_gives_and_needs(files: Path) -> None:
 def test_it_answers_without_this_package(files: Path, run_folder: Path, tmp_path: Path) -> None:
     images = data.load_dataset(find_run(run_folder).config.dataset).test.images[:5]
     np.save(tmp_path / "images.npy", images)
+    copy = shutil.copytree(files, tmp_path / "a project [1]")  # TensorFlow would take the brackets for a pattern
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _PROGRAM, str(files), str(tmp_path / "images.npy")],
+        [sys.executable, "-P", "-c", _PROGRAM, str(copy), str(tmp_path / "images.npy")],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -43,6 +43,14 @@ def test_names_of_many_classes_do_not_cover_each_other(tmp_path: Path, monkeypat
     axes = drawn[0].axes[0]
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in labels] == [str(n) for n in range(0, 301, 3)]
+    names = [f"{'a long name ' * 8}{n}" for n in range(4)]
+    run_figures.draw_confusion_matrix(np.eye(4, dtype=int), names, "", tmp_path / "x.png")
+    run_figures.draw_samples(np.zeros((4, 4, 4, 1)), [f"is\n{name}" for name in names], tmp_path / "x.png")
+    drawn[1].draw_without_rendering()  # the layout warned that nothing was left for the matrix
+    assert drawn[1].axes[0].get_window_extent().width > drawn[1].bbox.width / 3
+    assert [label.get_text()[-8:] for label in drawn[1].axes[0].get_yticklabels()][1] == "… name 1"
+    first, second = drawn[2].axes[0].texts[:2]
+    assert first.get_window_extent().x1 < second.get_window_extent().x0 + 8
 
 
 def write_font(file: Path, name: str, letters: str) -> None:

@@ -1,9 +1,14 @@
 """The MLflow run of a folder equals the folder, whatever became of the folder, of the run, and of the store."""
 
+import errno
 import json
+import os
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -17,10 +22,11 @@ from tnt_exp.config.compose import compose
 from tnt_exp.errors import UserError
 from tnt_exp.run_folder import SYSTEM_METRICS
 from tnt_exp.tracking import system_metrics
-from tnt_exp.tracking.client import newest_runs_url
+from tnt_exp.tracking.client import make_client, moved_from, newest_runs_url, resolve_tracking_uri, store_exists
+from tnt_exp.tracking.doctor import find_problems
 from tnt_exp.tracking.mirror import Mirror
 from tnt_exp.tracking.record import NOTE, read_system_metrics
-from tnt_exp.tracking.tracker import Tracker, finalize_run
+from tnt_exp.tracking.tracker import BaseTracker, Tracker, finalize_run
 
 
 @pytest.fixture
@@ -260,7 +266,7 @@ def test_a_run_deleted_in_mlflow_stays_so_until_training_continues(uri: str, run
 
 @pytest.mark.parametrize("moment", ["after the run", "during the run"])
 def test_a_store_that_was_deleted_gets_everything_again(tmp_path: Path, uri: str, run: FakeFolder, moment: str) -> None:
-    file = Path(uri.removeprefix("sqlite:///"))
+    file, ended = Path(uri.removeprefix("sqlite:///")), int(time.time()) + 86_400
     empty = tmp_path / "empty.db"
     shutil.copyfile(file, empty)
     first = run.begin(uri)
@@ -273,7 +279,14 @@ def test_a_store_that_was_deleted_gets_everything_again(tmp_path: Path, uri: str
         assert "no tracking store" in str(Mirror(run.path).sync())
         assert not file.exists()  # MLflow would have created one
         shutil.copyfile(empty, file)
+        os.utime(run.path / "result.json", (ended, ended))
         assert "values sent" in sync(run.path)
+        (again,) = runs(uri)
+        assert again.info.end_time == 1000 * ended  # although result.json names another run now
+        os.utime(run.path / "result.json", (1, 1))  # the clock was set back while the run trained
+        assert "values sent" in sync(run.path)
+        (again,) = runs(uri)
+        assert again.info.end_time == again.info.start_time
     else:
         shutil.copyfile(empty, file)
         run.record(3, 3)
@@ -519,3 +532,58 @@ def test_recall_of_each_class_is_a_metric_under_a_name_that_mlflow_takes(uri: st
         "test/recall/T-shirt_top": 0.4,
         "test/recall/_2": 0.6,
     }
+
+
+def test_what_another_user_has_is_neither_a_store_nor_gone(
+    uri: str, run: FakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, status = tmp_path / "theirs", os.stat
+    run.begin(uri, run_folder=str(theirs / "run"))  # of a run that they have copied to us
+
+    def refused(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(f"{theirs}/"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return status(path, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    assert run.mirror.sync() is None
+    assert not store_exists(f"sqlite:///{theirs}/mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = ?", (f"{theirs.as_uri()}/mlartifacts",))
+        database.execute("UPDATE tags SET value = ? WHERE key = 'run_folder'", (f"{theirs}/run",))
+    (tmp_path / "mlartifacts").mkdir(exist_ok=True)
+    assert moved_from(uri) == []
+    (problem,) = find_problems(uri)
+    assert "which another user owns" in problem.issue
+
+
+def test_the_end_of_a_run_waits_for_one_request_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def sync() -> Exception:
+        calls.append(time.sleep(0.3))
+        return TimeoutError("not answered")
+
+    for name, value in (("_INTERVAL", 0.01), ("_FINISH_GRACE", {"FINISHED": 0.2})):
+        monkeypatch.setattr(f"tnt_exp.tracking.tracker.{name}", value)
+    tracker = BaseTracker(SimpleNamespace(sync=sync, reference={"uri": "http://host"}, folder="run", refused=0))
+    time.sleep(0.1)
+    tracker._finish("FINISHED")
+    assert (len(calls), tracker._thread.is_alive()) == (1, False)
+
+
+@pytest.mark.parametrize("name", ["a%20b", "cats or dogs?"])
+def test_a_path_that_an_address_would_change_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="expected a path without"):  # the store would be made somewhere else
+        resolve_tracking_uri(f"sqlite:///{tmp_path}/{name}/mlflow.db")
+    assert resolve_tracking_uri(f"sqlite:///{tmp_path}/100%/mlflow.db").endswith("/100%/mlflow.db")
+
+
+def test_the_store_of_an_older_mlflow_is_one_line(uri: str, run: FakeFolder) -> None:
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'c584bbada0d1'")
+    for opens in (make_client, lambda uri: newest_runs_url(uri, "")):
+        with pytest.raises(UserError, match="received: Detected out-of-date database schema"):
+            opens(uri)
+    with pytest.raises(UserError, match=rf"^tracking.uri: expected a tracking store, received {uri}: Detected"):
+        run.begin(uri)

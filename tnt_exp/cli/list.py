@@ -69,7 +69,7 @@ def _print(found: RunCollection, limit: int) -> None:
         columns[key] = [canonical_text(run.params.get(key)) for run in shown]
     seconds = [run.result.get("total_seconds") for run in shown]
     columns["time"] = ["" if each is None else format_duration(each) for each in seconds]
-    columns["started"] = [f"{run.started:%Y-%m-%d %H:%M}" if run.started else "" for run in shown]
+    columns["started"] = [f"{run.started.astimezone():%Y-%m-%d %H:%M}" if run.started else "" for run in shown]
     limited = sys.stdout.isatty() or "COLUMNS" in os.environ
     room, left_out = shutil.get_terminal_size().columns if limited else sys.maxsize, []
     for name, cells in list(columns.items()):

@@ -27,7 +27,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def chdir_to_start_dir(folder: Path) -> None:
-    """Change to the folder in which a run was started, if it exists: relative paths count from there."""
-    starts = provenance.read(folder)
-    if starts and Path(starts[-1]["cwd"]).is_dir():
-        os.chdir(starts[-1]["cwd"])
+    """Change to the folder in which a run was started, or to where its project was moved: paths count from there."""
+    for there in provenance.working_folders(folder)[:1]:
+        os.chdir(there)

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         mirror = Mirror(folder, packages=True)
         error = mirror.sync()
         lines = [f"{mirror.sent} values sent"] if mirror.sent else []
-        lines += [f"pending: {first_line(error)} ({mirror.reference.get('uri')})"] if error else []
+        lines += [f"pending: {first_line(error)} ({mirror.reference.get('uri', 'not asked')})"] if error else []
         lines += [f"MLflow refused {mirror.refused} values"] if mirror.refused else []
         lines += ["its run was deleted in MLflow: nothing is sent"] if mirror.deleted else []
         if lines:

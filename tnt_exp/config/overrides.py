@@ -32,11 +32,11 @@ def literal_overrides(overrides: Iterable[str], *, sweep: bool = False) -> list[
 
 
 def listed(overrides: Iterable[str]) -> list[str]:
-    """Return one override or several as a list, or raise `UserError`: they are not texts."""
+    """Return one override or several as a list, or raise `UserError`: they are not texts, or not in UTF-8."""
     found = list(overrides) if isinstance(overrides, Iterable) and not isinstance(overrides, str) else [overrides]
     for each in found:
-        if not isinstance(each, str):
-            raise UserError(f"overrides: expected texts such as 'model.depth=8', received {each!r}; write it so.")
+        if not isinstance(each, str) or each != each.encode(errors="ignore").decode():
+            raise UserError(f"overrides: expected texts such as 'model.depth=8', received {each!r}; write it in UTF-8.")
     return found
 
 

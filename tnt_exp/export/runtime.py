@@ -3,6 +3,7 @@
 Run as a file, in a process of its own; imports nothing of this package unless the format is Keras.
 """
 
+import contextlib
 import importlib
 import math
 import os
@@ -31,7 +32,8 @@ def savedmodel(folder: Path) -> Model:
     """Load with TensorFlow alone."""
     import tensorflow as tf
 
-    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    with contextlib.chdir(folder):  # TensorFlow takes [, ? and * in a path for a pattern
+        serve = tf.saved_model.load(".").signatures["serving_default"]
     return lambda images: serve(images=tf.constant(images))["logits"].numpy()
 
 

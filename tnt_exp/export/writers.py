@@ -253,6 +253,7 @@ def example_program(format_: str) -> str:
 _EXAMPLE_HEAD = '''\
 """Classify images: python example.py IMAGE ..."""
 
+import contextlib
 import importlib
 import json
 import math

@@ -99,9 +99,7 @@ def _locate(finished: FinishedRun, given: str | None, *, required: bool) -> str 
     """
     if not given or Path(given).expanduser().is_absolute() or Path(given).exists():
         return given
-    starts = provenance.read(finished.path)
-    folders = [Path(start["cwd"]) for start in starts[-1:]]
-    folders += [parent.parent for parent in finished.path.parents if parent.name == "multirun"][:1]
+    folders = provenance.working_folders(finished.path)
     found = next((str(folder / given) for folder in folders if (folder / given).exists()), None)
     if found is None and required:
         tried = ", ".join(str(folder / given) for folder in dict.fromkeys([Path.cwd(), *folders]))

@@ -19,6 +19,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
+from tnt_exp.atomic_files import is_gone, is_here
 from tnt_exp.credentials import without_password
 from tnt_exp.errors import UserError, first_line
 from tnt_exp.tracking.pages import configure_experiment, runs_table_url
@@ -42,7 +43,10 @@ def resolve_tracking_uri(uri: str | None) -> str:
     """
     uri = without_password(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE_PREFIX}mlflow.db")
     file = sqlite_file(uri)
-    return f"{SQLITE_PREFIX}{file.expanduser().resolve()}" if file else uri
+    path = str(file.expanduser().resolve()) if file else ""
+    if re.search(r"\?|%[0-9a-fA-F]{2}", path):  # SQLAlchemy would open another file
+        raise UserError(f"tracking.uri: expected a path without ? and %XX, received {path}. Choose another file.")
+    return f"{SQLITE_PREFIX}{path}" if file else uri
 
 
 def ui_command(uri: str, experiment_id: str) -> str:
@@ -148,21 +152,19 @@ def moved_from(uri: str) -> list[str]:
         columns = _existing_columns(database)
         found = [row for table, name in columns for row in database.execute(f"SELECT DISTINCT {name} FROM {table}")]
     roots = {_root(str(address)) for (address,) in found if address}
-    return sorted(root for root in roots if root is not None and not Path(unquote(urlsplit(root).path)).exists())
+    return sorted(root for root in roots if root is not None and is_gone(Path(unquote(urlsplit(root).path))))
 
 
 def correct_addresses(uri: str) -> None:
     """Let a SQLite store that was moved point to the artifacts beside it."""
-    file = sqlite_file(uri)
-    if file is None:
-        return
-    here = (file.parent / ARTIFACTS_FOLDER).as_uri()
     for old in moved_from(uri):
+        log.info("the project was moved: MLflow finds its artifacts beside %s again", uri)
+        file = Path(uri.removeprefix(SQLITE_PREFIX))
         with closing(sqlite3.connect(file, timeout=60)) as database, database:
             for table, column in _existing_columns(database):
                 database.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                    (here, len(old) + 1, len(old), old),
+                    ((file.parent / ARTIFACTS_FOLDER).as_uri(), len(old) + 1, len(old), old),
                 )
 
 
@@ -181,7 +183,7 @@ def _root(address: str) -> str | None:
 def store_exists(uri: str) -> bool:
     """Return False for a SQLite file that does not exist or is empty: MLflow would create its tables there."""
     file = sqlite_file(uri)
-    return file is None or (file.exists() and (file.is_dir() or file.stat().st_size > 0))
+    return file is None or (is_here(file) and (file.is_dir() or file.stat().st_size > 0))
 
 
 _LOCK_TIMEOUT = 60.0  # seconds to wait for a database that others write to, before a run begins
@@ -196,16 +198,23 @@ _CLIENT_ENVIRONMENT = {
 }
 
 
-def make_client(uri: str) -> mlflow.MlflowClient:
-    """Return a client of a store, with short time limits, or raise `StoreUnavailableError` if it cannot be opened."""
+def make_client(uri: str, *, as_found: bool = False) -> mlflow.MlflowClient:
+    """Return a client with short time limits, of a store corrected if it moved, or raise `StoreUnavailableError`."""
     for name, value in _CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it prints each attempt; the tracker prints a line
     if not store_exists(uri):
         raise StoreUnavailableError(f"{uri}: expected a tracking store, found none.")
     _require_openable(uri)
+    with suppress(sqlite3.Error):  # it is damaged, which MLflow reports, or read-only
+        if not as_found:
+            correct_addresses(uri)
     mlflow.set_tracking_uri(uri)  # proxied artifacts need it
-    return mlflow.MlflowClient(uri)
+    try:
+        return mlflow.MlflowClient(uri)
+    except MlflowException as error:
+        kind = StoreUnavailableError if "database schema" in str(error) else MlflowException  # of an older MLflow
+        raise kind(f"{uri}: expected a tracking store, received: {first_line(error)}") from error
 
 
 @contextmanager

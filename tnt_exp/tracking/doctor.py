@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Run
 
-from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_unlocked, read_json, release_lock
+from tnt_exp.atomic_files import acquire_lock, atomic_write_json, is_gone, is_here, is_unlocked, read_json, release_lock
 from tnt_exp.errors import first_line
 from tnt_exp.run_folder import ARTIFACTS
 from tnt_exp.tracking.client import (
@@ -45,7 +45,7 @@ def find_problems(uri: str) -> Iterator[Finding]:
             "let it find them beside the store",
             lambda: correct_addresses(uri),
         )
-    client = make_client(uri)
+    client = make_client(uri, as_found=True)
     file = sqlite_file(uri)
     base = file.parent if file else Path.cwd()
     try:
@@ -88,8 +88,9 @@ def _unseen(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Findi
     """A run that is marked RUNNING although its process is dead."""
     name, folder = _name(run), _folder(run, base)
     host = run.data.tags.get("host", platform.node())
-    if not folder.is_dir() and host != platform.node():
-        yield Finding(f"{name} is RUNNING on {host}, which is another machine", "run tnt-exp doctor there", None)
+    if not is_here(folder) and (host != platform.node() or not is_gone(folder)):
+        where = f"in {folder}, which another user owns" if host == platform.node() else "which is another machine"
+        yield Finding(f"{name} is RUNNING on {host}, {where}", "run tnt-exp doctor there", None)
         return
     if not is_unlocked(folder / ".lock"):
         return  # alive
@@ -119,16 +120,14 @@ def _artifacts(client: mlflow.MlflowClient, run: Run, base: Path) -> Iterator[Fi
     if "result.json" in {file.path for file in client.list_artifacts(run.info.run_id)}:
         return
     folder, issue = _folder(run, base), f"{_name(run)} has lost its artifacts ({run.info.artifact_uri})"
-    if not (folder / "result.json").is_file():
+    if not is_here(folder / "result.json"):
         yield Finding(issue, f"nothing is left of them: {folder} is gone too", None)
         return
 
     def fix() -> None:
         for path in (folder / name for name in ARTIFACTS if (folder / name).exists()):
-            if path.is_dir():
-                client.log_artifacts(run.info.run_id, str(path), path.name)
-            else:
-                client.log_artifact(run.info.run_id, str(path))
+            to = path.name if path.is_dir() else None
+            (client.log_artifacts if to else client.log_artifact)(run.info.run_id, str(path), to)
 
     yield Finding(issue, f"log them again from {folder}", fix)
 
@@ -183,7 +182,7 @@ def _name(run: Run) -> str:
 def _folder(run: Run, base: Path) -> Path:
     """Return the folder of a run: where it is now, if the project moved to `base`."""
     folder = Path(run.data.tags.get("run_folder", "nowhere"))
-    if folder.exists() or "multirun" not in folder.parts:
+    if is_here(folder) or "multirun" not in folder.parts:
         return folder
     index = len(folder.parts) - 1 - folder.parts[::-1].index("multirun")
     moved = base.joinpath(*folder.parts[index:])

@@ -11,7 +11,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from tnt_exp.atomic_files import JsonObject, acquire_lock, atomic_write_json, release_lock
+from tnt_exp.atomic_files import JsonObject, acquire_lock, atomic_write_json, is_here, release_lock
 from tnt_exp.errors import UserError, first_line, is_disk_full
 from tnt_exp.tracking import client
 from tnt_exp.tracking.pages import configure_experiment
@@ -65,8 +65,9 @@ class FolderRun:
                     sweep = read_reference(self.folder.parent)
                     if sweep.get("run_id") and sweep.get("uri") == uri:  # a trial: the store has answered before
                         return
+                    reason = first_line(error).removeprefix(f"{uri}: expected a tracking store, received: ")
                     raise UserError(
-                        f"tracking.uri: expected a tracking store, received {uri}: {first_line(error)} "
+                        f"tracking.uri: expected a tracking store, received {uri}: {reason} "
                         "(tracking=off trains without it)."
                     ) from error
 
@@ -139,7 +140,7 @@ class FolderRun:
     def _is_copy(self, tags: Mapping[str, str]) -> bool:
         """Return True if the run belongs to another folder that still exists."""
         owner, run_id = Path(tags.get("run_folder", self.folder)), self.reference.get("run_id")
-        other = bool(run_id) and owner.is_dir() and not owner.samefile(self.folder)
+        other = bool(run_id) and is_here(owner) and not owner.samefile(self.folder)
         return other and bool(read_reference(owner).get("run_id") == run_id)
 
     @contextmanager

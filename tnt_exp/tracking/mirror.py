@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -166,7 +167,7 @@ class Mirror(FolderRun):
             case "status" if part[0] == "RUNNING":
                 client.update_run(run_id, "RUNNING")
             case "status":
-                client.set_terminated(run_id, part[0], part[1] or now_ms())
+                client.set_terminated(run_id, part[0], max(part[1] or now_ms(), self.reference.get("start_time", 0)))
         return True
 
     def _send_model(self, model: JsonObject, record: JsonObject) -> bool:
@@ -220,7 +221,9 @@ class Mirror(FolderRun):
         file, run_id = self.folder / "result.json", self.reference["run_id"]
         result = read_json(file) or {}
         if result and result.get("mlflow_run_id") != run_id:
+            written = file.stat()
             atomic_write_json(file, {**result, "mlflow_run_id": run_id})
+            os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))  # it says when the run ended
 
     def _changed(self, record: JsonObject) -> list[str]:
         """Return the parts that are not empty and differ from the cursor."""

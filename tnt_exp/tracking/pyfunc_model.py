@@ -3,6 +3,7 @@
 Images uint8 (N, height, width, channels) in; class, its probability and the probabilities of all classes out.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ class SavedModelPredictor:
         import tensorflow as tf
 
         folder = Path(context.artifacts["saved_model"])
-        self._serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+        with contextlib.chdir(folder):  # TensorFlow takes [, ? and * in a path for a pattern
+            self._serve = tf.saved_model.load(".").signatures["serving_default"]
         self._labels = json.loads((folder / "metadata.json").read_text())["labels"]
 
     # MLflow would take a type hint of `model_input` for a schema.

@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -12,7 +11,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
-from tnt_exp.atomic_files import read_json
+from tnt_exp.atomic_files import is_here, read_json
 from tnt_exp.errors import UserError, first_line
 from tnt_exp.tracking.client import (
     keeping_settings,
@@ -23,6 +22,7 @@ from tnt_exp.tracking.client import (
     search_all_runs,
     store_exists,
 )
+from tnt_exp.tracking.folder_run import now_ms
 
 log = logging.getLogger("tnt_exp")
 
@@ -47,7 +47,7 @@ def resolve_run_folder(reference: str, uri: str | None, fetched: Path) -> Path:
     try:
         run = client.get_run(_run_id(client, reference))
         folder: Path = Path(run.data.tags.get("run_folder", "nowhere"))
-        return folder if (folder / "model.keras").is_file() else _fetch(client, uri, run, fetched)
+        return folder if is_here(folder / "model.keras") else _fetch(client, uri, run, fetched)
     except (MlflowException, OSError) as error:
         raise UserError(f"{reference}: expected a run with a model in {uri}, received: {first_line(error)}") from error
 
@@ -77,7 +77,7 @@ def experiment_folders(name: str, uri: str | None) -> list[Path]:
     folders = [
         Path(run.data.tags.get("run_folder", "nowhere")) for run in runs if run.data.tags.get("sweep") != "parent"
     ]
-    here = [folder for folder in folders if (folder / "config.yaml").is_file()]
+    here = [folder for folder in folders if is_here(folder / "config.yaml")]
     if len(here) < len(folders):
         log.warning("%s: %d of %d runs have no folder on this machine", name, len(folders) - len(here), len(folders))
     return here
@@ -145,8 +145,7 @@ def log_evaluation(uri: str | None, run_id: str, metrics: Mapping[str, float], f
         if uri is None:
             raise MlflowException("the tracking store of the run is not on this machine")
         client = make_client(uri)
-        now = int(time.time() * 1000)
-        client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
+        client.log_batch(run_id, metrics=[Metric(key, value, now_ms(), 0) for key, value in metrics.items()])
         client.log_artifacts(run_id, str(files), files.name)
     except Exception as error:  # whatever the store does, the evaluation is in its folder
         log.warning("MLflow: %s", first_line(error))

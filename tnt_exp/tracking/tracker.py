@@ -23,7 +23,7 @@ from tnt_exp.data import Dataset
 from tnt_exp.errors import first_line
 from tnt_exp.run_folder import SYSTEM_METRICS, RunFolder
 from tnt_exp.tracking import models
-from tnt_exp.tracking.client import correct_addresses, moved_from, relocated_uri, resolve_tracking_uri
+from tnt_exp.tracking.client import relocated_uri, resolve_tracking_uri
 from tnt_exp.tracking.folder_run import now_ms
 from tnt_exp.tracking.mirror import Mirror
 from tnt_exp.tracking.pages import run_name
@@ -75,19 +75,19 @@ class BaseTracker:
     def _run_loop(self) -> None:
         unreachable_since, pause = None, _INTERVAL
         while True:
-            ended = self._stopping.wait(pause)
+            ended, begin = self._stopping.wait(pause), time.monotonic()
             error, now = self._sync(), time.monotonic()
             if error is None and unreachable_since is not None:
                 log.info("MLflow is reachable again and has everything")
             elif error and unreachable_since is None:
                 log.warning("MLflow cannot be reached (%s): the run continues and is sent later", first_line(error))
-            unreachable_since = None if error is None else unreachable_since or now
+            unreachable_since = None if error is None else unreachable_since or begin  # a request may hang
             pause = min(2 * pause, _MAX_RETRY_INTERVAL) if error else _INTERVAL
-            if ended and (unreachable_since is None or now - unreachable_since >= self._grace):
-                if error:
-                    log.warning(
-                        "MLflow lacks something; `tnt-exp sync %s` sends it", shlex.quote(str(self._mirror.folder))
-                    )
+            if ended and unreachable_since is None:
+                return
+            if self._stopping.is_set() and unreachable_since and now - unreachable_since >= self._grace:
+                folder = shlex.quote(str(self._mirror.folder))
+                log.warning("MLflow lacks something; `tnt-exp sync %s` sends it", folder)
                 return
             time.sleep(2.0 if ended else 0.0)
 
@@ -105,9 +105,6 @@ class Tracker(BaseTracker):
         cls, folder: Path, uri: str, experiment: str, name: str, tags: Mapping[str, str], result: JsonObject
     ) -> Self:
         """Resume the MLflow run of a run folder, or create one; raises what `FolderRun.begin` does."""
-        if moved_from(uri):
-            correct_addresses(uri)
-            log.info("the project was moved: MLflow finds its artifacts beside %s again", uri)
         mirror = Mirror(folder)
         mirror.begin(uri, experiment, name, {**tags, "run_folder": str(folder)})
         if run_id := mirror.reference["run_id"]:
@@ -185,7 +182,7 @@ def finalize_run(run_folder: RunFolder, config: Config, overrides: Sequence[str]
         typed = shlex.quote(str(folder))
         log.warning("MLflow cannot be reached (%s): `tnt-exp sync %s` sends the rest", first_line(error), typed)
     elif mirror.sent:
-        log.info("MLflow has the rest now")
+        log.info("MLflow has the rest now%s", f", but refused {mirror.refused} values" if mirror.refused else "")
 
 
 def _user() -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tnt_exp.config.dataset import DatasetConfig, OnError, Source
 from tnt_exp.data import load_dataset
+from tnt_exp.data.sources.image_folder import read_files
 from tnt_exp.errors import UserError
 
 
@@ -126,6 +127,10 @@ def test_names_are_one_whatever_the_file_system(tmp_path: Path, caplog: pytest.L
     assert dataset.test.labels.tolist() == [0, 0, 0, 0]
     assert "\ufffd\ufffd/1.png" in caplog.text
     caplog.text.encode()
+    # A run that is evaluated finds them by the names that it has recorded.
+    names = ["日本/1.png", "\ufffd\ufffd/0.png"]
+    again = read_files(tmp_path / "train", names, np.array([1, 2], np.int32), folder(tmp_path, on_error=OnError.skip))
+    assert [record.path for record in again.files or ()] == names
 
 
 def test_an_unreadable_image_stops_and_is_named(tmp_path: Path) -> None:

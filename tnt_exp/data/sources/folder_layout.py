@@ -145,12 +145,12 @@ def _refuse_half_a_layout(
     listed = ", ".join(f"{printable_name(folder.name)}/" for folder in splits.values())
     if nested:
         raise UserError(
-            f"{given}: expected train/ with one folder per class beside {listed} received none; "
+            f"{given}: expected train/ with one folder per class beside {listed}, received none; "
             "name the folder of training images train"
         )
     if len(splits) > 1 and len(splits) == len(top):
         raise UserError(
-            f"{given}: expected one folder per class in {listed} received images without class folders; "
+            f"{given}: expected one folder per class in {listed}, received images without class folders; "
             "move the images of each class into a folder of its own, as in train/cat/1.jpg"
         )
 

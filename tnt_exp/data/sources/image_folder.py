@@ -74,9 +74,11 @@ SOURCES = {"image_folder": ImageFolderSource()}
 
 
 def read_files(root: Path, names: Sequence[str], labels: np.ndarray, config: DatasetConfig) -> Split:
-    """Read those of the files that exist; `names` are their paths in `root`, `labels` int32 (names,)."""
-    there = np.array([(root / name).is_file() for name in names], bool)
-    files = ImageFiles([root / name for name in names], labels, config, "test images", root)
+    """Read those of the files that exist; `names` are their paths in `root` (printable), `labels` int32 (names,)."""
+    odd = {printable_name(f.relative_to(root)): f for f in root.rglob("*")} if "\ufffd" in "".join(names) else {}
+    paths = [odd.get(name, root / name) for name in names]
+    there = np.array([path.is_file() for path in paths], bool)
+    files = ImageFiles(paths, labels, config, "test images", root)
     return files.take(np.flatnonzero(there))
 
 
