@@ -130,6 +130,9 @@ def suites(batch: int) -> dict[str, Suite]:
     found = {}
     for mode in ("train", "infer"):
         example = [seed(), *(ours(backend, SEED) for backend in backends)]
+        if mode == "train" and not on_gpu():  # there, all compute in bfloat16
+            half = [*SEED, "trainer.precision=mixed_bfloat16"]
+            example.append(ours(backends[0], half, f"ours, {backends[0]}, bfloat16"))
         found[f"seed_{mode}"] = Suite(mode, batch, tuple(example), steps=1 if mode == "train" else 3)
         if all(importlib.util.find_spec(name) for name in ("timm", "torch")):
             for name, options, overrides, size, images in (
