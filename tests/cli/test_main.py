@@ -126,6 +126,17 @@ def test_nothing_slow_is_imported_before_training(arguments: list[str], code: in
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ui_creates_no_store_under_a_misspelt_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["ui", "--uri", "sqlite:///mlfow.db"]) == 2
+    store = tmp_path / "mlfow.db"
+    answer = f"tnt-exp: --uri: expected a tracking store, found none in sqlite:///{store}. Correct it.\n"
+    assert capsys.readouterr().err == answer
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
     assert "Did you mean train?" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from tnt_exp.cli import ArgumentParser
 from tnt_exp.config.validation import store_problem
 from tnt_exp.errors import UserError
-from tnt_exp.tracking.client import newest_runs_url, resolve_tracking_uri
+from tnt_exp.tracking.client import newest_runs_url, resolve_tracking_uri, store_exists
 
 _START_TIMEOUT = 60.0  # seconds
 
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     uri = resolve_tracking_uri(options.uri)
     if (problem := store_problem(uri)) is not None:
         raise UserError(f"--uri: {problem}")
+    if options.uri and not store_exists(uri):  # MLflow would create it
+        raise UserError(f"--uri: expected a tracking store, found none in {uri}. Correct it.")
     if uri.startswith(("http://", "https://")):  # a server, which has the page
         print(newest_runs_url(uri, uri))
         return 0
