@@ -244,6 +244,7 @@ class Result:
     first_step_seconds: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     peak_bytes: float = 0
+    own_bytes: float = 0  # after a step, without pages of files
     parameters: float = 0
     bytes: float = 0  # of an export's files
 
@@ -269,7 +270,7 @@ def measure(suite: Suite, rounds: int, say: Any) -> list[Result]:
             result.rate.append(images / answer["seconds"])
             result.rate_cpu.append(images / answer["cpu_seconds"])
             result.step_seconds += answer["step_seconds"]
-            result.peak_bytes = answer["peak_bytes"]
+            result.peak_bytes, result.own_bytes = answer["peak_bytes"], answer["own_bytes"]
         say(f"round {number + 1}: " + ", ".join(f"{result.side.label} {result.rate[-1]:.1f}/s" for result in results))
     for result, worker in workers:
         result.first_step_seconds.append(worker.start["first_step_seconds"])
@@ -306,6 +307,7 @@ def summary(suite: Suite, results: list[Result]) -> list[dict[str, Any]]:
                 row["file_mb"] = round(result.bytes / 1e6, 2)
             row["peak_gib"] = round(result.peak_bytes / 2**30, 3)
             row["memory_ratio"] = round(result.peak_bytes / results[0].peak_bytes, 3)
+            row["own_gib"] = round(result.own_bytes / 2**30, 3)
         rows.append(row)
     return rows
 
