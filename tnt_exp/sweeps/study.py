@@ -129,15 +129,11 @@ class SweepStudy:
         try:
             yield
         except BaseException:
+            if self._lock:
+                release_lock(self._lock)
             if self._is_new and not (self.folder / STUDY_FILE).exists():
                 RunFolder(self.folder).remove()
             raise
-
-    def release_lock(self) -> None:
-        """Let other processes run the sweep."""
-        if self._lock:
-            release_lock(self._lock)
-        self._lock = None
 
     def is_running(self) -> bool:
         """Return True if a process runs this sweep now."""

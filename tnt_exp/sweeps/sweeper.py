@@ -1,6 +1,5 @@
 """The Hydra sweeper: decides what runs and keeps the study, so that it works with every launcher."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,12 @@ class Sweeper(HydraSweeper):
         self._command = [*arguments, *sweep_overrides(self._config)]
         self._compose = TrialComposer(_config_dir(self._config))
         space = SearchSpace(arguments, settings.space, self._hydra_context.config_loader)
-        with ExitStack() as self._locks:
-            return self._grid(space) if settings.method in (Method.grid, Method.zip) else self._search(space)
+        if settings.method in (Method.grid, Method.zip):
+            return self._grid(space)
+        for key in ("points", "subset"):
+            if getattr(settings, key) is not None:
+                raise UserError(f"sweep.{key}: expected with sweep=grid or zip, received with {settings.method.name}.")
+        return self._search(space)
 
     def _grid(self, space: SearchSpace) -> int:
         settings = self._settings
@@ -98,9 +101,6 @@ class Sweeper(HydraSweeper):
         from tnt_exp.sweeps.optuna_search import OptunaSearch, PruningMonitor, search_fingerprint
 
         settings = self._settings
-        for key in ("points", "subset"):
-            if getattr(settings, key) is not None:
-                raise UserError(f"sweep.{key}: expected with sweep=grid or zip, received with {settings.method.name}.")
         if unknown := next((key for key in space.swept if not is_known_key(key.lstrip("+"))), None):
             raise UserError(unknown_key(unknown))
         preflight(self._compose(list(space.fixed.values())))
@@ -133,7 +133,6 @@ class Sweeper(HydraSweeper):
         """Lock the sweep that is resumed before anything is decided on what it holds, unless it is only shown."""
         if study is not None and not self._settings.dry_run:
             study.acquire_lock()
-            self._locks.callback(study.release_lock)
         return study
 
     def _new_study(self, search: JsonObject | None) -> SweepStudy:
@@ -147,7 +146,6 @@ class Sweeper(HydraSweeper):
         )
         with study.remove_on_error():
             study.acquire_lock()
-            self._locks.callback(study.release_lock)
         return study
 
     def _run(self, study: SweepStudy, source: TrialSource, space: SearchSpace, *callbacks: SweepCallback) -> int:
