@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -26,14 +27,16 @@ def _restore_process_state() -> Iterator[None]:
     """Undo what tests in one process would see of each other.
 
     absl keeps the stream that was standard error when TensorFlow was imported, which is pytest's, and closes it when
-    Hydra configures logging. MLflow keeps the store that was named last. A run sets variables that a later process
-    would inherit, XLA_FLAGS among them, which changes the bits of JAX.
+    Hydra configures logging, to which level it sets it, too. MLflow keeps the store that was named last. A run sets
+    variables that a later process would inherit, XLA_FLAGS among them, which changes the bits of JAX.
     """
-    environment = dict(os.environ)
+    environment, levels = dict(os.environ), {name: logging.getLogger(name).level for name in ("root", "tnt_exp")}
     if "absl.logging" in sys.modules:
         sys.modules["absl.logging"].get_absl_handler().python_handler.stream = sys.__stderr__
     yield
     os.environ.clear()
     os.environ.update(environment)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     if "mlflow" in sys.modules:
         sys.modules["mlflow"].set_tracking_uri(None)
