@@ -158,7 +158,11 @@ def suites(batch: int) -> dict[str, Suite]:
                 steps = {1: 20 if name == "tnt_s" else 100, 16: 1, 128: 3}[count]
                 found[f"inference_{name}_{count}"] = Suite("infer", count, tuple(exports), steps)
     if not on_gpu():  # there, all compute in bfloat16
-        for name, overrides in (("example", SEED), ("cifar100", ["experiment=cifar100_15min"])):
+        for name, overrides in (
+            ("example", SEED),
+            ("cifar_fast", ["model=cifar_fast"]),
+            ("cifar100", ["experiment=cifar100_15min"]),
+        ):
             sides = [
                 ours(backends[0], [*overrides, f"trainer.precision={precision}"], precision)
                 for precision in ("float32", "mixed_bfloat16")
