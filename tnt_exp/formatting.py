@@ -39,6 +39,11 @@ def format_wrong(accuracy: float, images: int) -> str:
     return f"{round((1 - accuracy) * images):,} of {images:,} wrong"
 
 
+def shorten(text: str, length: int, end: int) -> str:
+    """Return a text without its middle if it is longer than `length`; its last `end` letters stay."""
+    return text if len(text) <= length else f"{text[: length - end - 1]}…{text[-end:]}"
+
+
 def as_number(value: str | float | None) -> float | None:
     """A finite number, or None."""
     try:

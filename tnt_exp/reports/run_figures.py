@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from tnt_exp.formatting import shorten
+
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it logs that it builds a list of fonts
 
 log = logging.getLogger("tnt_exp")
@@ -152,7 +154,7 @@ def draw_samples(
     """
     count, height, width, _ = images.shape
     gap, inches = max(1, width // 12), 12 / columns
-    titles = ["\n".join(_shortened(line, int(15 * inches)) for line in title.split("\n")) for title in titles]
+    titles = ["\n".join(shorten(line, int(15 * inches), 7) for line in title.split("\n")) for title in titles]
     lines = max(title.count("\n") + 1 for title in titles)
     label = math.ceil((0.16 * lines + 0.06) * (width + gap) / inches)  # pixels for the lines above an image
     columns = min(columns, count)
@@ -173,17 +175,12 @@ def draw_samples(
     save_figure(figure, file)
 
 
-def _shortened(text: str, letters: int) -> str:
-    """Return a text without its middle if it has more letters than there is room for."""
-    return text if len(text) <= letters else f"{text[: letters - 8]}…{text[-7:]}"
-
-
 def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], title: str, file: Path) -> None:
     """Draw a confusion matrix, int (classes, classes): row = true class, column = predicted class.
 
     Each row is divided by its sum; counts and names are written as far as they are legible.
     """
-    classes, class_names = len(matrix), [_shortened(name, 30) for name in class_names]
+    classes, class_names = len(matrix), [shorten(name, 30, 7) for name in class_names]
     side = min(16.0, max(5.0, 0.42 * classes + 2) + 0.07 * max(0, max(map(len, class_names)) - 12))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()

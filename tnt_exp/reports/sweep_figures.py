@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from tnt_exp.formatting import as_number
+from tnt_exp.formatting import as_number, shorten
 from tnt_exp.reports.leaderboard import MainEffect, TrialRow
 from tnt_exp.reports.run_figures import LEGEND, open_frame
 
@@ -25,6 +25,7 @@ _BEST = "#c1121f"
 _LINES = matplotlib.colormaps["tab10"]
 _SVG = "http://www.w3.org/2000/svg"
 _STYLE = ".run:hover{stroke:#e0115f!important;stroke-width:4!important;opacity:1!important}"
+_LABEL = (24, 14)  # letters of a value on an axis, and those of its end, in which values of one key differ
 _RUNS = "runs"  # id of the group whose elements are runs, in order
 
 
@@ -114,7 +115,7 @@ def parallel_coordinates(rows: Sequence[TrialRow], objective: str, *, maximize: 
         axes.text(column, 1.06 if column % 2 == 0 else 1.13, name, ha="center", weight="bold", fontsize=9)
         for place, label in scale.ticks:
             halo = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
-            axes.text(column + 0.02, place, _shortened(label), va="center", fontsize=8, bbox=halo)
+            axes.text(column + 0.02, place, shorten(label, *_LABEL), va="center", fontsize=8, bbox=halo)
     axes.set(xlim=(-0.15, len(scales) - 0.75), ylim=(-0.04, 1.2))
     axes.axis("off")
     return to_svg(figure, "Parallel coordinates", [_label(row) for row in shown])
@@ -129,7 +130,7 @@ def objective_scatter(rows: Sequence[TrialRow], key: str, objective: str) -> str
     placed = [(place, row) for row in shown if (place := scale.position(row.params[key])) is not None]
     x, y = [place for place, _ in placed], [row.objective or 0.0 for _, row in placed]
     axes.scatter(x, y, s=36, color=_LINES(0), alpha=0.65, gid=_RUNS)
-    labels = [_shortened(label) for _, label in scale.ticks]
+    labels = [shorten(label, *_LABEL) for _, label in scale.ticks]
     axes.set_xticks([place for place, _ in scale.ticks], labels, fontsize=8)
     if sum(map(len, labels)) > 40:  # they would overlap
         for text in axes.get_xticklabels():
@@ -170,7 +171,7 @@ def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
         if item.key != key:
             difference = "compared with"
             axes.axhline(number - 0.5, color="#dddddd", linewidth=1)
-        value = _shortened(item.value)
+        value = shorten(item.value, *_LABEL)
         labels.append(f"{item.key}   {value}" if item.key != key else value)
         key = item.key
         axes.errorbar(item.difference, number, xerr=item.error, fmt="o", color=_LINES(0), markersize=5)
@@ -186,11 +187,6 @@ def effects_chart(found: Sequence[MainEffect], objective: str) -> str:
 def _label(row: TrialRow) -> str:
     params = ", ".join(f"{key}={value}" for key, value in row.params.items())
     return f"job {row.job}: {params}: {row.objective:.6g}"
-
-
-def _shortened(text: str) -> str:
-    """Return a value for an axis: of a long one the begin and the end, in which values of one key differ."""
-    return text if len(text) <= 24 else f"{text[:9]}…{text[-14:]}"
 
 
 def to_svg(figure: Figure, title: str, tooltips: Sequence[str]) -> str:

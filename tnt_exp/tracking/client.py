@@ -157,9 +157,10 @@ def moved_from(uri: str) -> list[str]:
 
 def correct_addresses(uri: str) -> None:
     """Let a SQLite store that was moved point to the artifacts beside it."""
+    if (file := sqlite_file(uri)) is None:
+        return
     for old in moved_from(uri):
         log.info("the project was moved: MLflow finds its artifacts beside %s again", uri)
-        file = Path(uri.removeprefix(SQLITE_PREFIX))
         with closing(sqlite3.connect(file, timeout=60)) as database, database:
             for table, column in _existing_columns(database):
                 database.execute(
