@@ -87,13 +87,13 @@ def test_images_in_files_are_not_copied_to_the_device() -> None:
 def test_attention_in_pieces_is_the_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from tnt_exp.model import fused_ops
+    from tnt_exp.model import attention
 
-    monkeypatch.setattr(fused_ops, "_GRID_ROWS", 3)
+    monkeypatch.setattr(attention, "_GRID_ROWS", 3)
     q, k, v = torch.randn(3, 8, 2, 5, 4, requires_grad=True).unbind()
-    whole = fused_ops._torch_attention(q, k, v)
+    whole = attention._torch_attention(q, k, v)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
-    pieces = fused_ops._torch_attention(q, k, v)
+    pieces = attention._torch_attention(q, k, v)
     torch.testing.assert_close(pieces, whole)
 
 

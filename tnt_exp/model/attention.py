@@ -9,9 +9,11 @@ import keras
 from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor
-from tnt_exp.model.fused_ops import dense, dot_product_attention, softmax_dropout
+from tnt_exp.model.fused_ops import dense, softmax_dropout
 from tnt_exp.model.layers import Norm, Seed, Shape, TNTLayer, Tokens
 from tnt_exp.model.tnt_config import LayerOptions, TNTConfig
+
+_GRID_ROWS = 65_535  # of CUDA
 
 
 @keras.saving.register_keras_serializable(package="tnt_exp")
@@ -131,3 +133,29 @@ class Attention(TNTLayer):
     def _split_qkv(self, joined: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
         """Return the query's, the key's and the value's part of a kernel or a bias, each of `shape`."""
         return [ops.reshape(part, shape) for part in ops.split(joined, 3, axis=-1)]
+
+
+def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, rate: float, seed: Tensor | None) -> Tensor:
+    """Return dropout(softmax(q k^T)) v, where q is scaled already; all of shape (B, H, T, head).
+
+    PyTorch has it as one kernel that never writes the weights, but whose dropout is another one.
+    """
+    if keras.config.backend() == "torch" and (seed is None or rate == 0):
+        return _torch_attention(q, k, v)
+    weights, _ = softmax_dropout(rate)(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), seed)
+    return ops.matmul(weights, v)
+
+
+def _torch_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(q k^T) v by PyTorch's kernel, which on a GPU takes at most as many sequences as a grid has rows.
+
+    The pixels of a patch are a sequence: a network with 144 patches has 65,535 of them from 456 images on
+    (pytorch#142228).
+    """
+    import torch
+    from torch.nn import functional
+
+    if not q.is_cuda or len(q) <= _GRID_ROWS:
+        return functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+    pieces = zip(*(torch.split(tensor, _GRID_ROWS) for tensor in (q, k, v)), strict=True)
+    return torch.cat([functional.scaled_dot_product_attention(a, b, c, scale=1.0) for a, b, c in pieces])

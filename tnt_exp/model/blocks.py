@@ -12,7 +12,7 @@ from keras import ops
 from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.model.attention import Attention
 from tnt_exp.model.dropout import layer_seed
-from tnt_exp.model.fused_ops import dense, dropout_add, gelu_dropout
+from tnt_exp.model.fused_ops import add_bias, dropout_add, gelu_dropout
 from tnt_exp.model.layers import Norm, PatchTokens, PixelTokens, Scalar, Seed, Shape, TNTLayer, Tokens
 from tnt_exp.model.tnt_config import LayerOptions, TNTConfig
 
@@ -125,10 +125,12 @@ class Fusion(TNTLayer):
         else:
             joined = self.norm.standardize(ops.reshape(pixels, joined_shape), seed)
         kernel, bias = self.norm.fold_into(self.kernel, self.bias)
-        fused = dense(joined, kernel, bias)
-        fused = ops.reshape(fused, (-1, self.config.patches, self.config.embed_dim))
-        if self.last_norm is not None:
-            fused = self.last_norm(fused)
+        fused = ops.matmul(joined, kernel)
+        shape = (-1, self.config.patches, self.config.embed_dim)
+        if self.last_norm is None:
+            fused = ops.reshape(add_bias(fused, bias), shape)
+        else:
+            fused = self.last_norm.normalize(fused, bias, shape, seed)
         return ops.pad(fused, ((0, 0), (1, 0), (0, 0))) if self.config.has_class_token else fused
 
 

@@ -150,12 +150,13 @@ class PatchEmbedding(TNTLayer):
         """Return the patch tokens."""
         joined = ops.reshape(pixels, (-1, self.config.fused_dim))
         kernel, bias = self.pixel_norm.fold_into(self.kernel, self.bias)
-        x = dense(self.pixel_norm.standardize(joined, seed), kernel, bias)
+        x = ops.matmul(self.pixel_norm.standardize(joined, seed), kernel)
         if self.config.patch_projection:
+            x = self.patch_norm.standardize(add_bias(x, bias), seed)
             kernel, bias = self.patch_norm.fold_into(self.projection_kernel, self.projection_bias)
-            x = dense(self.patch_norm.standardize(x, seed), kernel, bias)
+            x = dense(x, kernel, bias)
         else:
-            x = self.patch_norm(x)
+            x = self.patch_norm.normalize(x, bias, (-1, self.config.embed_dim), seed)
         x = ops.reshape(x, (-1, self.config.patches, self.config.embed_dim))
         if self.config.has_class_token:
             token = ops.broadcast_to(self.token, (ops.shape(x)[0], 1, self.config.embed_dim))

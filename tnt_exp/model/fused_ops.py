@@ -18,9 +18,9 @@ from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor
 from tnt_exp.model.dropout import dropout
+from tnt_exp.model.gelu import gelu_of_half_precision
 
 EPSILON = 1e-5  # of every layer normalisation; Keras' default is 1e-3
-_GRID_ROWS = 65_535  # of CUDA
 
 Tensors = Sequence[Tensor]
 Forward = Callable[..., Tensors]  # (tensors..., seed) -> outputs
@@ -34,12 +34,13 @@ def dense(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return add_bias(ops.matmul(x, kernel), bias)
 
 
-def fused(function: Fused, product: int) -> Fused:
+def fused(function: Fused, product: int, half: Fused | None = None) -> Fused:
     """Return `function` of (tensors..., seed) as one kernel in training, on backends that have such kernels.
 
     The result takes (tensors..., bias, seed), and adds the bias (n,) to tensor number `product`, (rows, n), first.
     Numbers in float32 are those of the plain function. The gradient computes the chain again from its inputs instead of
-    reading stored values.
+    reading stored values. TensorFlow's kernels for bfloat16 compute `half`, where it is given: the same function to
+    the precision of their results.
     """
 
     def add(*inputs: Tensor) -> Tensors:
@@ -60,17 +61,26 @@ def fused(function: Fused, product: int) -> Fused:
 
     share_gradient = _with_bias_gradient(lambda product, _: tf.identity(product))
     summed = _recomputed(wide, constants=1)
-    biased = _recomputed(_in_float32(lambda *inputs: function(*add(*inputs))), constants=2)
+    biased = _recomputed(_in_float32(lambda *inputs: (half or function)(*add(*inputs))), constants=2)
 
     def call(*inputs: Tensor) -> Tensor:
         *values, bias, seed = inputs
-        if seed is None or tf.executing_eagerly() or values[product].dtype.size >= 4:
+        if not has_half_kernels(values[product], seed):
             return summed(*add(*inputs))
         # The product in bfloat16 is a slower one where a bias is added at once, so the kernel adds it.
         values[product] = share_gradient(values[product], bias)
         return biased(*values, bias, seed)
 
     return call
+
+
+def has_half_kernels(x: Tensor, seed: Tensor | None) -> bool:
+    """Whether `x` is of half precision, in training, where TensorFlow has kernels of ours for it."""
+    if seed is None or keras.config.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.executing_eagerly() and x.dtype.size < 4
 
 
 def fused_with_gradient(
@@ -248,7 +258,23 @@ def standardize() -> Fused:
 def gelu_dropout(rate: float) -> Fused:
     """Return (x, bias, seed) -> dropout(GELU(x + bias))."""
     # `approximate=False`: the error function itself; Keras' default is a tanh in its place.
-    return fused(lambda x, seed: dropout(ops.gelu(x, approximate=False), rate, seed), product=0)
+    return fused(
+        lambda x, seed: dropout(ops.gelu(x, approximate=False), rate, seed),
+        product=0,
+        half=lambda x, seed: dropout(gelu_of_half_precision(x), rate, seed),
+    )
+
+
+@functools.cache
+def normalize() -> Fused:
+    """Return (x, scale, offset, bias, seed) -> the layer normalisation of x + bias over the last axis."""
+
+    def function(x: Tensor, scale: Tensor, offset: Tensor, seed: Tensor) -> Tensor:
+        del seed
+        centred = x - ops.mean(x, axis=-1, keepdims=True)
+        return centred * ops.rsqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + EPSILON) * scale + offset
+
+    return fused(function, product=0)
 
 
 @functools.cache
@@ -297,29 +323,3 @@ def softmax_dropout(rate: float) -> Fused:
         return inputs[0], outputs[0], outputs[2]
 
     return fused_with_gradient(forward, save_for_backward, backward, 2, torch)
-
-
-def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, rate: float, seed: Tensor | None) -> Tensor:
-    """Return dropout(softmax(q k^T)) v, where q is scaled already; all of shape (B, H, T, head).
-
-    PyTorch has it as one kernel that never writes the weights, but whose dropout is another one.
-    """
-    if keras.config.backend() == "torch" and (seed is None or rate == 0):
-        return _torch_attention(q, k, v)
-    weights, _ = softmax_dropout(rate)(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), seed)
-    return ops.matmul(weights, v)
-
-
-def _torch_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q k^T) v by PyTorch's kernel, which on a GPU takes at most as many sequences as a grid has rows.
-
-    The pixels of a patch are a sequence: a network with 144 patches has 65,535 of them from 456 images on
-    (pytorch#142228).
-    """
-    import torch
-    from torch.nn import functional
-
-    if not q.is_cuda or len(q) <= _GRID_ROWS:
-        return functional.scaled_dot_product_attention(q, k, v, scale=1.0)
-    pieces = zip(*(torch.split(tensor, _GRID_ROWS) for tensor in (q, k, v)), strict=True)
-    return torch.cat([functional.scaled_dot_product_attention(a, b, c, scale=1.0) for a, b, c in pieces])

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from tnt_exp.augmentation.stateless_random import Tensor
-from tnt_exp.model.fused_ops import EPSILON, standardize
+from tnt_exp.model.fused_ops import EPSILON, add_bias, has_half_kernels, normalize, standardize
 from tnt_exp.model.initializers import derive_seed, kernel_initializer, position_initializer
 from tnt_exp.model.tnt_config import Arguments, LayerOptions, TNTConfig
 
@@ -92,6 +92,13 @@ class Norm(keras.layers.LayerNormalization):
     def standardize(self, x: Tensor, seed: Seed | None = None) -> Tensor:
         """Return `x` normalised without scale and offset; `seed` is the step's, None at inference."""
         return standardize()(x, seed)
+
+    def normalize(self, x: Tensor, bias: Tensor, shape: Shape, seed: Seed | None = None) -> Tensor:
+        """Return the layer normalisation of a product (rows, width) and its bias (width,), as tokens of `shape`."""
+        if not has_half_kernels(x, seed):
+            return self(ops.reshape(add_bias(x, bias), shape))
+        scale, offset = map(ops.convert_to_tensor, (self.gamma, self.beta))
+        return ops.reshape(normalize()(x, scale, offset, bias, seed), shape)
 
     def fold_into(self, kernel: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return kernel (k width, n) and bias (n,) for k standardised tokens at once in place of normalised ones."""
