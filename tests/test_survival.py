@@ -222,13 +222,17 @@ def test_signal_before_the_run_begins_has_its_exit_code(tmp_path: Path, number: 
 
 
 @pytest.mark.parametrize(
-    ("backend", "signals"),
-    [("tensorflow", ["SIGKILL", "SIGTERM"]), pytest.param("jax", ["SIGKILL"], marks=pytest.mark.jax)],
+    ("backend", "variants", "signals"),
+    [
+        ("tensorflow", ["EMA", "Muon"], ["SIGKILL", "SIGTERM"]),
+        ("tensorflow", ["bfloat16"], ["SIGKILL"]),
+        pytest.param("jax", ["EMA"], ["SIGKILL"], marks=pytest.mark.jax),
+    ],
 )
-def test_killed_runs_end_with_the_same_bits(backend: str, signals: list[str]) -> None:
+def test_killed_runs_end_with_the_same_bits(backend: str, variants: list[str], signals: list[str]) -> None:
     """A few of the kills of `make torture`."""
     script = Path(__file__).with_name("torture.py")
-    options = ["--backend", backend, "--kills", "1", "--signals", *signals]
+    options = ["--backend", backend, "--kills", "1", "--variants", *variants, "--signals", *signals]
     done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, timeout=290)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in signals:

@@ -45,6 +45,7 @@ VARIANTS: dict[str, tuple[list[str], list[str]]] = {
     "accumulation": (["optimizer.accumulation=4", "optimizer.ema=0.9"], []),
     "early stopping": (["optimizer.learning_rate=0.02", "trainer.patience=1"], []),
     "changed epochs": ([], [f"trainer.epochs={_EPOCHS - 3}"]),
+    "bfloat16": (["trainer.precision=mixed_bfloat16"], []),
 }
 
 
@@ -54,11 +55,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--backend", choices=["tensorflow", "jax"], default="tensorflow")
     parser.add_argument("--kills", type=int, default=25, help="of each signal (default 25)")
     parser.add_argument("--signals", nargs="+", choices=["SIGKILL", "SIGTERM"], default=["SIGKILL", "SIGTERM"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args(arguments)
     preload(options.backend)
     with tempfile.TemporaryDirectory() as folder:
-        report = torture(Path(folder), options.backend, options.kills, options.signals, options.seed)
+        report = torture(Path(folder), options.backend, options.kills, options.signals, options.variants, options.seed)
     print("\n".join(report.lines()), flush=True)
     return int(bool(report.wrong))
 
@@ -97,7 +99,7 @@ class Report:
         return [*lines, *(f"  WRONG: {line}" for line in self.wrong)]
 
 
-def torture(folder: Path, backend: str, kills: int, signals: list[str], seed: int) -> Report:
+def torture(folder: Path, backend: str, kills: int, signals: list[str], variants: list[str], seed: int) -> Report:
     """Kill chains of runs until each signal has its kills."""
     from tnt_exp.run_folder import first_difference
 
@@ -107,7 +109,7 @@ def torture(folder: Path, backend: str, kills: int, signals: list[str], seed: in
         code = 143 if number is signal.SIGTERM else -number
         done = 0
         while done < kills:
-            variant = list(VARIANTS)[report.chains % len(VARIANTS)]
+            variant = variants[report.chains % len(variants)]
             report.chains += 1
             report.variants[variant] += 1
             command, first = [*basis, *VARIANTS[variant][0]], VARIANTS[variant][1]
