@@ -57,6 +57,7 @@ def test_misspelt_name_is_answered_with_the_nearest(override: str, key: str, hin
         ("~model.depth", ["model.depth", "deletion"]),
         ("model.depth", ["model.depth", "KEY=VALUE"]),
         ("model.depth=[1", ["model.depth=[1", "KEY=VALUE"]),
+        (f"schedule.warmup_epochs={'9' * 400}", ["schedule.warmup_epochs", "a number", "too large"]),
         ("experiment=nope", ["experiment=nope", "digits"]),
     ],
 )
@@ -84,8 +85,11 @@ def test_any_override_composes_or_is_refused_in_words(text: str) -> None:
     assert _outcome([text])
 
 
-@given(st.sampled_from([field.key for field in config_keys()]), st.text(max_size=12))
-@settings(max_examples=150, deadline=None)
+_NUMBERS = st.one_of(st.integers(), st.floats(), st.integers(300, 400).map(lambda digits: 10**digits)).map(str)
+
+
+@given(st.sampled_from([field.key for field in config_keys()]), st.text(max_size=12) | _NUMBERS)
+@settings(max_examples=300, deadline=None)
 def test_any_value_of_any_key_composes_or_is_refused_in_words(key: str, value: str) -> None:
     assert _outcome([f"{key}={value}"])
 
@@ -168,6 +172,9 @@ def test_a_configuration_that_was_cut_is_never_completed_by_defaults(tmp_path: P
     file.write_text(whole)
     assert load_config(file).trainer.epochs == 60
     lines = whole.splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not line.startswith("seed:")))
+    with pytest.raises(UserError, match=r"received none for seed: the file"):
+        load_config(file)
     for count in range(0, len(lines), 7):
         file.write_text("".join(lines[:count]))
         with pytest.raises(UserError, match=r"config\.yaml: .*expected .*--cfg job") as caught:

@@ -86,7 +86,7 @@ def compose_cfg(overrides: Sequence[str] = (), config_dir: str | None = None) ->
     try:
         main_hydra(config_dir)
         return hydra.compose(CONFIG_NAME, overrides=own)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OverflowError) as error:
         raise to_user_error(error) from error
     finally:
         GlobalHydra.instance().hydra = running
@@ -109,7 +109,7 @@ def to_config(cfg: DictConfig) -> Config:
         if missing:
             raise UserError(f"{min(missing)}: expected a value, received none (???). Give it as {min(missing)}=VALUE.")
         config = cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), cfg)))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, OverflowError) as error:  # a float of 400 digits
         raise to_user_error(error) from error
     if config.dataset.path is not None and len(config.dataset.path) > 1:
         config.dataset.path = config.dataset.path.rstrip("/")  # photos/ is photos
@@ -172,9 +172,10 @@ def load_config(file: Path) -> Config:
     required = [field.key for field in config_keys() if field.key not in ADDED_KEYS]
     missing = [key for key in required if OmegaConf.select(cfg, key, default=absent) is absent]
     if missing:
+        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise UserError(
-            f"{file}: expected every key of the configuration, received none for {missing[0]} and {len(missing) - 1} "
-            f"others: the file was cut, or is of another version. {advice}"
+            f"{file}: expected every key of the configuration, received none for {missing[0]}{others}: the file was "
+            f"cut, or is of another version. {advice}"
         )
     return config
 

@@ -14,9 +14,11 @@ from tnt_exp.config.optimizer import Shape
 from tnt_exp.config.schema import Config
 from tnt_exp.config.trainer import Compile, Distributed, Freeze, Precision, Resume
 from tnt_exp.errors import UserError
+from tnt_exp.formatting import shorten
 
 NO_VALIDATION = "trainer.patience: expected null without validation images (see dataset.validation_fraction)"
 _COMPARE = {"gt": (">", operator.gt), "ge": (">=", operator.ge), "lt": ("<", operator.lt), "le": ("<=", operator.le)}
+_BEYOND = 2**63  # what libraries take for an integer ends before it
 _LONGEST_NAME = 200  # bytes of a folder's name, characters of MLflow's names
 _LONGEST_PATH = 480  # characters; MLflow keeps an artifact path below it in a column of 512
 # Dialect of SQLAlchemy: the package of a driver, and how an address names it.
@@ -58,6 +60,10 @@ def _bounds(section: Any, prefix: str = "") -> Iterator[str]:
         if dataclasses.is_dataclass(value):
             yield from _bounds(value, f"{prefix}{field.name}.")
         numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, int | float) and abs(number) >= _BEYOND for number in numbers):
+            received = shorten(str(value), 40, 10)
+            yield f"{prefix}{field.name}: expected a finite number below 2^63, received {received}."
+            continue
         for kind, bound in field.metadata.get("bounds", {}).items():
             sign, holds = _COMPARE[kind]
             # `not holds` rather than the opposite comparison: NaN satisfies no bound.
