@@ -203,6 +203,7 @@ class Worker:
 
     def __init__(self, side: Side, mode: str, batch: int) -> None:
         environment = os.environ | ALLOCATOR | {"KERAS_BACKEND": side.backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
+        environment["PYTHONFAULTHANDLER"] = "1"  # a crash names where it happened
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         spec = json.dumps({**side.spec, "batch": batch, "mode": mode})
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, its process writes to it while it lives
@@ -232,8 +233,9 @@ class Worker:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
+            code = self._process.wait()
             self._errors.seek(0)
-            raise RuntimeError(f"{self._process.args} ended. {self._errors.read()[-3000:]}")
+            raise RuntimeError(f"{self._process.args} ended with {code}. {self._errors.read()[-3000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
