@@ -27,7 +27,7 @@ from tnt_exp.errors import UserError
         (["optimizer.learning_rate=inf"], ["optimizer.learning_rate", "finite", "received inf"]),
         (["model.mean=[inf]"], ["model.mean", "finite", "received [inf]"]),
         (["seed=9223372036854775808"], ["seed", "below 2^63", "received 9223372036854775808."]),
-        ([f"trainer.epochs={'9' * 400}"], ["trainer.epochs", "below 2^63", "received 99999", "…99"]),
+        ([f"trainer.epochs={'9' * 400}"], ["trainer.epochs", "whole one below 2^63", "received 99999", "…99"]),
         (["trainer.batch_size=5000"], ["trainer.batch_size", "training images", "5000"]),
         (
             ["trainer.epochs=2", "optimizer.accumulation=41"],

@@ -18,7 +18,6 @@ from tnt_exp.formatting import shorten
 
 NO_VALIDATION = "trainer.patience: expected null without validation images (see dataset.validation_fraction)"
 _COMPARE = {"gt": (">", operator.gt), "ge": (">=", operator.ge), "lt": ("<", operator.lt), "le": ("<=", operator.le)}
-_BEYOND = 2**63  # what libraries take for an integer ends before it
 _LONGEST_NAME = 200  # bytes of a folder's name, characters of MLflow's names
 _LONGEST_PATH = 480  # characters; MLflow keeps an artifact path below it in a column of 512
 # Dialect of SQLAlchemy: the package of a driver, and how an address names it.
@@ -60,9 +59,9 @@ def _bounds(section: Any, prefix: str = "") -> Iterator[str]:
         if dataclasses.is_dataclass(value):
             yield from _bounds(value, f"{prefix}{field.name}.")
         numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(number, int | float) and abs(number) >= _BEYOND for number in numbers):
+        if any(_is_too_large(number) for number in numbers):
             received = shorten(str(value), 40, 10)
-            yield f"{prefix}{field.name}: expected a finite number below 2^63, received {received}."
+            yield f"{prefix}{field.name}: expected a finite number, a whole one below 2^63, received {received}."
             continue
         for kind, bound in field.metadata.get("bounds", {}).items():
             sign, holds = _COMPARE[kind]
@@ -70,6 +69,11 @@ def _bounds(section: Any, prefix: str = "") -> Iterator[str]:
             if any(number is not None and not holds(number, bound) for number in numbers):
                 key, expected = prefix + field.name, f"{sign} {bound:g}"
                 yield f"{key}: expected {expected}, received {value}."
+
+
+def _is_too_large(value: object) -> bool:
+    """Whether a value is infinite, or a whole number that libraries do not take for one."""
+    return abs(value) >= 2**63 if isinstance(value, int) else isinstance(value, float) and math.isinf(value)
 
 
 def _model(config: Config) -> Iterator[str]:
