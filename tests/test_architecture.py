@@ -139,7 +139,7 @@ def test_the_package_is_read_in_an_afternoon() -> None:
     lines = {str(file.relative_to(PACKAGE)): len(file.read_text().splitlines()) for file in FILES}
     assert {name: count for name, count in lines.items() if count > 350} == {}
     assert len(lines) <= 150
-    assert sum(lines.values()) <= 20735
+    assert sum(lines.values()) <= 20740
 
 
 @pytest.mark.parametrize("file", TEXTS, ids=lambda file: str(file.relative_to(ROOT)))

@@ -228,14 +228,19 @@ def _rounded(x: Tensor, dtype: Any) -> Tensor:
     return rounded
 
 
+def _centred_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x - mean and 1 / sqrt(variance + 1e-5), over the last axis."""
+    centred = x - ops.mean(x, axis=-1, keepdims=True)
+    return centred, ops.rsqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + EPSILON)
+
+
 @functools.cache
 def standardize() -> Fused:
     """Return (x, seed) -> (x - mean) / sqrt(variance + 1e-5) over the last axis: a layer norm without its weights."""
 
     def forward(x: Tensor, seed: Tensor) -> Tensors:
         wide = _at_least_float32(x)
-        centred = wide - ops.mean(wide, axis=-1, keepdims=True)
-        scale = ops.rsqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + EPSILON)
+        centred, scale = _centred_and_scale(wide)
         return (ops.cast if seed is None else _rounded)(centred * scale, x.dtype), scale
 
     def backward(saved: Tensors, gradients: Tensors) -> Tensors:
@@ -271,8 +276,8 @@ def normalize() -> Fused:
 
     def function(x: Tensor, scale: Tensor, offset: Tensor, seed: Tensor) -> Tensor:
         del seed
-        centred = x - ops.mean(x, axis=-1, keepdims=True)
-        return centred * ops.rsqrt(ops.mean(ops.square(centred), axis=-1, keepdims=True) + EPSILON) * scale + offset
+        centred, inverse_deviation = _centred_and_scale(x)
+        return centred * inverse_deviation * scale + offset
 
     return fused(function, product=0)
 
